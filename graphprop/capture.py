@@ -1,0 +1,206 @@
+"""From a module to a captured graph: ``torch.export``, with errors in the user's terms."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from graphprop.errors import CaptureError, InputError, WeightsError
+
+CONTROL_FLOW = (
+    "graphprop compiles one graph for every input, so what is computed may not depend on {what}. "
+    "Replace the branch by arithmetic (torch.where), or export the branch you need as a model of "
+    "its own."
+)
+
+
+def capture(model: nn.Module, example: torch.Tensor) -> ExportedProgram:
+    """Capture a model in evaluation mode as functional ATen operators, for any batch size.
+
+    Parameters
+    ----------
+    model
+        The network, in evaluation mode.
+    example
+        An input ``[N, ...]``; of its samples only the shape and type matter.
+
+    Raises
+    ------
+    CaptureError
+        If the model is in training mode, can't run on the example, or has control flow that
+        depends on the data or on the batch size. The message names the user's line.
+    WeightsError
+        If a parameter or buffer holds NaN or infinity.
+    """
+    check_ready(model)
+    batch = example[:1].repeat(2, *[1] * (example.dim() - 1))
+    run_eagerly(model, batch)
+    check_batch_independent(model, batch)
+    with quiet():
+        try:
+            program = torch.export.export(
+                model, (batch,), strict=False, dynamic_shapes=({0: Dim("batch", min=1)},)
+            )
+            return program.run_decompositions({})
+        except Exception as error:
+            raise CaptureError(explain(error)) from error
+
+
+def check_ready(model: nn.Module) -> None:
+    """Refuse a model in training mode, or with weights that aren't numbers."""
+    training = [name for name, module in model.named_modules() if module.training]
+    if training:
+        which = "the model" if "" in training else repr(training[0])
+        raise CaptureError(
+            f"{which} is in training mode, in which dropout and batch norm act at random or on "
+            "the batch: call model.eval() first"
+        )
+    for kind, tensors in (
+        ("parameter", model.named_parameters()),
+        ("buffer", model.named_buffers()),
+    ):
+        for name, tensor in tensors:
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                count = int((~torch.isfinite(tensor)).sum())
+                raise WeightsError(
+                    f"{kind} {name!r} holds {count} values that are NaN or infinite: "
+                    "train or load the model again"
+                )
+
+
+def run_eagerly(model: nn.Module, batch: torch.Tensor) -> Any:
+    """Run the model once as it is, to refuse a wrong input shape in the user's terms."""
+    try:
+        with torch.no_grad():
+            return model(batch)
+    except Exception as error:
+        line = user_line(error)
+        shape = tuple(batch.shape[1:])
+        raise InputError(
+            f"the model does not run on an input of shape {shape}"
+            f"{f' ({line})' if line else ''}: {first_line(error)}. "
+            "Give the shape it was made for, without the batch, by example_input or --input-shape"
+        ) from error
+
+
+def check_batch_independent(model: nn.Module, batch: torch.Tensor) -> None:
+    """Refuse a model that takes other lines of code for one sample than for two."""
+    with torch.no_grad():
+        try:
+            one, two = (lines_taken(model, part) for part in (batch[:1], batch))
+        except Exception as error:
+            raise CaptureError(
+                f"the model runs on two samples but not on one: {first_line(error)}"
+                f"{at_user_line(error)}. graphprop needs a model that works at every batch size"
+            ) from error
+    if one != two:
+        before = next(
+            (i for i, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]),
+            min(len(one), len(two)),
+        )
+        file, line = one[max(before - 1, 0)]
+        raise CaptureError(
+            f"control flow at {Path(file).name}:{line} depends on the batch size: "
+            + CONTROL_FLOW.format(what="the number of samples")
+        )
+
+
+def lines_taken(model: nn.Module, batch: torch.Tensor) -> list[tuple[str, int]]:
+    """The lines of the user's own code that the model runs, in order."""
+    lines: list[tuple[str, int]] = []
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        if not is_user_file(frame.f_code.co_filename):
+            return None
+        if event == "line":
+            lines.append((frame.f_code.co_filename, frame.f_lineno))
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        model(batch)
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+LIBRARY = str(Path(torch.__file__).parent)
+OWN = str(Path(__file__).parent)
+
+
+def is_user_file(file: str) -> bool:
+    """Whether a source file is the user's, not torch's, Python's or graphprop's."""
+    if file.startswith(("<", LIBRARY, OWN)):
+        return False
+    return not file.startswith(str(Path(traceback.__file__).parent)) or "site-packages" in file
+
+
+def user_line(error: BaseException) -> str | None:
+    """The innermost line of the user's code on an error's way, as ``file:line``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if is_user_file(frame.filename)]
+    forward = [frame for frame in own if frame.name != "<module>"]
+    for frame in reversed(forward):
+        return f"{Path(frame.filename).name}:{frame.lineno}"
+    return None
+
+
+def at_user_line(error: BaseException) -> str:
+    """`user_line` as a clause."""
+    line = user_line(error)
+    return f" at {line}" if line else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
+
+
+def explain(error: BaseException) -> str:
+    """Say in the user's terms why ``torch.export`` failed."""
+    name = type(error).__name__
+    text = str(error)
+    if "DataDependent" in name or "data-dependent" in text:
+        return f"control flow{at_user_line(error)} depends on the data: " + CONTROL_FLOW.format(
+            what="the values in the input"
+        )
+    if "Constraints violated" in text or "ConstraintViolation" in name:
+        guard = re.search(r"generated guard (.*)", text)
+        condition = f" ({guard.group(1).strip()})" if guard else ""
+        return f"the model works for some batch sizes only{condition}: " + CONTROL_FLOW.format(
+            what="the number of samples"
+        )
+    return (
+        f"torch.export can't capture the model{at_user_line(error)}: {first_line(error)}. "
+        "graphprop compiles what torch.export captures; the text above is its reason"
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch's own warnings and logs off the user's screen."""
+    logger = logging.getLogger("torch")
+    sink = io.StringIO()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(sink), redirect_stdout(sink):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

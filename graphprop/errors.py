@@ -1,0 +1,64 @@
+"""Everything graphprop refuses, as one typed hierarchy.
+
+The text of an error is part of the interface: it names the user's layer (module path) and source
+line where there is one, and says what to do. The command line prints the text alone and exits with
+``exit_code``.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class GraphpropError(Exception):
+    """Anything the user can mend: bad input, an unsupported operator, a wrong option."""
+
+    exit_code = 2
+
+
+class LoadError(GraphpropError):
+    """The source names no model, several, or one that can't be built."""
+
+
+class WeightsError(GraphpropError):
+    """A weight file that can't be read, or doesn't fit the model."""
+
+
+class InputError(GraphpropError):
+    """An input of the wrong shape or type."""
+
+
+class CaptureError(GraphpropError):
+    """The model can't be captured as a graph: control flow, train mode, several outputs."""
+
+
+class UnsupportedOperator(CaptureError):
+    """The model uses an operator that graphprop gives no meaning to."""
+
+
+class MethodError(GraphpropError):
+    """An unknown method, rule, role or parameter, or one that can't hold on this network."""
+
+
+class OutputError(GraphpropError):
+    """The output directory can't be written, or isn't one of graphprop's."""
+
+
+class VerificationError(GraphpropError):
+    """A pass left the network in a state that its level doesn't allow: a defect in graphprop."""
+
+    exit_code = 3
+
+
+class EquivalenceError(GraphpropError):
+    """Two backends that must agree do not."""
+
+    exit_code = 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say what exists, nearest first: the tail of every "there is no such ..." message."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "there are: " + ", ".join(names)

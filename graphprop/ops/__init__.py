@@ -1,0 +1,74 @@
+"""The operators of graphprop's intermediate representation, and the functions rules are made of."""
+
+from graphprop.ops.activation import (
+    Activation,
+    Clamp,
+    Elu,
+    Gelu,
+    LeakyRelu,
+    Prelu,
+    Relu,
+    Simple,
+    Softmax,
+)
+from graphprop.ops.base import ATEN, Operator, Shape, Sign
+from graphprop.ops.elementwise import (
+    Absolute,
+    Add,
+    Divide,
+    DivideOrZero,
+    KeepWhere,
+    Multiply,
+    Negate,
+    Negative,
+    Ones,
+    OnesLike,
+    Positive,
+    Stabilise,
+    Subtract,
+    absolute,
+    divide_or_zero,
+    keep_where,
+    negative,
+    ones,
+    ones_like,
+    positive,
+    stabilise,
+)
+from graphprop.ops.linear import (
+    AddBias,
+    Conv,
+    ConvTranspose,
+    Dilate,
+    Linear,
+    LinearTranspose,
+    TransposeWeight,
+)
+from graphprop.ops.norm import BatchNorm
+from graphprop.ops.pool import (
+    AdaptiveAvgPool,
+    AdaptiveMaxPool,
+    ApplyMatrix,
+    AvgPool,
+    Item,
+    MaxPool,
+    ResampleTranspose,
+    Resampling,
+    Route,
+    Upsample,
+)
+from graphprop.ops.shape import (
+    Cat,
+    Expand,
+    Flip,
+    Pad,
+    Permute,
+    Reshape,
+    Slice,
+    Spread,
+    Sum,
+    Unslice,
+)
+from graphprop.ops.start import Start
+
+__all__ = [name for name in dir() if not name.startswith("_")]

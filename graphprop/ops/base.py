@@ -1,0 +1,198 @@
+"""What an operator is: one frozen dataclass that says everything the compiler needs to know of it.
+
+An operator's fields are its static attributes (stride, axis ...); what it is called with are its
+operands (tensors). Calling an operator with tensors runs it; calling it with a
+:class:`~graphprop.network.Value` writes a node into that value's graph. So one piece of
+mathematics serves as eager reference and as code generator.
+
+To add an operator: subclass :class:`Operator` in the file of this folder it belongs to, give it
+
+- ``run``: what it computes, in torch;
+- ``sign``: what the signs of its operands say about its result;
+- ``adjoint``: where it is linear in its first operand, the operator of its transpose;
+- ``source``: the torch source text it prints as;
+- ``onnx``: the ONNX nodes it becomes;
+- ``relevance``: the name of the rule that carries relevance through it, if it has no weights;
+- a function decorated with :func:`from_aten` that builds it from what ``torch.export`` captured,
+
+and a case in ``tests/cases.py``: the laws are then tested for it.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+if TYPE_CHECKING:
+    from graphprop.emit.onnx import OnnxWriter
+
+Shape = tuple[int, ...]
+"""A value's shape; the batch axis, always the first, is -1."""
+
+
+class Sign(enum.IntFlag):
+    """Which signs the entries of a value can have: a lattice of four."""
+
+    ZERO = 0
+    POSITIVE = 1
+    NEGATIVE = 2
+    MIXED = 3
+
+    def __str__(self) -> str:
+        return ("zero", "non-negative", "non-positive", "mixed")[self]
+
+    @classmethod
+    def of(cls, number: float) -> Sign:
+        """The sign of one number."""
+        return cls.POSITIVE if number > 0 else cls.NEGATIVE if number < 0 else cls.ZERO
+
+    def negated(self) -> Sign:
+        """The signs of -x."""
+        swapped = Sign.ZERO
+        if self & Sign.POSITIVE:
+            swapped |= Sign.NEGATIVE
+        if self & Sign.NEGATIVE:
+            swapped |= Sign.POSITIVE
+        return swapped
+
+    def times(self, other: Sign) -> Sign:
+        """The signs of x * y, and of every sum of such products."""
+        product = Sign.ZERO
+        if other & Sign.POSITIVE:
+            product |= self
+        if other & Sign.NEGATIVE:
+            product |= self.negated()
+        return product
+
+
+LEVELS = ("canonical", "lowered", "torch", "onnx")
+"""The levels of the intermediate representation that graphprop's own operators appear at."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator: static attributes as fields, meaning as methods."""
+
+    levels: ClassVar[frozenset[str]] = frozenset(LEVELS)
+    """The levels whose vocabulary the operator belongs to."""
+
+    weighted: ClassVar[bool] = False
+    """Called as (x, weight[, bias]) and linear in x: gets a rule from the method."""
+
+    relevance: ClassVar[str | None] = None
+    """For an operator without weights: the rule that carries relevance through it."""
+
+    inline: ClassVar[bool] = False
+    """Whether the generated source may nest it in the expression that uses it."""
+
+    helpers: ClassVar[tuple[str, ...]] = ()
+    """The functions of `graphprop.ops.helpers` that its source calls."""
+
+    operands: ClassVar[tuple[str, ...]] = ("x",)
+    """What the operands are called: names for tensors that have none of their own."""
+
+    def __call__(self, *operands: Any) -> Any:
+        for operand in operands:
+            writer = getattr(operand, "tracer", None)
+            if writer is not None:
+                return writer.write(self, operands)
+        return self.run(*operands)
+
+    @property
+    def __name__(self) -> str:
+        return snake_case(type(self).__name__)
+
+    def __str__(self) -> str:
+        attributes = (f"{field.name}={getattr(self, field.name)}" for field in fields(self))
+        return f"{self.__name__}({', '.join(attributes)})"
+
+    def operand_name(self, index: int) -> str:
+        """What operand ``index`` is called."""
+        return self.operands[index] if index < len(self.operands) else "constant"
+
+    def run(self, *operands: Any) -> Any:
+        """Compute the operator on tensors."""
+        raise TypeError(f"{self.__name__} does not run on tensors")
+
+    def sign(self, *signs: Sign) -> Sign:
+        """Infer the sign of the result from the signs of the operands."""
+        return Sign.MIXED
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        """Transpose the linear map from the first operand to the result.
+
+        ``shapes`` are the operands' shapes. The returned operator is called with the tensor to
+        carry back in place of the first operand, and with the other operands unchanged.
+        """
+        raise TypeError(f"{self.__name__} is not linear")
+
+    def lowered(self, *operands: Any) -> Any:
+        """Write the operator's forward part into the lowered graph."""
+        return self(*operands)
+
+    def source(self, *operands: str) -> str:
+        """Print the operator as torch source, the operands being expressions."""
+        raise TypeError(f"{self.__name__} has no torch source: legalise it first")
+
+    def onnx(self, graph: OnnxWriter, *operands: Any) -> Any:
+        """Write the operator as ONNX nodes."""
+        raise TypeError(f"{self.__name__} has no ONNX form: legalise it first")
+
+    def verify(self, *shapes: Shape) -> str | None:
+        """Say what is wrong with operands of these shapes, if anything is."""
+        return None
+
+
+def snake_case(name: str) -> str:
+    """``MaxPool`` -> ``max_pool``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def source_tuple(numbers: Sequence[int]) -> str:
+    """Print a per-axis attribute the way a person writes it: one number where all are equal."""
+    if len(set(numbers)) == 1:
+        return str(numbers[0])
+    return "(" + ", ".join(map(str, numbers)) + ")"
+
+
+def source_call(function: str, *arguments: str, **options: tuple[Any, Any]) -> str:
+    """Print a call, leaving out every option (value, default) that has its default."""
+    shown = list(arguments)
+    for name, (value, default) in options.items():
+        if value != default:
+            printed = source_tuple(value) if isinstance(value, tuple) else repr(value)
+            shown.append(f"{name}={printed}")
+    return f"{function}({', '.join(shown)})"
+
+
+def per_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    """Spread an attribute given once, or once per axis, over ``rank`` spatial axes."""
+    if isinstance(value, int):
+        return (value,) * rank
+    values = tuple(value)
+    return values * rank if len(values) == 1 else values
+
+
+ATEN: dict[Any, Callable[..., Any]] = {}
+"""What each captured ATen operator means: a function that writes canonical operators."""
+
+
+def from_aten(*targets: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as the meaning of the captured operators ``targets``."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        for target in targets:
+            ATEN[target] = function
+        return function
+
+    return register
+
+
+def spatial_rank(value: torch.Tensor) -> int:
+    """The number of axes behind batch and channels."""
+    return len(value.shape) - 2

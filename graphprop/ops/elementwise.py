@@ -1,0 +1,350 @@
+"""Arithmetic, clamps and guarded divisions: what relevance rules are written with.
+
+Operands may be Python numbers as well as tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from graphprop.ops import helpers
+from graphprop.ops.base import Operator, Shape, Sign, from_aten
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Elementwise(Operator):
+    """An operator that acts on each entry, broadcasting like torch."""
+
+    inline: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Add(Elementwise):
+    """``x + y``: a residual add, or relevance that meets at a fan-out."""
+
+    relevance: ClassVar[str | None] = "share"
+
+    def run(self, x: Any, y: Any) -> Any:
+        return x + y
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0] | signs[1]
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]} + {operands[1]}"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Add", *operands)
+
+
+@dataclass(frozen=True)
+class Subtract(Elementwise):
+    """``x - y``."""
+
+    relevance: ClassVar[str | None] = "share"
+
+    def run(self, x: Any, y: Any) -> Any:
+        return x - y
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0] | signs[1].negated()
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]} - {operands[1]}"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Sub", *operands)
+
+
+@dataclass(frozen=True)
+class Multiply(Elementwise):
+    """``x * y``: a gate, a scale, or the step from a gradient to relevance."""
+
+    relevance: ClassVar[str | None] = "signal"
+
+    def run(self, x: Any, y: Any) -> Any:
+        return x * y
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0].times(signs[1])
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]} * {operands[1]}"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Mul", *operands)
+
+
+@dataclass(frozen=True)
+class Divide(Elementwise):
+    """``x / y``, y being known not to be zero."""
+
+    relevance: ClassVar[str | None] = "signal"
+
+    def run(self, x: Any, y: Any) -> Any:
+        return x / y
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0].times(signs[1])
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]} / {operands[1]}"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Div", *operands)
+
+
+@dataclass(frozen=True)
+class Negate(Elementwise):
+    """``-x``."""
+
+    relevance: ClassVar[str | None] = "pass"
+
+    def run(self, x: Any) -> Any:
+        return -x
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0].negated()
+
+    def source(self, *operands: str) -> str:
+        return f"-{operands[0]}"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Neg", *operands)
+
+
+@dataclass(frozen=True)
+class Positive(Elementwise):
+    """``x+ = max(x, 0)``."""
+
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(min=0)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0] & Sign.POSITIVE
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]}.clamp(min=0)"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Relu", *operands)
+
+
+@dataclass(frozen=True)
+class Negative(Elementwise):
+    """``x- = min(x, 0)``."""
+
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(max=0)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0] & Sign.NEGATIVE
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]}.clamp(max=0)"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Min", operands[0], graph.number(0.0, like=operands[0]))
+
+
+@dataclass(frozen=True)
+class Absolute(Elementwise):
+    """``|x|``."""
+
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.abs()
+
+    def sign(self, *signs: Sign) -> Sign:
+        return Sign.POSITIVE if signs[0] else Sign.ZERO
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]}.abs()"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Abs", *operands)
+
+
+@dataclass(frozen=True)
+class Stabilise(Elementwise):
+    """``stab(z) = z + epsilon * s(z)`` with s(z) = +1 where z >= 0, zero included, else -1.
+
+    In methods.md's section 0: the denominator that can't vanish.
+    """
+
+    epsilon: float
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
+    helpers: ClassVar[tuple[str, ...]] = ("stabilise",)
+
+    def run(self, z: torch.Tensor) -> torch.Tensor:
+        return helpers.stabilise(z, self.epsilon)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0] | Sign.POSITIVE
+
+    def source(self, *operands: str) -> str:
+        return f"stabilise({operands[0]}, {self.epsilon!r})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        z = operands[0]
+        epsilon, zero = graph.number(self.epsilon, like=z), graph.number(0.0, like=z)
+        below = graph.number(-self.epsilon, like=z)
+        signed = graph.node("Where", graph.node("GreaterOrEqual", z, zero), epsilon, below)
+        return graph.node("Add", z, signed)
+
+
+@dataclass(frozen=True)
+class DivideOrZero(Elementwise):
+    """``a (/) c``: a / c where c is not 0, and exactly 0 where it is."""
+
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
+    helpers: ClassVar[tuple[str, ...]] = ("divide_or_zero",)
+
+    def run(self, a: Any, c: torch.Tensor) -> torch.Tensor:
+        return helpers.divide_or_zero(a, c)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0].times(signs[1])
+
+    def source(self, *operands: str) -> str:
+        return f"divide_or_zero({', '.join(operands)})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        a, c = operands
+        zero = graph.number(0.0, like=c)
+        return graph.node("Where", graph.node("Equal", c, zero), zero, graph.node("Div", a, c))
+
+
+@dataclass(frozen=True)
+class KeepWhere(Elementwise):
+    """``x`` where ``c`` compares with zero as said, 0 elsewhere."""
+
+    comparison: str
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
+
+    KNOWN: ClassVar[dict[str, tuple[Any, str]]] = {
+        "==": (torch.eq, "Equal"),
+        ">": (torch.gt, "Greater"),
+        ">=": (torch.ge, "GreaterOrEqual"),
+        "<": (torch.lt, "Less"),
+        "<=": (torch.le, "LessOrEqual"),
+    }
+
+    def run(self, c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(self.KNOWN[self.comparison][0](c, 0), x, 0.0)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[1]
+
+    def source(self, *operands: str) -> str:
+        c, x = operands
+        return f"torch.where({c} {self.comparison} 0, {x}, 0.0)"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        c, x = operands
+        zero = graph.number(0.0, like=c)
+        condition = graph.node(self.KNOWN[self.comparison][1], c, zero)
+        return graph.node("Where", condition, x, zero)
+
+
+@dataclass(frozen=True)
+class OnesLike(Operator):
+    """A tensor of ones with the shape of its operand."""
+
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(x)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return Sign.POSITIVE
+
+    def source(self, *operands: str) -> str:
+        return f"torch.ones_like({operands[0]})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.filled(1.0, graph.node("Shape", operands[0]), like=operands[0])
+
+
+@dataclass(frozen=True)
+class Ones(Operator):
+    """A constant of ones, of a given shape, with the data type of its operand."""
+
+    shape: Shape
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
+
+    def run(self, like: torch.Tensor) -> torch.Tensor:
+        return like.new_ones(self.shape)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return Sign.POSITIVE
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]}.new_ones({self.shape})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.filled(1.0, graph.integers(self.shape), like=operands[0])
+
+
+positive = Positive()
+negative = Negative()
+absolute = Absolute()
+divide_or_zero = DivideOrZero()
+ones_like = OnesLike()
+
+
+def stabilise(z: Any, epsilon: float) -> Any:
+    """``stab(z)``: see :class:`Stabilise`."""
+    return Stabilise(float(epsilon))(z)
+
+
+def keep_where(c: Any, comparison: str, x: Any) -> Any:
+    """``x`` where ``c`` compares with zero as said (``">"``, ``"=="`` ...), 0 elsewhere."""
+    return KeepWhere(comparison)(c, x)
+
+
+def ones(like: Any, shape: Shape) -> Any:
+    """A constant of ones of ``shape``, with the data type of ``like``."""
+    return Ones(tuple(shape))(like)
+
+
+@from_aten(aten.add.Tensor)
+def _add(x: Any, y: Any, *, alpha: float = 1) -> Any:
+    return Add()(x, y if alpha == 1 else _mul(y, alpha))
+
+
+@from_aten(aten.sub.Tensor)
+def _sub(x: Any, y: Any, *, alpha: float = 1) -> Any:
+    return Subtract()(x, y if alpha == 1 else _mul(y, alpha))
+
+
+@from_aten(aten.rsub.Scalar, aten.rsub.Tensor)
+def _rsub(x: Any, y: Any, alpha: float = 1) -> Any:
+    return Subtract()(y, x if alpha == 1 else _mul(x, alpha))
+
+
+@from_aten(aten.mul.Tensor)
+def _mul(x: Any, y: Any) -> Any:
+    return Multiply()(x, y)
+
+
+@from_aten(aten.div.Tensor)
+def _div(x: Any, y: Any) -> Any:
+    if isinstance(y, float | int):
+        return Multiply()(x, 1.0 / y)
+    return Divide()(x, y)
+
+
+@from_aten(aten.neg.default)
+def _neg(x: Any) -> Any:
+    return Negate()(x)

@@ -1,0 +1,90 @@
+"""The functions that generated modules carry with them.
+
+An operator that has no short torch expression calls one of these, eagerly through `run` and, its
+source text copied, in every generated module that needs it. They use torch alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+
+def start(
+    logits: torch.Tensor, target: int | torch.Tensor | None, unit: bool = False
+) -> torch.Tensor:
+    """Relevance at the output: the target's logit (or 1, where ``unit``), zero elsewhere.
+
+    The target is None (the largest logit), one class index per sample, or weights shaped like the
+    logits, by which each output's relevance is multiplied.
+    """
+    if target is None:
+        target = logits.argmax(dim=1)
+    if not isinstance(target, torch.Tensor):
+        target = torch.full_like(logits[:, 0], target, dtype=torch.int64)
+    if not target.is_floating_point():
+        index = target.unsqueeze(1)
+        target = torch.zeros_like(logits).scatter(1, index, torch.ones_like(logits))
+    weights = target.to(logits.dtype)
+    return weights if unit else logits * weights
+
+
+def stabilise(z: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Move z away from zero by epsilon: up where z >= 0, else down."""
+    return torch.where(z >= 0, z + epsilon, z - epsilon)
+
+
+def divide_or_zero(a: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    """Divide a by c, giving exactly 0 where c is 0."""
+    return (a / c).masked_fill_(c == 0, 0.0)
+
+
+def batch_norm(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Scale and shift each channel: batch norm at inference, its statistics folded in."""
+    shape = [-1] + [1] * (x.dim() - 2)
+    return torch.addcmul(shift.reshape(shape), x, scale.reshape(shape))
+
+
+def dilate(x: torch.Tensor, stride: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+    """Put the entries of x ``stride`` apart on a grid of zeros of the given size."""
+    shape = list(x.shape[:2])
+    gaps: list[int] = []
+    fit: list[int] = []
+    for length, step, wanted in zip(x.shape[2:], stride, size, strict=True):
+        shape += [length, 1]
+        gaps = [0, step - 1, 0, 0, *gaps]
+        fit = [0, wanted - length * step, *fit]
+    spread = F.pad(x.reshape(shape), gaps).flatten(2)
+    grid = [length * step for length, step in zip(x.shape[2:], stride, strict=True)]
+    return F.pad(spread.reshape(*x.shape[:2], *grid), fit)
+
+
+def unslice(x: torch.Tensor, axis: int, start: int, step: int, size: int) -> torch.Tensor:
+    """Put the entries of x in places start, start + step ... of an axis of zeros."""
+    behind = x.dim() - 1 - axis
+    if step > 1:
+        spread = F.pad(x.unsqueeze(axis + 1), [0, 0] * behind + [0, step - 1])
+        x = spread.flatten(axis, axis + 1)
+    return F.pad(x, [0, 0] * behind + [start, size - start - x.shape[axis]])
+
+
+def transpose_weight(weight: torch.Tensor, groups: int, flip: bool) -> torch.Tensor:
+    """Exchange the channels in and out of a convolution's weight, group by group."""
+    grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+    exchanged = grouped.transpose(1, 2).flatten(0, 1)
+    return exchanged.flip(*range(2, weight.dim())) if flip else exchanged
+
+
+def route(r: torch.Tensor, indices: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Send r to the winners of a max pooling; what meets at one winner adds up."""
+    planes = r.new_zeros(*r.shape[:2], torch.Size(size).numel())
+    planes = planes.scatter_add(2, indices.flatten(2), r.flatten(2))
+    return planes.reshape(*r.shape[:2], *size)
+
+
+def source_of(name: str) -> str:
+    """The source text of one helper."""
+    return inspect.getsource(globals()[name])

@@ -1,0 +1,341 @@
+"""Layers with weights: convolution, transposed convolution, linear, and their bias.
+
+Each is called as ``op(x, weight)`` or ``op(x, weight, bias)``. Only the first is linear in x, and
+that is what rules use: the lowered graph adds the bias by an operator of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from graphprop.errors import UnsupportedOperator
+from graphprop.ops import helpers
+from graphprop.ops.base import (
+    Operator,
+    Shape,
+    Sign,
+    from_aten,
+    per_axis,
+    source_call,
+)
+
+aten = torch.ops.aten
+
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+@dataclass(frozen=True)
+class Weighted(Operator):
+    """What all layers with weights share."""
+
+    weighted: ClassVar[bool] = True
+    operands: ClassVar[tuple[str, ...]] = ("x", "weight", "bias")
+    channel_axis: ClassVar[int] = 1
+
+    def lowered(self, *operands: Any) -> Any:
+        x, weight, *bias = operands
+        product = self(x, weight)
+        return AddBias(self.channel_axis)(product, *bias) if bias else product
+
+    def sign(self, *signs: Sign) -> Sign:
+        product = signs[0].times(signs[1])
+        return product | signs[2] if len(signs) > 2 else product
+
+
+@dataclass(frozen=True)
+class Conv(Weighted):
+    """Convolution in 1, 2 or 3 dimensions: ``Conv(...)(x, weight[, bias])``."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+    def run(self, *operands: torch.Tensor) -> torch.Tensor:
+        x, weight, bias = (*operands, None)[:3]
+        function = CONV[len(self.stride)]
+        return function(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        size, kernel = shapes[0][2:], shapes[1][2:]
+        rest = []
+        for i, length in enumerate(size):
+            reach = self.dilation[i] * (kernel[i] - 1) + 1
+            rest.append((length + 2 * self.padding[i] - reach) % self.stride[i])
+        return ConvTranspose(self.stride, self.padding, self.dilation, self.groups, tuple(rest))
+
+    def source(self, *operands: str) -> str:
+        return source_call(
+            f"F.conv{len(self.stride)}d",
+            *operands,
+            stride=(self.stride, per_axis(1, len(self.stride))),
+            padding=(self.padding, per_axis(0, len(self.stride))),
+            dilation=(self.dilation, per_axis(1, len(self.stride))),
+            groups=(self.groups, 1),
+        )
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node(
+            "Conv",
+            *operands,
+            strides=self.stride,
+            pads=self.padding * 2,
+            dilations=self.dilation,
+            group=self.groups,
+        )
+
+
+@dataclass(frozen=True)
+class ConvTranspose(Weighted):
+    """Transposed convolution: ``ConvTranspose(...)(x, weight[, bias])``; the adjoint of `Conv`."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    output_padding: tuple[int, ...]
+
+    def run(self, *operands: torch.Tensor) -> torch.Tensor:
+        x, weight, bias = (*operands, None)[:3]
+        return CONV_TRANSPOSE[len(self.stride)](
+            x,
+            weight,
+            bias,
+            self.stride,
+            self.padding,
+            self.output_padding,
+            self.groups,
+            self.dilation,
+        )
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        if any(o >= s for o, s in zip(self.output_padding, self.stride, strict=True)):
+            raise UnsupportedOperator(
+                "a transposed convolution whose output padding is not below its stride "
+                f"({self.output_padding} against {self.stride}) can't be explained: "
+                "pad its result instead"
+            )
+        return Conv(self.stride, self.padding, self.dilation, self.groups)
+
+    def source(self, *operands: str) -> str:
+        rank = len(self.stride)
+        return source_call(
+            f"F.conv_transpose{rank}d",
+            *operands,
+            stride=(self.stride, per_axis(1, rank)),
+            padding=(self.padding, per_axis(0, rank)),
+            output_padding=(self.output_padding, per_axis(0, rank)),
+            groups=(self.groups, 1),
+            dilation=(self.dilation, per_axis(1, rank)),
+        )
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node(
+            "ConvTranspose",
+            *operands,
+            strides=self.stride,
+            pads=self.padding * 2,
+            dilations=self.dilation,
+            group=self.groups,
+            output_padding=self.output_padding,
+        )
+
+
+@dataclass(frozen=True)
+class Linear(Weighted):
+    """``x @ weight.T (+ bias)`` along the last axis."""
+
+    channel_axis: ClassVar[int] = -1
+
+    def run(self, *operands: torch.Tensor) -> torch.Tensor:
+        return F.linear(*operands)
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        return LinearTranspose()
+
+    def source(self, *operands: str) -> str:
+        return f"F.linear({', '.join(operands)})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        x, weight, *bias = operands
+        if len(graph.shape(x)) == 2:
+            return graph.node("Gemm", x, weight, *bias, transB=1)
+        product = graph.node("MatMul", x, graph.node("Transpose", weight, perm=(1, 0)))
+        return graph.node("Add", product, *bias) if bias else product
+
+
+@dataclass(frozen=True)
+class LinearTranspose(Weighted):
+    """``x @ weight`` along the last axis: the adjoint of `Linear`."""
+
+    channel_axis: ClassVar[int] = -1
+
+    def run(self, *operands: torch.Tensor) -> torch.Tensor:
+        return operands[0] @ operands[1]
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        return Linear()
+
+    def source(self, *operands: str) -> str:
+        return f"torch.matmul({', '.join(operands)})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("MatMul", *operands)
+
+
+@dataclass(frozen=True)
+class AddBias(Operator):
+    """``z + b``, b lying along one axis of z."""
+
+    axis: int
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
+    inline: ClassVar[bool] = True
+
+    def run(self, z: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return z + bias.reshape(self.bias_shape(z.dim()))
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0] | signs[1]
+
+    def bias_shape(self, rank: int) -> Shape:
+        """The shape in which the bias meets a value of this rank."""
+        return (-1,) if self.axis == -1 else (-1, *[1] * (rank - 1 - self.axis))
+
+
+@dataclass(frozen=True)
+class TransposeWeight(Operator):
+    """A convolution's weight with its channels in and out exchanged, group by group."""
+
+    groups: int
+    flip: bool
+    levels: ClassVar[frozenset[str]] = frozenset({"torch", "onnx"})
+    helpers: ClassVar[tuple[str, ...]] = ("transpose_weight",)
+
+    def run(self, weight: torch.Tensor) -> torch.Tensor:
+        return helpers.transpose_weight(weight, self.groups, self.flip)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0]
+
+    def source(self, *operands: str) -> str:
+        return f"transpose_weight({operands[0]}, groups={self.groups}, flip={self.flip})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        weight = operands[0]
+        out, inner, *kernel = graph.shape(weight)
+        rank, groups = len(kernel), self.groups
+        if groups > 1:
+            split = graph.integers((groups, out // groups, inner, *kernel))
+            weight = graph.node("Reshape", weight, split)
+            weight = graph.node("Transpose", weight, perm=(0, 2, 1, *range(3, rank + 3)))
+            weight = graph.node(
+                "Reshape", weight, graph.integers((groups * inner, out // groups, *kernel))
+            )
+        else:
+            weight = graph.node("Transpose", weight, perm=(1, 0, *range(2, rank + 2)))
+        if self.flip and any(length > 1 for length in kernel):
+            axes = graph.integers(range(2, rank + 2))
+            backward = graph.integers([-1] * rank)
+            lowest = graph.integers([-(2**31)] * rank)
+            weight = graph.node("Slice", weight, backward, lowest, axes, backward)
+        return weight
+
+
+@dataclass(frozen=True)
+class Dilate(Operator):
+    """Entries put ``stride`` apart on a grid of zeros of the given size."""
+
+    stride: tuple[int, ...]
+    size: tuple[int, ...]
+    levels: ClassVar[frozenset[str]] = frozenset({"torch"})
+    helpers: ClassVar[tuple[str, ...]] = ("dilate",)
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return helpers.dilate(x, self.stride, self.size)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0]
+
+    def source(self, *operands: str) -> str:
+        return f"dilate({operands[0]}, stride={self.stride}, size={self.size})"
+
+
+@from_aten(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+def _conv(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    rank = len(weight.shape) - 2
+    operands = (x, weight) if bias is None else (x, weight, bias)
+    attributes = (per_axis(value, rank) for value in (stride, padding, dilation))
+    return Conv(*attributes, groups)(*operands)
+
+
+@from_aten(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding)
+def _conv_named_padding(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: str = "valid",
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    from graphprop.ops.shape import Pad
+
+    rank = len(weight.shape) - 2
+    if padding == "valid":
+        return _conv(x, weight, bias, stride, 0, dilation, groups)
+    dilation = per_axis(dilation, rank)
+    total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if any(t % 2 for t in total):
+        amounts = ((0, 0), (0, 0), *((0, t % 2) for t in total))
+        x = Pad(amounts, 0.0)(x)
+    return _conv(x, weight, bias, stride, [t // 2 for t in total], dilation, groups)
+
+
+@from_aten(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+def _conv_transpose(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Any:
+    rank = len(weight.shape) - 2
+    operands = (x, weight) if bias is None else (x, weight, bias)
+    attributes = (per_axis(value, rank) for value in (stride, padding, dilation))
+    return ConvTranspose(*attributes, groups, per_axis(output_padding, rank))(*operands)
+
+
+@from_aten(aten.linear.default)
+def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    return Linear()(x, weight) if bias is None else Linear()(x, weight, bias)
+
+
+@from_aten(aten.matmul.default, aten.mm.default)
+def _matmul(x: Any, y: Any) -> Any:
+    if isinstance(y, torch.Tensor) and y.dim() == 2:
+        return LinearTranspose()(x, y)
+    raise UnsupportedOperator(
+        "a matrix product of two values that both depend on the input (attention) has no "
+        "relevance rule here; a product with a fixed matrix as second factor has"
+    )
+
+
+@from_aten(aten.addmm.default)
+def _addmm(bias: Any, x: Any, y: Any) -> Any:
+    return _matmul(x, y) + bias

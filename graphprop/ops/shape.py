@@ -1,0 +1,582 @@
+"""Rearrangements: relevance goes back through their adjoints.
+
+Shapes are given with -1 for the batch axis, so that one graph serves every batch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from graphprop.errors import UnsupportedOperator
+from graphprop.ops import helpers
+from graphprop.ops.base import Operator, Shape, Sign, from_aten
+from graphprop.ops.elementwise import Multiply
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Rearrangement(Operator):
+    """What all rearrangements share."""
+
+    relevance: ClassVar[str | None] = "rearrange"
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0]
+
+
+@dataclass(frozen=True)
+class Reshape(Rearrangement):
+    """The same entries in another shape: flatten, view, squeeze, unsqueeze."""
+
+    shape: Shape
+    inline: ClassVar[bool] = True
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(self.shape)
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        return Reshape(shapes[0])
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]}.reshape({', '.join(map(str, self.shape))})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Reshape", operands[0], graph.integers(self.shape))
+
+
+@dataclass(frozen=True)
+class Permute(Rearrangement):
+    """Axes in another order; the batch stays first."""
+
+    axes: tuple[int, ...]
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(self.axes)
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        return Permute(tuple(self.axes.index(axis) for axis in range(len(self.axes))))
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]}.permute({', '.join(map(str, self.axes))})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Transpose", operands[0], perm=self.axes)
+
+
+@dataclass(frozen=True)
+class Slice(Rearrangement):
+    """Every ``step``-th entry from ``start`` up to ``stop`` along an axis."""
+
+    axis: int
+    start: int
+    stop: int
+    step: int = 1
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        index = [slice(None)] * x.dim()
+        index[self.axis] = slice(self.start, self.stop, self.step)
+        return x[tuple(index)]
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        return Unslice(self.axis, self.start, self.stop, self.step, shapes[0][self.axis])
+
+    def source(self, *operands: str) -> str:
+        step = f":{self.step}" if self.step != 1 else ""
+        before = ":, " * self.axis
+        return f"{operands[0]}[{before}{self.start}:{self.stop}{step}]"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        limits = [(self.start,), (self.stop,), (self.axis,), (self.step,)]
+        return graph.node("Slice", operands[0], *map(graph.integers, limits))
+
+
+@dataclass(frozen=True)
+class Unslice(Rearrangement):
+    """The adjoint of `Slice`: entries put back in their places, zeros elsewhere."""
+
+    axis: int
+    start: int
+    stop: int
+    step: int
+    size: int
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
+    helpers: ClassVar[tuple[str, ...]] = ("unslice",)
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return helpers.unslice(x, self.axis, self.start, self.step, self.size)
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        return Slice(self.axis, self.start, self.stop, self.step)
+
+    def source(self, *operands: str) -> str:
+        step = f", step={self.step}" if self.step != 1 else ", step=1"
+        return (
+            f"unslice({operands[0]}, axis={self.axis}, start={self.start}{step}, size={self.size})"
+        )
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        x = operands[0]
+        shape = graph.shape(x)
+        rank, length = len(shape), shape[self.axis]
+        if self.step > 1:
+            widened = (*shape[: self.axis], length, 1, *shape[self.axis + 1 :])
+            x = graph.node("Reshape", x, graph.integers(widened))
+            amounts = [0] * (2 * rank + 2)
+            amounts[rank + 1 + self.axis + 1] = self.step - 1
+            x = graph.node("Pad", x, graph.integers(amounts))
+            length *= self.step
+            flat = (*shape[: self.axis], length, *shape[self.axis + 1 :])
+            x = graph.node("Reshape", x, graph.integers(flat))
+        amounts = [0] * (2 * rank)
+        amounts[self.axis] = self.start
+        amounts[rank + self.axis] = self.size - self.start - length
+        return graph.node("Pad", x, graph.integers(amounts))
+
+
+@dataclass(frozen=True)
+class Pad(Rearrangement):
+    """A constant around the value, (before, after) per axis; negative amounts crop."""
+
+    amounts: tuple[tuple[int, int], ...]
+    value: float = 0.0
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return F.pad(x, self._torch_amounts(), value=self.value)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0] | Sign.of(self.value)
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        return Pad(tuple((-before, -after) for before, after in self.amounts))
+
+    def source(self, *operands: str) -> str:
+        value = f", value={self.value!r}" if self.value else ""
+        amounts = ", ".join(map(str, self._torch_amounts()))
+        return f"F.pad({operands[0]}, ({amounts}){value})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        amounts = [before for before, _ in self.amounts] + [after for _, after in self.amounts]
+        x = operands[0]
+        return graph.node("Pad", x, graph.integers(amounts), graph.number(self.value, like=x))
+
+    def _torch_amounts(self) -> list[int]:
+        amounts = list(self.amounts)
+        while amounts and amounts[0] == (0, 0):
+            amounts.pop(0)
+        return [amount for pair in reversed(amounts) for amount in pair]
+
+
+@dataclass(frozen=True)
+class Cat(Rearrangement):
+    """Values one after another along an axis."""
+
+    axis: int
+
+    def run(self, *operands: torch.Tensor) -> torch.Tensor:
+        return torch.cat(operands, self.axis)
+
+    def sign(self, *signs: Sign) -> Sign:
+        result = Sign.ZERO
+        for sign in signs:
+            result |= sign
+        return result
+
+    def part(self, index: int, shapes: Sequence[Shape]) -> Slice:
+        """The slice of the result that operand ``index`` fills: its adjoint."""
+        start = sum(shape[self.axis] for shape in shapes[:index])
+        return Slice(self.axis, start, start + shapes[index][self.axis])
+
+    def source(self, *operands: str) -> str:
+        return f"torch.cat([{', '.join(operands)}], dim={self.axis})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Concat", *operands, axis=self.axis)
+
+
+@dataclass(frozen=True)
+class Flip(Rearrangement):
+    """Entries in reverse order along axes."""
+
+    axes: tuple[int, ...]
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flip(self.axes)
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        return self
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]}.flip({', '.join(map(str, self.axes))})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        backward = graph.integers([-1] * len(self.axes))
+        lowest = graph.integers([-(2**31)] * len(self.axes))
+        return graph.node(
+            "Slice", operands[0], backward, lowest, graph.integers(self.axes), backward
+        )
+
+
+@dataclass(frozen=True)
+class Expand(Rearrangement):
+    """Axes of length 1 repeated to the given shape."""
+
+    shape: Shape
+    inline: ClassVar[bool] = True
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.expand(self.shape)
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        pairs = enumerate(zip(shapes[0], self.shape, strict=True))
+        return Sum(tuple(axis for axis, (before, after) in pairs if before == 1 != after))
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]}.expand({', '.join(map(str, self.shape))})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        shape = [max(length, 1) for length in self.shape]
+        return graph.node("Expand", operands[0], graph.integers(shape))
+
+
+@dataclass(frozen=True)
+class Sum(Operator):
+    """The sum along axes, which stay with length 1."""
+
+    axes: tuple[int, ...]
+    relevance: ClassVar[str | None] = "proportional"
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum(self.axes, keepdim=True)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0]
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        return Expand(shapes[0])
+
+    def even(self, shape: Shape) -> Operator:
+        """Spread a result evenly over what it sums."""
+        return Spread(shape, prod(shape[axis] for axis in self.axes))
+
+    def source(self, *operands: str) -> str:
+        return f"{operands[0]}.sum({self.axes}, keepdim=True)"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("ReduceSum", operands[0], graph.integers(self.axes), keepdims=1)
+
+
+@dataclass(frozen=True)
+class Spread(Rearrangement):
+    """One entry's value divided evenly among ``count`` entries."""
+
+    shape: Shape
+    count: int
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
+    inline: ClassVar[bool] = True
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return (x / self.count).expand(self.shape)
+
+    def source(self, *operands: str) -> str:
+        shape = ", ".join(map(str, self.shape))
+        return f"({operands[0]} / {self.count}).expand({shape})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        share = graph.node("Div", operands[0], graph.number(self.count, like=operands[0]))
+        return Expand(self.shape).onnx(graph, share)
+
+
+def axis_of(axis: int, value: Any) -> int:
+    """Count an axis from the front; the batch axis is refused."""
+    axis = axis % len(value.shape)
+    if axis == 0:
+        raise UnsupportedOperator("an operation along the batch axis mixes samples")
+    return axis
+
+
+def rearranged_shape(shape: Sequence[int]) -> Shape:
+    """A captured shape with the batch as -1."""
+    from graphprop.network import BATCH
+
+    return tuple(-1 if length % BATCH == 0 and length else int(length) for length in shape)
+
+
+def reshaped(x: Any, shape: Sequence[int]) -> Any:
+    """Reshape, unless the shape stays; a -1 of the user's is worked out."""
+    wanted = list(rearranged_shape(shape))
+    if wanted.count(-1) > 1:
+        # the user's own -1 beside the batch: the batch leads, the rest follows from the sizes
+        known = -prod(x.shape)
+        rest = prod(length for length in wanted if length != -1)
+        last = len(wanted) - 1 - wanted[::-1].index(-1)
+        wanted[last] = known // rest
+    elif wanted and wanted[0] != -1 and -1 in wanted:
+        raise UnsupportedOperator("a reshape moves the batch away from the first axis")
+    return x if tuple(wanted) == tuple(x.shape) else Reshape(tuple(wanted))(x)
+
+
+@from_aten(aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+def _view(x: Any, shape: Sequence[int]) -> Any:
+    return reshaped(x, shape)
+
+
+@from_aten(aten.flatten.using_ints)
+def _flatten(x: Any, start: int = 0, end: int = -1) -> Any:
+    start, end = axis_of(start, x), end % len(x.shape)
+    merged = prod(x.shape[start : end + 1])
+    return reshaped(x, (*x.shape[:start], merged, *x.shape[end + 1 :]))
+
+
+@from_aten(aten.unflatten.int)
+def _unflatten(x: Any, axis: int, sizes: Sequence[int]) -> Any:
+    axis = axis_of(axis, x)
+    sizes = list(sizes)
+    if -1 in sizes:
+        rest = -prod(sizes)
+        sizes[sizes.index(-1)] = x.shape[axis] // rest
+    return reshaped(x, (*x.shape[:axis], *sizes, *x.shape[axis + 1 :]))
+
+
+@from_aten(aten.unsqueeze.default)
+def _unsqueeze(x: Any, axis: int) -> Any:
+    axis = axis % (len(x.shape) + 1)
+    return reshaped(x, (*x.shape[:axis], 1, *x.shape[axis:]))
+
+
+@from_aten(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
+def _squeeze(x: Any, axes: int | Sequence[int] | None = None) -> Any:
+    if axes is None:
+        axes = range(1, len(x.shape))
+    chosen = {a % len(x.shape) for a in ([axes] if isinstance(axes, int) else axes)}
+    kept = [d for i, d in enumerate(x.shape) if not (i in chosen and d == 1)]
+    return reshaped(x, kept)
+
+
+@from_aten(aten.permute.default)
+def _permute(x: Any, axes: Sequence[int]) -> Any:
+    order = tuple(axis % len(x.shape) for axis in axes)
+    if order[0] != 0:
+        raise UnsupportedOperator("a permutation moves the batch away from the first axis")
+    return x if order == tuple(range(len(order))) else Permute(order)(x)
+
+
+@from_aten(aten.transpose.int)
+def _transpose(x: Any, first: int, second: int) -> Any:
+    order = list(range(len(x.shape)))
+    first, second = first % len(order), second % len(order)
+    order[first], order[second] = order[second], order[first]
+    return _permute(x, order)
+
+
+@from_aten(aten.slice.Tensor)
+def _slice(
+    x: Any, axis: int = 0, start: int | None = None, stop: int | None = None, step: int = 1
+) -> Any:
+    rank = len(x.shape)
+    if axis % rank == 0 and start in (None, 0) and (stop is None or stop > 2**31) and step == 1:
+        return x
+    axis = axis_of(axis, x)
+    first, last, step = slice(start, stop, step).indices(x.shape[axis])
+    if (first, last, step) == (0, x.shape[axis], 1):
+        return x
+    return Slice(axis, first, max(first, last), step)(x)
+
+
+@from_aten(aten.narrow.default)
+def _narrow(x: Any, axis: int, start: int, length: int) -> Any:
+    return _slice(x, axis, start, start + length)
+
+
+@from_aten(aten.select.int)
+def _select(x: Any, axis: int, index: int) -> Any:
+    axis = axis_of(axis, x)
+    index = index % x.shape[axis]
+    return _squeeze(_slice(x, axis, index, index + 1), axis)
+
+
+@from_aten(aten.split.Tensor)
+def _split(x: Any, size: int, axis: int = 0) -> Any:
+    axis = axis_of(axis, x)
+    return [_slice(x, axis, i, i + size) for i in range(0, x.shape[axis], size)]
+
+
+@from_aten(aten.split_with_sizes.default, aten.split.sizes)
+def _split_with_sizes(x: Any, sizes: Sequence[int], axis: int = 0) -> Any:
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [_narrow(x, axis, start, size) for start, size in zip(starts, sizes, strict=True)]
+
+
+@from_aten(aten.chunk.default)
+def _chunk(x: Any, chunks: int, axis: int = 0) -> Any:
+    axis = axis_of(axis, x)
+    return _split(x, -(-x.shape[axis] // chunks), axis)
+
+
+@from_aten(aten.unbind.int)
+def _unbind(x: Any, axis: int = 0) -> Any:
+    axis = axis_of(axis, x)
+    return [_select(x, axis, index) for index in range(x.shape[axis])]
+
+
+@from_aten(aten.cat.default)
+def _cat(values: Sequence[Any], axis: int = 0) -> Any:
+    from graphprop.network import Value
+
+    first = next(value for value in values if isinstance(value, Value))
+    axis = axis_of(axis, first)
+    if any(not isinstance(value, Value) for value in values):
+        # a constant beside values: give it the batch
+        values = [v if isinstance(v, Value) else _with_batch(v, first) for v in values]
+    return Cat(axis)(*values)
+
+
+def _with_batch(constant: torch.Tensor, like: Any) -> Any:
+    """A constant as a value: added to a zero that has the batch of ``like``."""
+    from graphprop.network import BATCH
+
+    if constant.shape[0] == BATCH:
+        constant = constant[:1].clone()
+    one = Slice(1, 0, 1)(like)
+    if len(one.shape) > 2:
+        one = Slice(2, 0, 1)(Reshape((-1, 1, prod(one.shape[2:])))(one))
+    zero = Multiply()(Reshape((-1, *[1] * (constant.dim() - 1)))(one), 0.0)
+    return Expand((-1, *constant.shape[1:]))(zero) + constant
+
+
+@from_aten(aten.stack.default)
+def _stack(values: Sequence[Any], axis: int = 0) -> Any:
+    return _cat(
+        [_unsqueeze(v, axis % (len(v.shape) + 1)) for v in values],
+        axis % (len(values[0].shape) + 1),
+    )
+
+
+@from_aten(aten.pad.default)
+def _pad(x: Any, amounts: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
+    pairs = [(int(amounts[i]), int(amounts[i + 1])) for i in range(0, len(amounts), 2)]
+    full = [(0, 0)] * (len(x.shape) - len(pairs)) + pairs[::-1]
+    if mode == "constant":
+        return Pad(tuple(full), float(value or 0.0))(x)
+    for axis, (before, after) in enumerate(full):
+        x = _pad_by_copying(x, axis, before, after, mode)
+    return x
+
+
+def _pad_by_copying(x: Any, axis: int, before: int, after: int, mode: str) -> Any:
+    """Pad one axis with copies of its own entries: reflect, replicate, circular."""
+    length = x.shape[axis]
+    parts = [x]
+    if before > 0:
+        parts.insert(0, _border(x, axis, mode, before, length, front=True))
+    if after > 0:
+        parts.append(_border(x, axis, mode, after, length, front=False))
+    if before < 0 or after < 0:
+        raise UnsupportedOperator(f"{mode} padding with a negative amount has no meaning here")
+    return Cat(axis)(*parts) if len(parts) > 1 else x
+
+
+def _border(x: Any, axis: int, mode: str, amount: int, length: int, *, front: bool) -> Any:
+    if mode == "reflect":
+        span = (1, amount + 1) if front else (length - amount - 1, length - 1)
+        return Flip((axis,))(Slice(axis, *span)(x))
+    if mode == "circular":
+        return Slice(axis, *((length - amount, length) if front else (0, amount)))(x)
+    if mode == "replicate":
+        edge = Slice(axis, *((0, 1) if front else (length - 1, length)))(x)
+        return Expand((*x.shape[:axis], amount, *x.shape[axis + 1 :]))(edge)
+    raise UnsupportedOperator(f"padding of mode {mode!r} has no relevance rule")
+
+
+@from_aten(aten.constant_pad_nd.default)
+def _constant_pad(x: Any, amounts: Sequence[int], value: float = 0.0) -> Any:
+    return _pad(x, amounts, "constant", value)
+
+
+@from_aten(aten.flip.default)
+def _flip(x: Any, axes: Sequence[int]) -> Any:
+    return Flip(tuple(axis_of(axis, x) for axis in axes))(x)
+
+
+@from_aten(aten.roll.default)
+def _roll(x: Any, shifts: Sequence[int], axes: Sequence[int] = ()) -> Any:
+    for shift, axis in zip(shifts, axes, strict=True):
+        axis = axis_of(axis, x)
+        cut = -shift % x.shape[axis]
+        if cut:
+            x = Cat(axis)(_slice(x, axis, cut, x.shape[axis]), _slice(x, axis, 0, cut))
+    return x
+
+
+@from_aten(aten.expand.default)
+def _expand(x: Any, shape: Sequence[int]) -> Any:
+    added = len(shape) - len(x.shape)
+    if added:
+        raise UnsupportedOperator("an expand that adds axes in front moves the batch")
+    full = (-1, *(o if d == -1 else d for d, o in zip(shape[1:], x.shape[1:], strict=True)))
+    return x if full == tuple(x.shape) else Expand(full)(x)
+
+
+@from_aten(aten.repeat.default)
+def _repeat(x: Any, counts: Sequence[int]) -> Any:
+    if len(counts) != len(x.shape) or counts[0] != 1:
+        raise UnsupportedOperator("a repeat along the batch axis mixes samples")
+    for axis, count in enumerate(counts):
+        if count > 1:
+            x = Cat(axis)(*[x] * count)
+    return x
+
+
+@from_aten(aten.pixel_shuffle.default)
+def _pixel_shuffle(x: Any, factor: int) -> Any:
+    _, channels, height, width = x.shape
+    out = channels // factor**2
+    x = Reshape((-1, out, factor, factor, height, width))(x)
+    x = Permute((0, 1, 4, 2, 5, 3))(x)
+    return Reshape((-1, out, height * factor, width * factor))(x)
+
+
+@from_aten(aten.pixel_unshuffle.default)
+def _pixel_unshuffle(x: Any, factor: int) -> Any:
+    _, channels, height, width = x.shape
+    x = Reshape((-1, channels, height // factor, factor, width // factor, factor))(x)
+    x = Permute((0, 1, 3, 5, 2, 4))(x)
+    return Reshape((-1, channels * factor**2, height // factor, width // factor))(x)
+
+
+@from_aten(aten.channel_shuffle.default)
+def _channel_shuffle(x: Any, groups: int) -> Any:
+    _, channels, *size = x.shape
+    x = Reshape((-1, groups, channels // groups, *size))(x)
+    x = Permute((0, 2, 1, *range(3, len(size) + 3)))(x)
+    return Reshape((-1, channels, *size))(x)
+
+
+@from_aten(aten.sum.dim_IntList)
+def _sum(x: Any, axes: Sequence[int] | None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    chosen = tuple(axis_of(a, x) for a in axes) if axes else tuple(range(1, len(x.shape)))
+    total = Sum(chosen)(x)
+    return total if keepdim else _squeeze(total, chosen)
+
+
+@from_aten(
+    aten.clone.default,
+    aten.alias.default,
+    aten.contiguous.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.alpha_dropout.default,
+    aten._to_copy.default,
+    aten.to.dtype,
+    aten.type_as.default,
+)
+def _identity(x: Any, *_: Any, **__: Any) -> Any:
+    return x

@@ -1,0 +1,1 @@
+"""The passes of the compiler, one file each, and the pipeline that runs them."""

@@ -1,0 +1,199 @@
+"""Canonicalise: from captured ATen operators to graphprop's own, one spelling each.
+
+What depends on parameters alone (a weight norm, a buffer computed in ``forward``) is computed
+here, once. Dropout, aliases and copies disappear. A softmax at the end is removed, with a note:
+relevance explains logits.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from graphprop.capture import is_user_file
+from graphprop.errors import CaptureError, GraphpropError, UnsupportedOperator, VerificationError
+from graphprop.network import BATCH, Network, Value, Writer, where
+from graphprop.ops import ATEN, Softmax
+
+SYMBOLIC = {operator.mul, operator.add, operator.sub, operator.floordiv, operator.mod}
+
+
+def canonicalise(program: ExportedProgram) -> Network:
+    """Translate a captured program into a canonical network.
+
+    Raises
+    ------
+    UnsupportedOperator
+        Naming the operator, the user's module and line, and what would be accepted.
+    """
+    network = Network()
+    writer = Writer(network)
+    environment = bind_inputs(program, network, writer)
+    labels: Counter[str] = Counter()
+    refused: list[str] = []
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            try:
+                environment[node] = translate(node, environment, writer, labels)
+            except UnsupportedOperator as error:
+                refused.append(str(error))
+                break
+    if refused:
+        raise UnsupportedOperator(refused[0] + what_was_fine(network))
+    (result,) = next(n for n in program.graph.nodes if n.op == "output").args
+    network.graph.output(choose_output(result, environment, network))
+    network.graph.eliminate_dead_code()
+    return network
+
+
+def bind_inputs(program: ExportedProgram, network: Network, writer: Writer) -> dict[fx.Node, Any]:
+    """Give every placeholder its meaning: an input, or a tensor of the model."""
+    kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    environment: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.op != "placeholder":
+            continue
+        spec = kinds[node.name]
+        if spec.kind == InputKind.USER_INPUT:
+            shape = (BATCH, *node.meta["val"].shape[1:])
+            value = torch.empty(shape, dtype=node.meta["val"].dtype, device="meta")
+            environment[node] = writer.placeholder("x", value)
+        else:
+            name = str(spec.target)
+            tensor = program.state_dict.get(name, program.constants.get(name))
+            assert tensor is not None
+            tensor = tensor.detach()
+            environment[node] = tensor
+            writer.register(tensor, name)
+    return environment
+
+
+def translate(
+    node: fx.Node, environment: dict[fx.Node, Any], writer: Writer, labels: Counter[str]
+) -> Any:
+    """Give one captured node its meaning: values, a tensor, or a number."""
+
+    def known(argument: Any) -> Any:
+        return environment[argument] if isinstance(argument, fx.Node) else argument
+
+    arguments = fx.map_arg(node.args, known)
+    options = fx.map_arg(node.kwargs, known)
+    if node.target is operator.getitem:
+        return arguments[0][arguments[1]]
+    if node.target is torch.ops.aten.sym_size.int:
+        size = arguments[0].shape[arguments[1]]
+        return BATCH if size == -1 else size
+    if not any(isinstance(leaf, Value) for leaf in leaves((arguments, options))):
+        return node.target(*arguments, **options)
+    facts = origin(node, labels)
+    function = ATEN.get(node.target)
+    if function is None:
+        raise UnsupportedOperator(
+            f"the operator {short_name(node.target)} at {described(facts)} has no relevance rule. "
+            "Replace it by operators that have one (graphprop.ops lists them), or register its "
+            "meaning with graphprop.ops.base.from_aten"
+        )
+    with writer.at(prefix=name_of(facts), **facts):
+        try:
+            result = function(*arguments, **options)
+        except (VerificationError, TypeError, ValueError, IndexError) as error:
+            raise UnsupportedOperator(
+                f"the operator {short_name(node.target)} at {described(facts)} is used in a way "
+                f"that graphprop can't explain: {error}"
+            ) from error
+        except GraphpropError as error:
+            raise UnsupportedOperator(f"{described(facts)}: {error}") from error
+    if isinstance(result, Value) and result.node.op == "call_function":
+        previous = [argument for argument in leaves(arguments) if isinstance(argument, Value)]
+        if all(result.node is not value.node for value in previous):
+            writer.rename(result, name_of(facts))
+    return result
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Everything in nested lists, tuples and dicts."""
+    return torch.utils._pytree.tree_leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Value))
+
+
+def origin(node: fx.Node, labels: Counter[str]) -> dict[str, Any]:
+    """The facts about where a captured node comes from: module path, label, kind, line."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path, kind = stack[-1] if stack else ("", "")
+    path = re.sub(r"^_orig_mod\.?|^module\.(?=.)", "", path)
+    kind = (kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1]
+    container = not stack or not is_leaf_module(stack[-1][1])
+    operator_name = short_name(node.target).split(".")[0].strip("_")
+    stem = ".".join(filter(None, (path, operator_name))) if container else path
+    labels[stem] += 1
+    label = stem if labels[stem] == 1 else f"{stem}#{labels[stem]}"
+    return {"path": path, "label": label, "kind": kind, "line": source_line(node)}
+
+
+def is_leaf_module(kind: Any) -> bool:
+    """Whether a module class is one of torch's own layers: its one operator bears its name."""
+    name = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+    return name.startswith("torch.nn.modules.") and ".container." not in name
+
+
+def name_of(facts: dict[str, Any]) -> str:
+    """The name of the node with these facts."""
+    label: str = facts["label"]
+    return label.split("#")[0]
+
+
+def source_line(node: fx.Node) -> str | None:
+    """The user's line that a captured node comes from."""
+    for file, line in reversed(
+        re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    ):
+        if is_user_file(file):
+            return f"{Path(file).name}:{line}"
+    return None
+
+
+def short_name(target: Any) -> str:
+    """``aten.conv2d.default`` -> ``conv2d``."""
+    name = str(target)
+    if name.startswith("aten."):
+        name = name.removeprefix("aten.").removesuffix(".default")
+    return name
+
+
+def described(facts: dict[str, Any]) -> str:
+    """The place of a node in the user's terms."""
+    line = f", line {facts['line']}" if facts["line"] else ""
+    return f"layer {facts['label']!r}{line}"
+
+
+def what_was_fine(network: Network) -> str:
+    """Say how far the translation came."""
+    layers = [node for node in network.layers if node.target.weighted]
+    if not layers:
+        return ""
+    return f". The {len(layers)} weighted layers before it, up to {where(layers[-1])}, were fine"
+
+
+def choose_output(result: Any, environment: dict[fx.Node, Any], network: Network) -> fx.Node:
+    """The node of the logits: the only output, with a softmax at the end removed."""
+    outputs = [environment[leaf] for leaf in leaves(result) if isinstance(leaf, fx.Node)]
+    values = [output for output in outputs if isinstance(output, Value)]
+    if len(values) != 1:
+        raise CaptureError(
+            f"the model returns {len(values)} results that depend on the input; graphprop "
+            "explains one tensor of logits: wrap the model so that it returns the one you mean"
+        )
+    node = values[0].node
+    if node.op == "call_function" and isinstance(node.target, Softmax):
+        network.notes.append(
+            f"the softmax at the end ({where(node)}) is removed: relevance explains the logits"
+        )
+        node = node.args[0]
+    return node
