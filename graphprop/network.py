@@ -12,9 +12,12 @@ A :class:`Network` is a graph and the tensors it refers to. Every node carries f
 ``line``    the user's source line, ``file:number``
 ``kind``    the class of the user's module
 ``roles``   what the layer is for, from `passes.tag_roles`
+``signal``  the operands that relevance flows to, from `passes.tag_roles`
 ``depth``   how many weighted and pooling layers lie before it
 ``rule``    how relevance is carried through it, from `passes.assign_rules`
 ``section`` in a lowered graph: the heading it is printed under
+``named``   whether its name was given on purpose
+``records`` in a lowered graph: the label of the layer whose relevance (or result) it is
 ========== ==========================================================================
 
 Nodes are written through a :class:`Writer`, which infers value, batch and sign as it goes.
@@ -25,7 +28,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,10 +42,10 @@ from graphprop.ops.base import Operator, Shape, Sign
 BATCH = 7919
 """The batch size that stands for "any" while shapes are inferred: a prime no layer size has."""
 
-FACTS = ("path", "label", "line", "kind", "roles", "depth", "rule", "section")
+FACTS = ("path", "label", "line", "kind", "roles", "signal", "depth", "rule", "section")
 
 RESERVED = frozenset(
-    "x target logits relevance self torch F Explainer load start weights recorded".split()
+    ["x", "target", "logits", "relevance", "self", "torch", "F", "Explainer", "load", "start", "weights", "recorded"]
 )
 
 
@@ -62,12 +65,15 @@ class Network:
         ``"canonical"``, ``"lowered"``, ``"torch"`` or ``"onnx"``.
     notes
         What the user should know: softmax removed, model put into evaluation mode ...
+    decisions
+        What was done with each batch norm, and why, by its label.
     """
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     level: str = "canonical"
     notes: list[str] = field(default_factory=list)
+    decisions: dict[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> list[fx.Node]:
@@ -100,7 +106,9 @@ class Network:
         result = graph.graph_copy(self.graph, mapping)
         graph.output(result)
         names = {node.name for node in self.graph.nodes}
-        copied = Network(graph, dict(self.tensors), self.level, list(self.notes))
+        copied = Network(
+            graph, dict(self.tensors), self.level, list(self.notes), dict(self.decisions)
+        )
         assert {node.name for node in graph.nodes} <= names | {"output"}
         return copied
 
@@ -227,8 +235,8 @@ class Writer(fx.proxy.GraphAppendingTracer):
         """Refer to the network's tensor ``name``."""
         node = self._attributes.get(name)
         if node is None or node.graph is not self.graph or node._erased:
-            first = next(iter(self.graph.nodes))
-            with self.graph.inserting_before(first):
+            first = next((n for n in self.graph.nodes if n.op != "get_attr"), None)
+            with self.graph.inserting_before(first) if first else nullcontext():
                 node = self.graph.create_node("get_attr", name, name=self.unique(name))
             tensor = self.network.tensors[name]
             node.meta.update(value=tensor.to("meta"), batched=False, sign=Sign.MIXED, path="")
@@ -242,7 +250,11 @@ class Writer(fx.proxy.GraphAppendingTracer):
             self._operand(operand, target, index) for index, operand in enumerate(operands)
         )
         if name is None:
-            name = f"{self.prefix}_{target.__name__}" if self.prefix else target.__name__
+            stem = self.prefix
+            values = [a for a in arguments if isinstance(a, fx.Node)]
+            if values and values[0].op == "get_attr" and not any(v.meta["batched"] for v in values):
+                stem = values[0].name
+            name = f"{stem}_{target.__name__}" if stem else target.__name__
         node = self.graph.create_node(
             "call_function", target, arguments, {}, name=self.unique(name)
         )
@@ -255,8 +267,17 @@ class Writer(fx.proxy.GraphAppendingTracer):
         """Give a value a better name, unless it is an input."""
         if value.node.op == "call_function":
             self._names.discard(value.node.name)
-            value.node._rename(self.unique(name))
+            value.node.name = self.unique(name)
+            value.node.meta["named"] = True
         return value
+
+    def take_name(self, node: fx.Node, other: fx.Node) -> None:
+        """Give a node the name of another that is about to disappear."""
+        name = other.name
+        self._names.discard(node.name)
+        node.name, other.name = name, self.unique(f"{name}_old")
+        if "named" in other.meta:
+            node.meta["named"] = True
 
     def _operand(self, operand: Any, target: Operator, index: int) -> Any:
         if isinstance(operand, fx.Proxy):

@@ -1,5 +1,6 @@
 """The operators of graphprop's intermediate representation, and the functions rules are made of."""
 
+import graphprop.ops.merge
 from graphprop.ops.activation import (
     Activation,
     Clamp,
@@ -21,6 +22,7 @@ from graphprop.ops.elementwise import (
     Multiply,
     Negate,
     Negative,
+    Numbers,
     Ones,
     OnesLike,
     Positive,
@@ -57,6 +59,7 @@ from graphprop.ops.pool import (
     Route,
     Upsample,
 )
+from graphprop.ops.reduce import Extreme, largest, smallest
 from graphprop.ops.shape import (
     Cat,
     Expand,

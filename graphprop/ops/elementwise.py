@@ -11,9 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, Shape, Sign, from_aten
-
-aten = torch.ops.aten
+from graphprop.ops.base import Operator, Shape, Sign
 
 
 @dataclass(frozen=True)
@@ -296,6 +294,31 @@ class Ones(Operator):
         return graph.filled(1.0, graph.integers(self.shape), like=operands[0])
 
 
+@dataclass(frozen=True)
+class Numbers(Operator):
+    """A constant of a few given numbers, of the given shape, with its operand's data type."""
+
+    numbers: tuple[float, ...]
+    shape: Shape
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
+
+    def run(self, like: torch.Tensor) -> torch.Tensor:
+        return like.new_tensor(self.numbers).reshape(self.shape)
+
+    def sign(self, *signs: Sign) -> Sign:
+        result = Sign.ZERO
+        for number in self.numbers:
+            result |= Sign.of(number)
+        return result
+
+    def source(self, *operands: str) -> str:
+        shape = ", ".join(map(str, self.shape))
+        return f"{operands[0]}.new_tensor({list(self.numbers)}).reshape({shape})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.numbers(self.numbers, self.shape, like=operands[0])
+
+
 positive = Positive()
 negative = Negative()
 absolute = Absolute()
@@ -316,35 +339,3 @@ def keep_where(c: Any, comparison: str, x: Any) -> Any:
 def ones(like: Any, shape: Shape) -> Any:
     """A constant of ones of ``shape``, with the data type of ``like``."""
     return Ones(tuple(shape))(like)
-
-
-@from_aten(aten.add.Tensor)
-def _add(x: Any, y: Any, *, alpha: float = 1) -> Any:
-    return Add()(x, y if alpha == 1 else _mul(y, alpha))
-
-
-@from_aten(aten.sub.Tensor)
-def _sub(x: Any, y: Any, *, alpha: float = 1) -> Any:
-    return Subtract()(x, y if alpha == 1 else _mul(y, alpha))
-
-
-@from_aten(aten.rsub.Scalar, aten.rsub.Tensor)
-def _rsub(x: Any, y: Any, alpha: float = 1) -> Any:
-    return Subtract()(y, x if alpha == 1 else _mul(x, alpha))
-
-
-@from_aten(aten.mul.Tensor)
-def _mul(x: Any, y: Any) -> Any:
-    return Multiply()(x, y)
-
-
-@from_aten(aten.div.Tensor)
-def _div(x: Any, y: Any) -> Any:
-    if isinstance(y, float | int):
-        return Multiply()(x, 1.0 / y)
-    return Divide()(x, y)
-
-
-@from_aten(aten.neg.default)
-def _neg(x: Any) -> Any:
-    return Negate()(x)

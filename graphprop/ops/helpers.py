@@ -81,7 +81,7 @@ def transpose_weight(weight: torch.Tensor, groups: int, flip: bool) -> torch.Ten
 def route(r: torch.Tensor, indices: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Send r to the winners of a max pooling; what meets at one winner adds up."""
     planes = r.new_zeros(*r.shape[:2], torch.Size(size).numel())
-    planes = planes.scatter_add(2, indices.flatten(2), r.flatten(2))
+    planes.scatter_add_(2, indices.flatten(2), r.flatten(2))
     return planes.reshape(*r.shape[:2], *size)
 
 

@@ -193,8 +193,7 @@ class AddBias(Operator):
     """``z + b``, b lying along one axis of z."""
 
     axis: int
-    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
-    inline: ClassVar[bool] = True
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered"})
 
     def run(self, z: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         return z + bias.reshape(self.bias_shape(z.dim()))

@@ -101,15 +101,20 @@ class MaxPool(Pooling):
         return shown
 
     def onnx(self, graph: Any, *operands: Any) -> Any:
+        reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
+        behind = _overhang(graph.shape(operands[0])[2:], reach, self)
+        after = tuple(map(sum, zip(self.padding, behind, strict=True)))
+        # ONNX Runtime pads by less than the kernel's length, even where the kernel is dilated
+        fits = all(amount < length for amount, length in zip(after, self.kernel, strict=True))
         return graph.node(
             "MaxPool",
             *operands,
             outputs=2 if self.indices else 1,
             kernel_shape=self.kernel,
             strides=self.stride,
-            pads=self.padding * 2,
+            pads=self.padding + (after if fits else self.padding),
             dilations=self.dilation,
-            ceil_mode=int(self.ceil),
+            ceil_mode=int(not fits),
         )
 
 
@@ -242,6 +247,10 @@ class Resampling(Pooling):
         """Spread each result evenly over the in-image cells it is made from."""
         return ResampleTranspose(self, tuple(shape[2:]), even=True)
 
+    def onnx_exact(self, shape: Shape) -> bool:
+        """Whether ONNX has an operator that computes this on operands of the given shape."""
+        return False
+
     def matrices(self, size: Sequence[int]) -> tuple[torch.Tensor, ...]:
         """The map as a float64 matrix ``[out, in]`` per spatial axis."""
         return _matrices(self, tuple(size))
@@ -276,17 +285,11 @@ class AvgPool(Resampling):
         return AVG_POOL[rank](x, *arguments, self.divisor)
 
     def axis_map(self, axis: int, x: torch.Tensor) -> torch.Tensor:
-        kernel, stride, padding = self.kernel[axis], self.stride[axis], self.padding[axis]
-        result = F.avg_pool1d(x, kernel, stride, padding, self.ceil, self.count_padding)
-        if self.divisor is not None:
-            # the divisor replaces every count: sum up instead, and divide once
-            ones = F.avg_pool1d(torch.ones_like(x[:1]), kernel, stride, padding, self.ceil, False)
-            included = F.avg_pool1d(x, kernel, stride, padding, self.ceil, False)
-            cells = _window_counts(x.shape[-1], kernel, stride, padding, self.ceil)
-            result = included / ones * cells
-            if axis == 0:
-                result = result / self.divisor
-        return result
+        window = (1, self.kernel[axis]), (1, self.stride[axis]), (0, self.padding[axis])
+        # a divisor replaces the count over all axes: sum up instead, and divide on the first
+        divisor = None if self.divisor is None else self.divisor if axis == 0 else 1
+        plane = x.unsqueeze(2)
+        return F.avg_pool2d(plane, *window, self.ceil, self.count_padding, divisor).squeeze(2)
 
     def source(self, *operands: str) -> str:
         rank = len(self.kernel)
@@ -301,16 +304,33 @@ class AvgPool(Resampling):
             divisor_override=(self.divisor, None),
         )
 
+    def onnx_exact(self, shape: Shape) -> bool:
+        return True
+
     def onnx(self, graph: Any, *operands: Any) -> Any:
-        return graph.node(
+        x = operands[0]
+        lengths = graph.shape(x)[2:]
+        behind = _overhang(lengths, self.kernel, self)
+        before, count = self.padding, self.count_padding or self.divisor is not None
+        if any(behind) and self.count_padding and self.divisor is None:
+            # the padding counts, what lies beyond it does not: make it part of the image
+            amounts = [0, 0, *before, 0, 0, *before]
+            x = graph.node("Pad", x, graph.integers(amounts))
+            before, count = per_axis(0, len(before)), False
+            after = behind
+        else:
+            after = tuple(map(sum, zip(before, behind, strict=True)))
+        average = graph.node(
             "AveragePool",
-            *operands,
+            x,
             kernel_shape=self.kernel,
             strides=self.stride,
-            pads=self.padding * 2,
-            ceil_mode=int(self.ceil),
-            count_include_pad=int(self.count_padding),
+            pads=[*before, *after],
+            count_include_pad=int(count),
         )
+        if self.divisor is None:
+            return average
+        return graph.node("Mul", average, prod(self.kernel) / self.divisor)
 
 
 @dataclass(frozen=True)
@@ -328,8 +348,11 @@ class AdaptiveAvgPool(Resampling):
     def source(self, *operands: str) -> str:
         return f"F.adaptive_avg_pool{len(self.size)}d({operands[0]}, {self.size})"
 
+    def onnx_exact(self, shape: Shape) -> bool:
+        return all(length == 1 for length in self.size)
+
     def onnx(self, graph: Any, *operands: Any) -> Any:
-        if all(length == 1 for length in self.size):
+        if self.onnx_exact(()):
             return graph.node("GlobalAveragePool", *operands)
         raise TypeError("an adaptive average is written as matrix products: legalise it first")
 
@@ -359,6 +382,17 @@ class Upsample(Resampling):
         if self.mode == "nearest-exact":
             return aten._upsample_nearest_exact1d(x, [size], scale)
         return aten.upsample_linear1d(x, [size], self.align_corners, scale)
+
+    def source(self, *operands: str) -> str:
+        mode = self.MODES[len(self.size)] if self.mode == "linear" else self.mode
+        return source_call(
+            "F.interpolate",
+            *operands,
+            size=(self.size if self.scales is None else None, None),
+            scale_factor=(self.scales, None),
+            mode=(mode, "nearest"),
+            align_corners=(self.align_corners, False),
+        )
 
 
 def apply_along(x: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:
@@ -430,12 +464,21 @@ class ApplyMatrix(Operator):
         return graph.node("Transpose", graph.node("MatMul", exchanged, matrix), perm=order)
 
 
-def _window_counts(length: int, kernel: int, stride: int, padding: int, ceil: bool) -> torch.Tensor:
-    """How many cells of the image each window covers."""
-    padded = F.pad(torch.ones(1, 1, length, dtype=torch.float64), (padding, padding + stride))
-    count = F.avg_pool1d(torch.ones(1, 1, length), kernel, stride, padding, ceil).shape[-1]
-    windows = padded.unfold(-1, kernel, stride)[..., :count, :]
-    return windows.sum(-1)
+def _overhang(
+    size: Sequence[int], reach: Sequence[int], pool: MaxPool | AvgPool
+) -> tuple[int, ...]:
+    """How far the last windows of a pooling in ceil mode reach beyond the padding, per axis.
+
+    Written as padding, this says in ONNX what torch's ceil mode does: ONNX Runtime's own counts
+    otherwise, and keeps windows that torch drops because they begin in the padding behind.
+    """
+    found = []
+    for length, span, stride, padding in zip(size, reach, pool.stride, pool.padding, strict=True):
+        last = -(-(length + 2 * padding - span) // stride) * stride if pool.ceil else 0
+        if last >= length + padding:
+            last -= stride
+        found.append(max(0, last + span - length - 2 * padding))
+    return tuple(found)
 
 
 def _adaptive_windows(size: Sequence[int], out: Sequence[int]) -> list[list[int]]:

@@ -278,19 +278,10 @@ class Spread(Rearrangement):
 
     shape: Shape
     count: int
-    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
-    inline: ClassVar[bool] = True
+    levels: ClassVar[frozenset[str]] = frozenset({"lowered"})
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return (x / self.count).expand(self.shape)
-
-    def source(self, *operands: str) -> str:
-        shape = ", ".join(map(str, self.shape))
-        return f"({operands[0]} / {self.count}).expand({shape})"
-
-    def onnx(self, graph: Any, *operands: Any) -> Any:
-        share = graph.node("Div", operands[0], graph.number(self.count, like=operands[0]))
-        return Expand(self.shape).onnx(graph, share)
 
 
 def axis_of(axis: int, value: Any) -> int:

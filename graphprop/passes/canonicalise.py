@@ -101,6 +101,7 @@ def translate(
             "Replace it by operators that have one (graphprop.ops lists them), or register its "
             "meaning with graphprop.ops.base.from_aten"
         )
+    before = len(writer.graph.nodes)
     with writer.at(prefix=name_of(facts), **facts):
         try:
             result = function(*arguments, **options)
@@ -111,11 +112,24 @@ def translate(
             ) from error
         except GraphpropError as error:
             raise UnsupportedOperator(f"{described(facts)}: {error}") from error
-    if isinstance(result, Value) and result.node.op == "call_function":
-        previous = [argument for argument in leaves(arguments) if isinstance(argument, Value)]
-        if all(result.node is not value.node for value in previous):
-            writer.rename(result, name_of(facts))
+    name_written(writer, len(writer.graph.nodes) - before, result, facts, labels)
     return result
+
+
+def name_written(
+    writer: Writer, count: int, result: Any, facts: dict[str, Any], labels: Counter[str]
+) -> None:
+    """Name the nodes written for one captured operator: the result like the layer itself."""
+    node = next(reversed(writer.graph.nodes), None)
+    for _ in range(count):
+        assert node is not None
+        if isinstance(result, Value) and node is result.node:
+            writer.rename(result, name_of(facts))
+        elif node.op == "call_function":
+            stem = f"{name_of(facts)}.{node.target.__name__}"
+            labels[stem] += 1
+            node.meta["label"] = stem if labels[stem] == 1 else f"{stem}#{labels[stem]}"
+        node = node.prev
 
 
 def leaves(tree: Any) -> list[Any]:

@@ -1,0 +1,1 @@
+"""Emit: from a legal network to files."""

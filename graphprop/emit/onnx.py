@@ -1,0 +1,312 @@
+"""ONNX: a network written node by node, with readable names and the same bytes every time.
+
+Every operator says itself what it becomes (`Operator.onnx`), in terms of an :class:`OnnxWriter`.
+Floating point is single precision throughout: ONNX Runtime has no float64 convolution on the CPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from onnx.shape_inference import infer_node_outputs
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype
+from torch import fx
+
+from graphprop.network import Network, has_shape, identifier, shape_of
+from graphprop.ops.base import Shape, snake_case
+
+OPSET = 20
+IR_VERSION = 10  # the first in which a node can carry metadata
+
+EXTERNAL_ABOVE = 64 * 2**20
+"""Weights of more bytes than these, all together, lie in a file beside the model."""
+
+EMBEDDED_UP_TO = 1024
+"""A tensor of at most this many bytes stays in the model even so."""
+
+INPUTS = {"x": "input"}
+"""What the inputs are called where it isn't what the placeholders are."""
+
+BATCH_NAME = "N"
+
+
+def to_onnx(network: Network, recorded: Mapping[str, fx.Node] | None = None) -> ir.Model:
+    """Write a network as an ONNX model; it keeps the network's tensors, without copying them.
+
+    Parameters
+    ----------
+    network
+        At level ``"onnx"``. Its placeholder ``x`` becomes the input ``input``, ``target`` stays.
+    recorded
+        Further values to return, after ``logits`` and ``relevance`` and in this order, as outputs
+        called ``relevance:<label>``, the label cleaned of all but ``A-Z a-z 0-9 . # _ -``.
+
+    Returns
+    -------
+    onnx_ir.Model
+        Of opset 20, with a symbolic batch size ``N``.
+    """
+    writer = OnnxWriter(node.name for node in network.graph.nodes)
+    values: dict[fx.Node, Any] = {}
+    inputs: list[ir.Value] = []
+    for node in network.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = described(ir.Value(name=INPUTS.get(node.name, node.name)), node)
+            inputs.append(values[node])
+        elif node.op == "get_attr":
+            values[node] = writer.tensor(network.tensor(node), node.name)
+        elif node.op == "call_function":
+            values[node] = writer.write(
+                node, [values[a] if isinstance(a, fx.Node) else a for a in node.args]
+            )
+    outputs: list[ir.Value] = []
+    for name, node in named_outputs(network, recorded or {}).items():
+        value = values[node]
+        if value.producer() is None or value in outputs:
+            # an input or a weight can't bear an output's name, nor one value two names
+            value = described(writer.node("Identity", value), node)
+        value.name = name
+        outputs.append(value)
+    for written in writer.nodes:
+        written.name = written.outputs[0].name
+    graph = ir.Graph(
+        inputs,
+        outputs,
+        nodes=writer.nodes,
+        initializers=writer.initializers,
+        opset_imports={"": OPSET},
+        name="explainer",
+    )
+    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="graphprop")
+    RemoveUnusedNodesPass()(model)
+    return model
+
+
+def save(model: ir.Model, path: str | Path) -> None:
+    """Write a model to ``path``; large weights go to ``<path>.data`` beside it.
+
+    The same model gives the same bytes, wherever it is written.
+    """
+    path = Path(path)
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    beside = f"{path.name}.data" if size > EXTERNAL_ABOVE else None
+    ir.save(model, path, external_data=beside, size_threshold_bytes=EMBEDDED_UP_TO)
+
+
+def named_outputs(network: Network, recorded: Mapping[str, fx.Node]) -> dict[str, fx.Node]:
+    """Give the nodes to return the names of the model's outputs."""
+    result: Any = network.output.args[0]
+    leading = result[:2] if isinstance(result, tuple | list) else (result,)
+    outputs = dict(zip(("logits", "relevance"), leading, strict=False))
+    for label, node in recorded.items():
+        stem = name = "relevance:" + re.sub(r"[^0-9A-Za-z_.#-]", "_", label)[:80]
+        count = 0
+        while name in outputs:
+            count += 1
+            name = f"{stem}_{count}"
+        outputs[name] = node
+    return outputs
+
+
+def described(value: ir.Value, node: fx.Node) -> ir.Value:
+    """Give a value the type and shape of the node it stands for."""
+    return with_type(value, node.meta["value"].dtype, shape_of(node))
+
+
+def with_type(value: ir.Value, dtype: torch.dtype, shape: Shape) -> ir.Value:
+    """Give a value a type and a shape, -1 standing for the batch."""
+    value.dtype = single_precision(dtype)
+    value.shape = ir.Shape([BATCH_NAME if length == -1 else length for length in shape])
+    return value
+
+
+def single_precision(dtype: torch.dtype) -> ir.DataType:
+    """The ONNX type of a torch type: float32 for everything with a fraction."""
+    return ir.DataType.FLOAT if dtype.is_floating_point else from_torch_dtype(dtype)
+
+
+class OnnxWriter:
+    """What operators write their ONNX nodes with.
+
+    Attributes
+    ----------
+    nodes
+        The nodes written so far, in the order of computation.
+    initializers
+        The tensors and constants they use.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.nodes: list[ir.Node] = []
+        self.initializers: list[ir.Value] = []
+        self._names = {*names, *INPUTS.values()}
+        self._constants: dict[tuple[ir.DataType, Shape, bytes], ir.Value] = {}
+        self._stem = ""
+        self._metadata: dict[str, str] = {}
+
+    def node(self, op_type: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
+        """Write one ONNX node.
+
+        Parameters
+        ----------
+        op_type
+            The ONNX operator.
+        inputs
+            Values; numbers, which become constants of the other inputs' type; None for an
+            optional input that is left out.
+        outputs
+            How many results there are.
+        attributes
+            Numbers, strings, tensors, or sequences of numbers.
+
+        Returns
+        -------
+        onnx_ir.Value
+            The result; a tuple of them where there are several.
+        """
+        values = [v for v in inputs if isinstance(v, ir.Value)]
+        operands = [
+            self.number(v, like=self._numeric(values)) if isinstance(v, int | float) else v
+            for v in inputs
+        ]
+        while operands and operands[-1] is None:
+            operands.pop()
+        name = f"{self._stem}_{snake_case(op_type)}"
+        names = [name] if outputs == 1 else [f"{name}_{index}" for index in range(outputs)]
+        node = ir.node(
+            op_type,
+            operands,
+            attributes,
+            outputs=[ir.Value(name=self._unique(name)) for name in names],
+            metadata_props=self._metadata,
+        )
+        self.nodes.append(node)
+        return node.outputs[0] if outputs == 1 else tuple(node.outputs)
+
+    def number(self, value: float, *, like: ir.Value) -> ir.Value:
+        """A scalar constant of the type of ``like``."""
+        return self._constant(value, self.dtype(like))
+
+    def numbers(self, values: Sequence[float], shape: Shape, *, like: ir.Value) -> ir.Value:
+        """A constant of the given shape and of the type of ``like``."""
+        return self._constant(values, self.dtype(like), shape)
+
+    def integer(self, value: int) -> ir.Value:
+        """A scalar int64 constant."""
+        return self._constant(value, ir.DataType.INT64)
+
+    def integers(self, values: Iterable[int]) -> ir.Value:
+        """A one-dimensional int64 constant: a shape, axes, limits."""
+        return self._constant(list(values), ir.DataType.INT64)
+
+    def filled(self, value: float, shape: ir.Value, *, like: ir.Value) -> ir.Value:
+        """A tensor full of one number, of a computed shape and of the type of ``like``."""
+        content = ir.tensor(np.array([value], self.dtype(like).numpy()))
+        filled: ir.Value = self.node("ConstantOfShape", shape, value=content)
+        return filled
+
+    def shape(self, value: ir.Value) -> Shape:
+        """The shape of a value, -1 standing for what isn't known: the batch."""
+        known = self._inferred(value).shape
+        if known is None:
+            raise TypeError(f"the shape of {value.name} is not known")
+        return tuple(length if isinstance(length, int) else -1 for length in known)
+
+    def dtype(self, value: ir.Value) -> ir.DataType:
+        """The type of a value's entries."""
+        known = self._inferred(value).dtype
+        assert known is not None
+        return known
+
+    def tensor(self, tensor: torch.Tensor, name: str) -> ir.Value:
+        """Add a tensor of the network as an initializer."""
+        dtype = single_precision(tensor.dtype)
+        content: TorchTensor | ir.LazyTensor
+        if from_torch_dtype(tensor.dtype) == dtype:
+            content = TorchTensor(tensor, name=name)
+        else:
+            # converted when it is written, so that the weights aren't held twice
+            content = ir.LazyTensor(
+                lambda: TorchTensor(tensor.float()), dtype, ir.Shape(tensor.shape), name=name
+            )
+        return self._initializer(content)
+
+    def write(self, node: fx.Node, operands: Sequence[Any]) -> Any:
+        """Write a node of the network, and call its result what the node is called."""
+        self._stem = node.name
+        self._metadata = {
+            key: ascii(str(node.meta[key]))[1:-1]
+            for key in ("label", "rule")
+            if node.meta.get(key) is not None
+        }
+        result = node.target.onnx(self, *operands)  # type: ignore[union-attr]
+        if isinstance(result, ir.Value) and has_shape(node) and result.producer() is not None:
+            self._names.discard(str(result.name))
+            result.name = node.name
+            described(result, node)
+        return result
+
+    def _numeric(self, values: Sequence[ir.Value]) -> ir.Value:
+        return next(value for value in values if self.dtype(value) != ir.DataType.BOOL)
+
+    def _constant(self, data: Any, dtype: ir.DataType, shape: Shape | None = None) -> ir.Value:
+        array = np.array(data, dtype.numpy())
+        array = array if shape is None else array.reshape(shape)
+        key = dtype, array.shape, array.tobytes()
+        if key not in self._constants:
+            name = identifier(f"constant {data}".replace("-", "minus "))
+            self._constants[key] = self._initializer(ir.Tensor(array, name=self._unique(name)))
+        return self._constants[key]
+
+    def _initializer(self, content: ir.Tensor[Any] | ir.LazyTensor) -> ir.Value:
+        value = ir.Value(
+            name=content.name,
+            type=ir.TensorType(content.dtype),
+            shape=content.shape,
+            const_value=content,
+        )
+        self.initializers.append(value)
+        return value
+
+    def _unique(self, name: str) -> str:
+        candidate, count = name, 0
+        while candidate in self._names:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._names.add(candidate)
+        return candidate
+
+    def _inferred(self, value: ir.Value) -> ir.Value:
+        """Find the type and shape of a value written inside an operator, if they aren't known."""
+        node = value.producer()
+        if value.type is not None or node is None:
+            return value
+        sources = [self._inferred(source) for source in node.inputs if source is not None]
+        # what a shape is computed from is small; weights are not needed for it
+        data = {
+            str(source.name): ir.to_proto(source.const_value)
+            for source in sources
+            if source.const_value is not None and source.const_value.nbytes <= EMBEDDED_UP_TO
+        }
+        found = infer_node_outputs(
+            onnx.defs.get_schema(node.op_type, OPSET),
+            ir.to_proto(node),
+            {str(source.name): ir.to_proto(source).type for source in sources},
+            data,
+            opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+        )
+        for output in node.outputs:
+            kind = found[str(output.name)]
+            output.type = ir.serde.deserialize_type_proto_for_type(kind)
+            output.shape = ir.serde.deserialize_type_proto_for_shape(kind)
+        return value

@@ -1,0 +1,370 @@
+"""The compiled explainer as a module, and `compile`, which makes it."""
+
+from __future__ import annotations
+
+import builtins
+import linecache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from graphprop.capture import capture
+from graphprop.emit.python import PythonModule, to_python
+from graphprop.errors import InputError, MethodError, nearest
+from graphprop.legalise import legalise
+from graphprop.network import Network, shape_of
+from graphprop.passes.assign_rules import RuleMap
+from graphprop.passes.pipeline import (
+    Pipeline,
+    analysis_steps,
+    lowering_steps,
+    resolve_parameters,
+)
+from graphprop.passes.tag_roles import primary_role
+from graphprop.rules import Method, find_method
+
+if TYPE_CHECKING:
+    from graphprop.check import Report
+
+DEFAULT_METHOD = "epsilon_plus_flat"
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What was found out about a layer, and the rule it got.
+
+    Attributes
+    ----------
+    path
+        The user's module path.
+    label
+        The path, made unique: a module used twice has two layers.
+    operator, kind
+        graphprop's operator, and the class of the user's module.
+    shape
+        Of the result, without the batch.
+    roles, role
+        Every role the layer has, and the one that says most.
+    sign
+        Which signs the entries of its input can have.
+    rule
+        How relevance is carried through it; None where none arrives.
+    depth
+        How many weighted and pooling layers lie before it.
+    line
+        The user's source line.
+    """
+
+    path: str
+    label: str
+    operator: str
+    kind: str
+    shape: tuple[int, ...]
+    roles: tuple[str, ...]
+    role: str
+    sign: str
+    rule: str | None
+    depth: int
+    line: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The facts as JSON knows them."""
+        return asdict(self)
+
+
+class CompiledExplainer(nn.Module):
+    """A compiled explainer: ``explainer(x, target=None) -> (logits, relevance)``.
+
+    Calling it runs the generated source, the same that `save` writes.
+
+    Attributes
+    ----------
+    network
+        The annotated network: every layer with its facts and rule.
+    lowered
+        The graph of the explainer before it is legalised for a target.
+    source
+        The text of the generated ``explainer.py``.
+    layers
+        A `LayerInfo` for each layer.
+    notes
+        What the user should know: softmax removed ...
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        lowered: Network,
+        *,
+        name: str,
+        method: Method,
+        parameters: Mapping[str, Any],
+        record: Sequence[str],
+        pipeline: Pipeline,
+    ) -> None:
+        super().__init__()
+        self.network, self.lowered = network, lowered
+        self.name, self.method, self.parameters = name, method, dict(parameters)
+        self.pipeline = pipeline
+        self.notes = lowered.notes
+        self.legal, fired = legalise(lowered, "torch")
+        pipeline.fired += fired
+        self.record_patterns = tuple(record)
+        self.generated = self._print()
+        self.source = self.generated.source
+        self.module = run_source(self.source)(self.legal.tensors)
+
+    def _print(self) -> PythonModule:
+        from graphprop import __version__
+
+        shared = ", ".join(f"{key}={value}" for key, value in self.parameters.items())
+        return to_python(
+            self.legal,
+            title=f"Relevance propagation for {self.name}.",
+            summary=f"Method {self.method.name} ({shared}).",
+            version=__version__,
+            record=self.recorded_nodes(self.legal),
+        )
+
+    def forward(
+        self, x: torch.Tensor, target: torch.Tensor | int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute logits and relevance.
+
+        Parameters
+        ----------
+        x
+            ``[N, ...]``, as the model takes it.
+        target
+            None for the largest logit, a class index (for all, or int64 ``[N]``), or weights of
+            the outputs (float ``[N, classes]``) by which their logits are multiplied.
+
+        Returns
+        -------
+        logits
+            ``[N, classes]``, the model's own.
+        relevance
+            Of the shape of x.
+
+        Raises
+        ------
+        InputError
+            If x has another shape than the explainer was compiled for, or a target is no class.
+        """
+        self.check_input(x, target)
+        logits, relevance = self.module(x, target)
+        return logits, relevance
+
+    def check_input(self, x: torch.Tensor, target: Any = None) -> None:
+        """Refuse an input or target that the explainer was not compiled for."""
+        wanted = self.input_shape
+        if tuple(x.shape[1:]) != wanted:
+            raise InputError(
+                f"the explainer was compiled for inputs of shape {('N', *wanted)}, not "
+                f"{tuple(x.shape)}: resize the input, or compile again for its shape"
+            )
+        if target is None:
+            return
+        given = torch.as_tensor(target)
+        classes = self.classes
+        if given.is_floating_point():
+            if tuple(given.shape) != (len(x), classes):
+                raise InputError(
+                    f"weights as target must have the shape of the logits, {(len(x), classes)}, "
+                    f"not {tuple(given.shape)}"
+                )
+        elif given.numel() and (given.min() < 0 or given.max() >= classes):
+            raise InputError(f"the target must be a class from 0 to {classes - 1}, not {target}")
+        elif given.dim() and tuple(given.shape) != (len(x),):
+            raise InputError(f"give one target per sample: {len(x)}, not {tuple(given.shape)}")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input, without the batch."""
+        return shape_of(self.network.inputs[0])[1:]
+
+    @property
+    def classes(self) -> int:
+        """The number of logits."""
+        return shape_of(self.network.output.args[0])[1]
+
+    @property
+    def layers(self) -> list[LayerInfo]:
+        """The layers in the order of computation."""
+        return [layer_info(node) for node in self.network.layers]
+
+    def recorded_nodes(self, network: Network) -> dict[str, fx.Node]:
+        """The relevance nodes that the patterns of ``record`` name."""
+        relevances: dict[str, fx.Node] = network.output.args[0][2]
+        paths = {node.meta["label"]: node.meta["path"] for node in self.network.layers}
+        chosen: dict[str, fx.Node] = {}
+        for pattern in self.record_patterns:
+            hits = {
+                label: node
+                for label, node in relevances.items()
+                if fnmatchcase(label, pattern) or fnmatchcase(paths[label], pattern)
+            }
+            if not hits:
+                raise MethodError(
+                    f"the pattern {pattern!r} of record matches no layer that relevance reaches: "
+                    + nearest(pattern, relevances)
+                )
+            chosen.update(hits)
+        return chosen
+
+    def relevance_at(self, path: str) -> torch.Tensor:
+        """Relevance of a layer's result in the last call.
+
+        Parameters
+        ----------
+        path
+            A layer's path or label that ``record`` named when compiling.
+
+        Returns
+        -------
+        Tensor
+            Of the shape of the layer's result.
+
+        Raises
+        ------
+        MethodError
+            If the layer isn't recorded, or nothing has been explained yet.
+        """
+        if not self.record_patterns:
+            raise MethodError(f"nothing is recorded: compile with record=[{path!r}]")
+        recorded: dict[str, torch.Tensor] | None = getattr(self.module, "recorded", None)
+        if recorded is None:
+            raise MethodError("call the explainer before asking for recorded relevance")
+        if path in recorded:
+            return recorded[path]
+        paths = {node.meta["label"]: node.meta["path"] for node in self.network.layers}
+        hits = [label for label in recorded if paths[label] == path]
+        if len(hits) == 1:
+            return recorded[hits[0]]
+        raise MethodError(f"no relevance is recorded at {path!r}: {nearest(path, recorded)}")
+
+    def check(self, samples: int = 3, backends: Sequence[str] | None = None) -> Report:
+        """Check that all backends agree; see `graphprop.check.check_explainer`."""
+        from graphprop.check import check_explainer
+
+        return check_explainer(self, samples=samples, backends=backends)
+
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        onnx: bool = True,
+        check: bool = True,
+        force: bool = False,
+        **details: Any,
+    ) -> Path:
+        """Write ``explainer.py``, the weights, ONNX and the manifest; see `artefact.save`."""
+        from graphprop.artefact import save
+
+        return save(self, directory, onnx=onnx, check=check, force=force, **details)
+
+
+def layer_info(node: fx.Node) -> LayerInfo:
+    """Collect a node's facts."""
+    meta = node.meta
+    roles = tuple(sorted(meta["roles"]))
+    rule = meta["rule"] if meta.get("signal") else None
+    source = node.args[0]
+    return LayerInfo(
+        path=meta["path"],
+        label=meta["label"],
+        operator=node.target.__name__,
+        kind=meta.get("kind", ""),
+        shape=shape_of(node)[1:],
+        roles=roles,
+        role=primary_role(meta["roles"]),
+        sign=str(source.meta["sign"]),
+        rule=None if rule is None else str(rule),
+        depth=meta["depth"],
+        line=meta.get("line"),
+    )
+
+
+def run_source(source: str) -> Any:
+    """Execute generated source as a module of its own; returns its ``Explainer`` class."""
+    file = f"<graphprop explainer {abs(hash(source)):x}>"
+    module = ModuleType("explainer")
+    module.__file__ = file
+    # so that a traceback through the generated code shows its lines
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    exec(builtins.compile(source, file, "exec"), module.__dict__)
+    return module.Explainer
+
+
+def compile(
+    model: nn.Module,
+    example_input: torch.Tensor,
+    method: str | Method = DEFAULT_METHOD,
+    *,
+    rules: RuleMap | None = None,
+    roles: Mapping[str, str] | None = None,
+    record: Sequence[str] = (),
+    name: str | None = None,
+    dump_ir: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+    **parameters: Any,
+) -> CompiledExplainer:
+    """Compile a model into a relevance-propagation module.
+
+    Parameters
+    ----------
+    model
+        A network in evaluation mode that maps ``[N, ...]`` to logits ``[N, classes]``.
+    example_input
+        A tensor ``[N, ...]``; only its shape (without the batch) and type matter.
+    method
+        The name of a method (`graphprop.rules.METHODS`), or a `Method`.
+    rules
+        Pattern -> rule, before the method's own table: ``{"features.0": "w_square"}`` or
+        ``{"classifier.*": ("epsilon", {"epsilon": 0.1})}``.
+    roles
+        Pattern -> role, replacing what was found.
+    record
+        Patterns of layers whose relevance `relevance_at` shall return.
+    name
+        What the model is called in the generated source; its class by default.
+    dump_ir
+        A folder for the printed network after each pass.
+    progress
+        Called with the name of each pass before it runs.
+    parameters
+        The method's parameters (``graphprop methods`` lists them).
+
+    Returns
+    -------
+    CompiledExplainer
+        Callable as ``(x, target=None) -> (logits, relevance)``.
+
+    Raises
+    ------
+    GraphpropError
+        If the model can't be captured, uses an operator without meaning, or the method, a rule,
+        a role or a parameter doesn't exist or can't hold.
+    """
+    chosen = method if isinstance(method, Method) else find_method(method)
+    resolved = resolve_parameters(chosen, parameters)
+    pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or (lambda name: None))
+    pipeline.progress("capture")
+    program = capture(model, example_input)
+    network = pipeline.run(analysis_steps(chosen, resolved, rules, roles), program)
+    lowered = pipeline.run(lowering_steps(pipeline, resolved), network)
+    return CompiledExplainer(
+        network,
+        lowered,
+        name=name or type(model).__name__,
+        method=chosen,
+        parameters=resolved,
+        record=record,
+        pipeline=pipeline,
+    )

@@ -1,0 +1,131 @@
+"""Assign rules: every layer that relevance passes ends with exactly one rule.
+
+The user's map comes first, then the method's table, first match wins; a layer without weights
+that neither names gets its operator's own rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import fx
+
+from graphprop.errors import MethodError, nearest
+from graphprop.network import Network, where
+from graphprop.ops import BatchNorm
+from graphprop.ops.pool import Pooling
+from graphprop.passes.tag_roles import ROLES, matches
+from graphprop.rules.registry import BoundRule, Method, find_rule
+
+RuleMap = Mapping[str, str | BoundRule | tuple[str, Mapping[str, Any]]]
+
+
+def assign_rules(
+    network: Network,
+    method: Method,
+    parameters: Mapping[str, Any],
+    user_rules: RuleMap | None = None,
+) -> Network:
+    """Give each layer its rule.
+
+    Parameters
+    ----------
+    parameters
+        The method's parameters, defaults filled in.
+    user_rules
+        Pattern -> rule, as a name, ``(name, parameters)`` or a bound rule.
+
+    Raises
+    ------
+    MethodError
+        If a rule or parameter doesn't exist, a pattern matches no layer, or a weighted layer ends
+        without a rule.
+    """
+    chosen = [(pattern, bound(rule, parameters)) for pattern, rule in (user_rules or {}).items()]
+    unused = {pattern for pattern, _ in chosen}
+    for node in network.layers:
+        hits = [(pattern, rule) for pattern, rule in chosen if matches(pattern, node)]
+        unused -= {pattern for pattern, _ in hits}
+        if "gate" in node.meta["roles"]:
+            node.meta["rule"] = None
+        elif hits:
+            node.meta["rule"] = hits[0][1]
+        else:
+            node.meta["rule"] = from_method(node, method, parameters)
+    for pattern in sorted(unused):
+        known = [node.meta["label"] for node in network.weighted]
+        raise MethodError(
+            f"the rule pattern {pattern!r} matches no layer: {nearest(pattern, known)}"
+        )
+    return network
+
+
+def from_method(node: fx.Node, method: Method, parameters: Mapping[str, Any]) -> BoundRule:
+    """The rule that a method's table, or else the operator itself, gives a layer."""
+    for entry in method.table:
+        if applies(entry[0], node, parameters):
+            own = dict(entry[2]) if len(entry) > 2 else {}
+            return bound((entry[1], own), parameters)
+    if node.target.weighted:
+        raise MethodError(
+            f"the method {method.name!r} has no rule for {where(node)}: name one with --rule"
+        )
+    own_rule = node.target.relevance
+    if isinstance(node.target, BatchNorm) and parameters.get("batch_norm") == "affine":
+        own_rule = "affine"
+    if own_rule is None:
+        raise MethodError(f"{node.target.__name__} at {where(node)} has no rule of its own")
+    return bound(own_rule, parameters)
+
+
+def applies(pattern: str, node: fx.Node, parameters: Mapping[str, Any]) -> bool:
+    """Whether an entry of a method's table is meant for a layer."""
+    if pattern == "*":
+        return bool(node.target.weighted)
+    if pattern in ROLES:
+        return pattern in node.meta["roles"]
+    if pattern.startswith("depth:"):
+        layer = node.target.weighted or isinstance(node.target, Pooling)
+        in_stack = not {"dense_head", "gate"} & node.meta["roles"]
+        return bool(layer and in_stack and node.meta["depth"] < parameters[pattern[6:]])
+    return matches(pattern, node)
+
+
+def bound(
+    rule: str | BoundRule | tuple[str, Mapping[str, Any]], parameters: Mapping[str, Any]
+) -> BoundRule:
+    """A rule with its own parameters, and those of the method that it has, too."""
+    if isinstance(rule, BoundRule):
+        return rule
+    name, own = (rule, {}) if isinstance(rule, str) else rule
+    found = find_rule(name)
+    shared = {key: value for key, value in parameters.items() if key in found.parameters}
+    return found.bind(**{**shared, **own})
+
+
+def parse_rule(text: str) -> tuple[str, dict[str, Any]]:
+    """Read ``RULE[:key=value,...]`` as the command line gives it."""
+    name, _, rest = text.partition(":")
+    own: dict[str, Any] = {}
+    for part in filter(None, re.split(r",(?=\w+=)", rest)):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise MethodError(f"write a rule's parameters as key=value, not {part!r}")
+        own[key.strip()] = parse_value(value)
+    return name.strip(), own
+
+
+def parse_value(text: str) -> Any:
+    """Read a parameter's value: a number, several separated by commas, or a word."""
+    parts = text.split(",")
+    if len(parts) > 1:
+        return tuple(parse_value(part) for part in parts)
+    text = text.strip()
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"true": True, "false": False, "none": None}.get(text.lower(), text)

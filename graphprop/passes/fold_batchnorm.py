@@ -1,0 +1,155 @@
+"""Fold batch norm: merge it into its layer, or leave it for relevance to pass through.
+
+With ``BN(z) = s * z + t`` per channel and a linear layer ``z = op(x, w) + b`` before it,
+
+    BN(z) = op(x, s * w) + (s * b + t)
+
+and with a linear layer without padding behind it,
+
+    op(BN(z), w) + b = op(z, w * s) + (b + op(t, w))
+
+where s scales w along its input channels. Merging needs the layer to be the batch norm's only
+neighbour on that side; neighbours are found by data flow, never by registration order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from graphprop.errors import MethodError, nearest
+from graphprop.network import Network, Value, Writer, shape_of
+from graphprop.ops import BatchNorm, Conv, ConvTranspose, Linear
+
+STRATEGIES = ("merge", "pass", "affine")
+
+
+def fold_batchnorm(network: Network, strategy: str = "merge") -> Network:
+    """Apply a batch-norm strategy to every batch norm, noting what was done and why.
+
+    Parameters
+    ----------
+    strategy
+        ``"merge"`` folds each batch norm into a neighbouring linear layer and passes relevance
+        through those where that can't be done; ``"pass"`` and ``"affine"`` leave all of them.
+
+    Raises
+    ------
+    MethodError
+        If there is no such strategy.
+    """
+    if strategy not in STRATEGIES:
+        raise MethodError(f"no batch-norm strategy {strategy!r}: {nearest(strategy, STRATEGIES)}")
+    writer = Writer(network)
+    for node in list(network.layers):
+        if not isinstance(node.target, BatchNorm):
+            continue
+        if strategy != "merge":
+            network.decisions[node.meta["label"]] = strategy
+            continue
+        network.decisions[node.meta["label"]] = merge(network, writer, node)
+    network.graph.eliminate_dead_code()
+    return network
+
+
+def merge(network: Network, writer: Writer, node: fx.Node) -> str:
+    """Merge one batch norm where possible; say what was done and why."""
+    source = node.args[0]
+    scale, shift = (network.tensor(argument).double() for argument in node.args[1:])
+    reason = why_not_backward(node, source)
+    if reason is None:
+        weight, bias = parameters(network, source)
+        set_parameters(
+            network,
+            writer,
+            source,
+            scaled_out(source.target, weight, scale),
+            shift if bias is None else scale * bias + shift,
+        )
+        node.replace_all_uses_with(source)
+        network.graph.erase_node(node)
+        return f"merged into {source.meta['label']}"
+    follower = next(iter(node.users))
+    obstacle = why_not_forward(node, follower)
+    if obstacle is None:
+        weight, bias = parameters(network, follower)
+        axes = tuple(range(2, weight.dim()))
+        moved = (weight.sum(axes) if axes else weight) @ shift
+        set_parameters(
+            network,
+            writer,
+            follower,
+            weight * scale.reshape(1, -1, *[1] * len(axes)),
+            moved if bias is None else bias + moved,
+        )
+        node.replace_all_uses_with(source)
+        network.graph.erase_node(node)
+        return f"merged into {follower.meta['label']}, which follows it"
+    return f"passed: {reason}, and {obstacle}"
+
+
+def why_not_backward(node: fx.Node, source: fx.Node) -> str | None:
+    """The reason a batch norm can't be merged into the layer before it."""
+    if source.op != "call_function" or not source.target.weighted:
+        before = source.meta.get("label", source.name)
+        return f"what comes before it ({before}) is no weighted layer"
+    if len(source.users) > 1:
+        return f"{source.meta['label']} has another consumer"
+    if source.target.channel_axis == -1 and len(shape_of(source)) != 2:
+        return f"{source.meta['label']} has its channels on another axis"
+    return None
+
+
+def why_not_forward(node: fx.Node, follower: fx.Node) -> str | None:
+    """The reason a batch norm can't be merged into the layer behind it."""
+    if len(node.users) > 1:
+        return "it has several consumers"
+    if follower.op != "call_function" or not isinstance(follower.target, Conv | Linear):
+        return "what follows it is no linear layer"
+    if follower.args[0] is not node or node in follower.args[1:]:
+        return "what follows it uses it as a weight"
+    if isinstance(follower.target, Conv):
+        if any(follower.target.padding):
+            return f"{follower.meta['label']}, which follows it, has padding"
+        if follower.target.groups > 1:
+            return f"{follower.meta['label']}, which follows it, has groups"
+    elif len(shape_of(node)) != 2:
+        return f"{follower.meta['label']} has its channels on another axis"
+    return None
+
+
+def scaled_out(operator: Any, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """A weight with its output channels scaled."""
+    if isinstance(operator, ConvTranspose):
+        # [in, out / groups, ...]: the group of an output channel is that of its input channels
+        grouped = weight.reshape(operator.groups, -1, *weight.shape[1:])
+        factors = scale.reshape(operator.groups, 1, -1, *[1] * (weight.dim() - 2))
+        return (grouped * factors).reshape(weight.shape)
+    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+
+
+def parameters(network: Network, layer: fx.Node) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A layer's weight and bias in float64."""
+    weight, *bias = (network.tensor(argument).double() for argument in layer.args[1:])
+    return weight, (bias[0] if bias else None)
+
+
+def set_parameters(
+    network: Network, writer: Writer, layer: fx.Node, weight: torch.Tensor, bias: torch.Tensor
+) -> None:
+    """Give a layer a new weight and bias, under the old names where nothing else uses those."""
+    new = []
+    for index, tensor in enumerate((weight, bias), start=1):
+        old = layer.args[index] if index < len(layer.args) else None
+        dtype = network.tensor(layer.args[1]).dtype
+        tensor = tensor.to(dtype)
+        if old is not None and set(old.users) == {layer}:
+            network.tensors[old.target] = tensor
+            new.append(old)
+        else:
+            name = f"{layer.meta['path']}.{layer.target.operand_name(index)}"
+            value: Value = writer.tensor(tensor, name)
+            new.append(value.node)
+    layer.args = (layer.args[0], *new)

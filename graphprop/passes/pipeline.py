@@ -1,0 +1,122 @@
+"""The pipeline: runs the passes in order, verifies each one's result, times it, and dumps it.
+
+Which passes run is plain data: `steps` is the list for a method.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graphprop.errors import MethodError, VerificationError, nearest
+from graphprop.lower import lower
+from graphprop.network import Network, show, verify
+from graphprop.passes.assign_rules import RuleMap, assign_rules
+from graphprop.passes.canonicalise import canonicalise
+from graphprop.passes.fold_batchnorm import fold_batchnorm
+from graphprop.passes.infer_signs import infer_signs
+from graphprop.passes.tag_roles import tag_roles
+from graphprop.rules.registry import Method
+from graphprop.simplify import simplify
+
+Step = tuple[str, Callable[[Any], Any]]
+
+
+@dataclass
+class Pipeline:
+    """Runs named steps, keeping what each took and, on demand, what it made.
+
+    Attributes
+    ----------
+    seconds
+        Pass -> the time it took.
+    fired
+        How often each simplification fired.
+    dump
+        A folder for the printed network after each pass, or None.
+    progress
+        Called with the name of each pass before it runs.
+    """
+
+    dump: Path | None = None
+    progress: Callable[[str], None] = lambda name: None
+    seconds: dict[str, float] = field(default_factory=dict)
+    fired: Counter[str] = field(default_factory=Counter)
+
+    def run(self, steps: Sequence[Step], start: Any) -> Any:
+        """Run the steps, each on what the one before it gave."""
+        current = start
+        for name, function in steps:
+            self.progress(name)
+            began = time.perf_counter()
+            try:
+                current = function(current)
+                verify(current)
+            except VerificationError as error:
+                before = ", ".join(self.seconds) or "none"
+                raise VerificationError(
+                    f"the pass {name} (after: {before}) broke the network: {error}"
+                ) from error
+            self.seconds[name] = time.perf_counter() - began
+            if self.dump is not None:
+                self.dump.mkdir(parents=True, exist_ok=True)
+                number = len(self.seconds)
+                (self.dump / f"{number:02}_{name}.txt").write_text(show(current))
+        return current
+
+    def simplify(self, network: Network) -> Network:
+        """Simplify, keeping count."""
+        self.fired += simplify(network)
+        return network
+
+
+def analysis_steps(
+    method: Method,
+    parameters: Mapping[str, Any],
+    rules: RuleMap | None = None,
+    roles: Mapping[str, str] | None = None,
+) -> list[Step]:
+    """The passes from a captured program to a network in which every layer has its rule."""
+    return [
+        ("canonicalise", canonicalise),
+        ("fold_batchnorm", lambda n: fold_batchnorm(n, parameters["batch_norm"])),
+        ("tag_roles", lambda n: tag_roles(n, roles)),
+        ("infer_signs", infer_signs),
+        ("assign_rules", lambda n: assign_rules(n, method, parameters, rules)),
+    ]
+
+
+def lowering_steps(pipeline: Pipeline, parameters: Mapping[str, Any]) -> list[Step]:
+    """The passes from there to the simplified graph of the explainer."""
+    return [
+        ("lower", lambda n: lower(n, parameters.get("start", "logit"))),
+        ("simplify", pipeline.simplify),
+    ]
+
+
+def resolve_parameters(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's parameters with the user's values in them.
+
+    Raises
+    ------
+    MethodError
+        If the method has no such parameter, or the value is of the wrong kind.
+    """
+    parameters = {**method.parameters, "batch_norm": method.batch_norm}
+    for name, value in given.items():
+        if name not in parameters:
+            raise MethodError(
+                f"the method {method.name!r} has no parameter {name!r}: {nearest(name, parameters)}"
+            )
+        default = parameters[name]
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        if number and not (isinstance(value, int | float) and not isinstance(value, bool)):
+            raise MethodError(f"the parameter {name!r} is a number, not {value!r}")
+        if isinstance(default, float):
+            value = float(value)
+        parameters[name] = value
+    return parameters

@@ -1,0 +1,31 @@
+"""Rules (mathematics) and methods (tables of rules)."""
+
+from graphprop.rules import lrp, structure
+from graphprop.rules import methods as _methods
+from graphprop.rules.registry import (
+    METHODS,
+    RULES,
+    BoundRule,
+    Layer,
+    Method,
+    Rule,
+    find_method,
+    find_rule,
+    method,
+    rule,
+)
+
+__all__ = [
+    "METHODS",
+    "RULES",
+    "BoundRule",
+    "Layer",
+    "Method",
+    "Rule",
+    "find_method",
+    "find_rule",
+    "lrp",
+    "method",
+    "rule",
+    "structure",
+]

@@ -1,0 +1,202 @@
+"""Rules of layer-wise relevance propagation for layers with weights.
+
+Each is the formula of methods.md, section 1, in its words. A bias is a ``"sink"`` (it stays in the
+denominator and swallows its share) or ``"ignored"``. With ``stabilizer`` s > 0 a denominator c
+becomes ``stab(c)``, else the division is exact and 0 where c is 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphprop.errors import MethodError
+from graphprop.ops import (
+    Linear,
+    Numbers,
+    divide_or_zero,
+    keep_where,
+    largest,
+    negative,
+    ones,
+    ones_like,
+    positive,
+    smallest,
+    stabilise,
+)
+from graphprop.ops.linear import LinearTranspose
+from graphprop.rules.registry import Layer, rule
+
+
+def quotient(r: Any, c: Any, stabilizer: float) -> Any:
+    """``r / stab(c)``, or ``r (/) c`` where there is no stabilizer."""
+    return r / stabilise(c, stabilizer) if stabilizer else divide_or_zero(r, c)
+
+
+def with_bias(layer: Layer, z: Any, bias: str, part: Any = None) -> Any:
+    """A pre-activation with the bias (or a part of it) where it is a sink."""
+    if bias not in ("sink", "ignored"):
+        raise MethodError(f"a bias is 'sink' or 'ignored', not {bias!r}")
+    if bias == "ignored" or layer.bias is None:
+        return z
+    return layer.plus_bias(z, layer.bias if part is None else part(layer.bias))
+
+
+@rule
+def z(layer: Layer, x: Any, r: Any, *, bias: str = "sink", stabilizer: float = 0.0) -> Any:
+    """Basic rule: ``J(x, w, r)``, contributions over pre-activation (Bach et al. 2015, eq. 56)."""
+    y = with_bias(layer, layer.op(x, layer.weight), bias)
+    return x * layer.opT(layer.weight, quotient(r, y, stabilizer))
+
+
+@rule
+def epsilon(layer: Layer, x: Any, r: Any, *, epsilon: float = 1e-6, bias: str = "sink") -> Any:
+    """Epsilon rule: ``x * opT(w, r / stab(z))`` (Bach et al. 2015, eq. 58)."""
+    if epsilon <= 0:
+        raise MethodError(f"epsilon must be positive, not {epsilon}")
+    y = with_bias(layer, layer.op(x, layer.weight), bias)
+    return x * layer.opT(layer.weight, r / stabilise(y, epsilon))
+
+
+def excitatory(layer: Layer, x: Any, r: Any, bias: str, stabilizer: float) -> Any:
+    """``JP(r)``: relevance by the shares of P = op(x+, w+) + op(x-, w-), one denominator."""
+    above, below = positive(x), negative(x)
+    w_above, w_below = positive(layer.weight), negative(layer.weight)
+    p = with_bias(layer, layer.op(above, w_above) + layer.op(below, w_below), bias, positive)
+    q = quotient(r, layer.named("excitatory", p), stabilizer)
+    return above * layer.opT(w_above, q) + below * layer.opT(w_below, q)
+
+
+def inhibitory(layer: Layer, x: Any, r: Any, bias: str, stabilizer: float) -> Any:
+    """``JN(r)``: relevance by the shares of N = op(x+, w-) + op(x-, w+), one denominator."""
+    above, below = positive(x), negative(x)
+    w_above, w_below = positive(layer.weight), negative(layer.weight)
+    n = with_bias(layer, layer.op(above, w_below) + layer.op(below, w_above), bias, negative)
+    q = quotient(r, layer.named("inhibitory", n), stabilizer)
+    return above * layer.opT(w_below, q) + below * layer.opT(w_above, q)
+
+
+@rule
+def alpha_beta(
+    layer: Layer,
+    x: Any,
+    r: Any,
+    *,
+    alpha: float = 2.0,
+    beta: float = 1.0,
+    bias: str = "sink",
+    stabilizer: float = 0.0,
+) -> Any:
+    """Alpha-beta rule: ``alpha * JP(r) - beta * JN(r)`` (Bach et al. 2015, eq. 60)."""
+    if alpha < 0 or beta < 0 or alpha - beta != 1:
+        raise MethodError(
+            f"alpha and beta must not be negative and differ by 1, not {alpha} and {beta}"
+        )
+    excited = excitatory(layer, x, r * alpha, bias, stabilizer)
+    return excited - inhibitory(layer, x, r * beta, bias, stabilizer) if beta else excited
+
+
+@rule
+def z_plus(layer: Layer, x: Any, r: Any, *, bias: str = "sink", stabilizer: float = 0.0) -> Any:
+    """Z-plus rule: alpha-beta with alpha 1 and beta 0 (Montavon et al. 2017, eq. 14)."""
+    return excitatory(layer, x, r, bias, stabilizer)
+
+
+@rule
+def gamma(
+    layer: Layer,
+    x: Any,
+    r: Any,
+    *,
+    gamma: float = 0.25,
+    bias: str = "sink",
+    stabilizer: float = 0.0,
+) -> Any:
+    """Gamma rule, generalised to inputs and outputs of both signs (Montavon et al. 2019, 10.2.3).
+
+    Where y > 0, weights w + g w+ act on x+ and w + g w- on x-; where y < 0 the other way round.
+    """
+    if gamma < 0:
+        raise MethodError(f"gamma must not be negative, not {gamma}")
+    weight, above, below = layer.weight, positive(x), negative(x)
+    raised, lowered = weight + gamma * positive(weight), weight + gamma * negative(weight)
+    y = with_bias(layer, layer.op(x, weight), bias)
+    relevance = 0.0
+    for comparison, part, on_above, on_below in (
+        (">", positive, raised, lowered),
+        ("<", negative, lowered, raised),
+    ):
+        favoured = layer.op(above, on_above) + layer.op(below, on_below)
+        c = with_bias(layer, favoured, bias, lambda b, part=part: b + gamma * part(b))
+        q = quotient(keep_where(y, comparison, r), c, stabilizer)
+        relevance += above * layer.opT(on_above, q) + below * layer.opT(on_below, q)
+    return relevance
+
+
+@rule
+def flat(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> Any:
+    """Flat rule: ``J(1, 1, r)``, an equal share for every connected input (Bach et al. 2016)."""
+    if not layer.operator.weighted:
+        return layer.operator.mean().even(layer.shapes[0])(r)
+    if isinstance(layer.operator, Linear | LinearTranspose):
+        raise MethodError(
+            f"the flat rule means nothing on the dense layer {layer.label!r}, where every input "
+            "is connected to every output: choose another rule or role for it"
+        )
+    image, weight = ones(layer.weight, (1, *x.shape[1:])), ones_like(layer.weight)
+    count = layer.named("count", layer.op(image, weight))
+    return layer.opT(weight, quotient(r, count, stabilizer))
+
+
+@rule
+def w_square(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> Any:
+    """W-square rule: ``J(1, w^2, r)`` (Montavon et al. 2017, eq. 12)."""
+    image, weight = ones(layer.weight, (1, *x.shape[1:])), layer.weight * layer.weight
+    return layer.opT(weight, quotient(r, layer.op(image, weight), stabilizer))
+
+
+@rule
+def zB(
+    layer: Layer,
+    x: Any,
+    r: Any,
+    *,
+    low: Any = "per_sample",
+    high: Any = "per_sample",
+    stabilizer: float = 0.0,
+) -> Any:
+    """Box rule for bounded inputs: zB (Montavon et al. 2017, eq. 15).
+
+    The bounds are numbers, one number per channel, or ``"per_sample"``: the smallest and largest
+    entry of each sample. The bias cancels.
+    """
+    weight = layer.weight
+    w_above, w_below = positive(weight), negative(weight)
+    image = ones(weight, (1, *x.shape[1:]))
+    lower, through_lower = bound(layer, x, low, smallest, image, w_above)
+    upper, through_upper = bound(layer, x, high, largest, image, w_below)
+    q = quotient(r, layer.op(x, weight) - through_lower - through_upper, stabilizer)
+    return x * layer.opT(weight, q) - lower * layer.opT(w_above, q) - upper * layer.opT(w_below, q)
+
+
+def bound(
+    layer: Layer, x: Any, given: Any, per_sample: Any, image: Any, weight: Any
+) -> tuple[Any, Any]:
+    """A bound of zB, as a factor, and ``op(bound, weight)`` for it at every place of the image."""
+    if isinstance(given, str):
+        if given != "per_sample":
+            raise MethodError(
+                f"a bound of zB is a number, a number per channel or 'per_sample', not {given!r}"
+            )
+        limit = per_sample(x)
+        return limit, limit * layer.op(image, weight)
+    if isinstance(given, int | float):
+        return float(given), layer.op(image * float(given), weight)
+    axis = getattr(layer.operator, "channel_axis", 1) % len(x.shape)
+    if len(given) != x.shape[axis]:
+        raise MethodError(
+            f"{layer.label!r} reads {x.shape[axis]} channels, but the bound has {len(given)} "
+            "numbers"
+        )
+    shape = tuple(-1 if i == axis else 1 for i in range(len(x.shape)))
+    limit = Numbers(tuple(map(float, given)), shape)(weight)
+    return limit, layer.op(image * limit, weight)

@@ -1,0 +1,126 @@
+"""The composites: which rule each role gets (methods.md, section 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphprop.rules.registry import Method, method
+
+BACH = "Bach et al. 2015, PLoS ONE 10(7)"
+KOHLBRENNER = "Kohlbrenner et al. 2020, IJCNN (CMP)"
+MONTAVON = "Montavon et al. 2019, LNCS 11700, ch. 10"
+
+EVERYWHERE = "*"
+EXACT: dict[str, Any] = {"bias": "ignored", "stabilizer": 0.0}
+STABILISED: dict[str, Any] = {"bias": "sink", "stabilizer": 1e-6}
+DENSE = ("dense_head", "epsilon")
+EPSILON: dict[str, Any] = {"epsilon": 1e-6}
+START: dict[str, Any] = {"start": "logit"}
+FLAT_INPUT = ("input", "flat")
+ALPHA_1: dict[str, Any] = {"alpha": 1.0, "beta": 0.0}
+ALPHA_2: dict[str, Any] = {"alpha": 2.0, "beta": 1.0}
+
+
+def _lrp(name: str, rule: str, parameters: dict[str, Any], summary: str) -> Method:
+    return method(
+        name,
+        [(EVERYWHERE, rule)],
+        parameters={**parameters, **EXACT, **START},
+        summary=summary,
+        source=BACH,
+    )
+
+
+_lrp("lrp_z", "z", {}, "The basic rule on every layer.")
+_lrp("lrp_epsilon", "epsilon", EPSILON, "The epsilon rule on every layer.")
+_lrp("lrp_alpha1_beta0", "alpha_beta", ALPHA_1, "Alpha-beta with 1 and 0 on every layer.")
+_lrp("lrp_alpha2_beta1", "alpha_beta", ALPHA_2, "Alpha-beta with 2 and 1 on every layer.")
+
+for _number, _weights in (("1", ALPHA_1), ("2", ALPHA_2)):
+    method(
+        f"lrp_cmp_alpha{_number}",
+        [DENSE, (EVERYWHERE, "alpha_beta")],
+        parameters={**EPSILON, **_weights, **EXACT, **START},
+        summary=f"Epsilon in the dense head, alpha-beta with alpha {_number} in the conv stack.",
+        source=KOHLBRENNER,
+    )
+    method(
+        f"lrp_cmp_alpha{_number}_flat",
+        [("depth:flat_layers", "flat"), DENSE, (EVERYWHERE, "alpha_beta")],
+        parameters={"flat_layers": 1, **EPSILON, **_weights, **EXACT, **START},
+        summary=(
+            f"As lrp_cmp_alpha{_number}, with the flat rule on the first layers, pools counted."
+        ),
+        source=KOHLBRENNER,
+    )
+
+
+def _composite(
+    name: str, conv: str, conv_parameters: dict[str, Any], *, flat: bool, summary: str
+) -> Method:
+    return method(
+        name,
+        [*([FLAT_INPUT] if flat else []), DENSE, (EVERYWHERE, conv)],
+        parameters={**EPSILON, **conv_parameters, **STABILISED, **START},
+        summary=summary,
+        source=KOHLBRENNER,
+    )
+
+
+_composite(
+    "epsilon_plus",
+    "z_plus",
+    {},
+    flat=False,
+    summary="Epsilon in the dense head, z-plus in the conv stack.",
+)
+_composite(
+    "epsilon_plus_flat",
+    "z_plus",
+    {},
+    flat=True,
+    summary="As epsilon_plus, flat on the input layer.",
+)
+_composite(
+    "epsilon_alpha2_beta1",
+    "alpha_beta",
+    ALPHA_2,
+    flat=False,
+    summary="Epsilon in the dense head, alpha-beta with 2 and 1 in the conv stack.",
+)
+_composite(
+    "epsilon_alpha2_beta1_flat",
+    "alpha_beta",
+    ALPHA_2,
+    flat=True,
+    summary="As epsilon_alpha2_beta1, flat on the input layer.",
+)
+method(
+    "epsilon_gamma_box",
+    [("input", "zB"), DENSE, (EVERYWHERE, "gamma")],
+    parameters={
+        "low": "per_sample",
+        "high": "per_sample",
+        **EPSILON,
+        "gamma": 0.25,
+        **STABILISED,
+        **START,
+    },
+    summary="Epsilon in the dense head, gamma in the conv stack, zB on the input layer.",
+    source=MONTAVON,
+)
+for _letter, _weights in (("a", ALPHA_1), ("b", ALPHA_2)):
+    method(
+        f"preset_{_letter}",
+        [DENSE, (EVERYWHERE, "alpha_beta")],
+        parameters={"epsilon": 0.1, **_weights, **STABILISED, **START},
+        summary=f"Epsilon 0.1 in the dense head, alpha-beta {_weights['alpha']:g} in the stack.",
+        source="Alber et al. 2019, JMLR 20(93) (iNNvestigate)",
+    )
+method(
+    "deep_taylor",
+    [("input", "zB"), (EVERYWHERE, "z_plus")],
+    parameters={"low": "per_sample", "high": "per_sample", **EXACT, **START},
+    summary="Deep Taylor decomposition: z-plus, zB on the input layer.",
+    source="Montavon et al. 2017, Pattern Recognition 65",
+)

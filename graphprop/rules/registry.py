@@ -1,0 +1,224 @@
+"""What a rule and a method are, and where they are found by name.
+
+A rule is a plain function of a layer and tensors. Decorated with :func:`rule`, it can be named in
+a method's table and on the command line. A method is data: a table from roles to rules, and the
+parameters that the rules share.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from graphprop.errors import MethodError, nearest
+from graphprop.ops import Operator, Shape
+
+RuleFunction = Callable[..., Any]
+Table = Sequence[tuple[str, str] | tuple[str, str, Mapping[str, Any]]]
+
+
+@dataclass
+class Layer:
+    """A layer as a rule sees it: what methods.md calls ``op``, ``opT``, ``w`` and ``b``.
+
+    Attributes
+    ----------
+    operator
+        The operator, without bias.
+    weight, bias
+        The parameters of a weighted layer, or None. (For any other operator, ``weight`` is its
+        second operand if it has one.)
+    shapes
+        The operands' shapes, -1 standing for the batch.
+    label
+        The user's name for the layer, for messages.
+    signal
+        For an operator where values meet: which of its operands relevance flows to.
+    """
+
+    operator: Operator
+    weight: Any = None
+    bias: Any = None
+    shapes: Sequence[Shape] = ()
+    label: str = "layer"
+    signal: tuple[int, ...] = (0,)
+    constants: tuple[Any, ...] = ()
+    rename: Callable[[Any, str], Any] | None = None
+
+    @classmethod
+    def of(cls, operator: Operator, x: Any, weight: Any = None, bias: Any = None) -> Layer:
+        """A layer for eager use, the shapes being taken from the tensors."""
+        operands = x if isinstance(x, tuple) else (x,) if weight is None else (x, weight)
+        shapes = [(-1, *operand.shape[1:]) for operand in operands]
+        if weight is not None:
+            shapes[1] = tuple(weight.shape)
+        return cls(operator, weight, bias, shapes, signal=tuple(range(len(operands))))
+
+    def op(self, x: Any, w: Any = None) -> Any:
+        """Apply the layer without bias: ``op(x, w)``."""
+        return self.operator(x) if w is None else self.operator(x, w)
+
+    def opT(self, w: Any, r: Any) -> Any:
+        """Apply the adjoint in x: ``opT(w, r)``, of the shape of x."""
+        adjoint = self.operator.adjoint(*self.shapes)
+        return adjoint(r) if w is None else adjoint(r, w)
+
+    def plus_bias(self, z: Any, bias: Any) -> Any:
+        """Add a bias along the layer's channels; None adds nothing."""
+        from graphprop.ops import AddBias
+
+        if bias is None:
+            return z
+        return AddBias(getattr(self.operator, "channel_axis", 1))(z, bias)
+
+    def named(self, name: str, value: Any) -> Any:
+        """Give a value a name in the compiled graph and source: ``<layer>_<name>``."""
+        return value if self.rename is None else self.rename(value, name)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule with its parameters' defaults."""
+
+    name: str
+    function: RuleFunction
+    parameters: Mapping[str, Any]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the rule's documentation."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    def bind(self, **parameters: Any) -> BoundRule:
+        """Fix the rule's parameters.
+
+        Raises
+        ------
+        MethodError
+            If the rule has no parameter of one of the names.
+        """
+        for name in parameters:
+            if name not in self.parameters:
+                raise MethodError(
+                    f"the rule {self.name!r} has no parameter {name!r}: "
+                    + (nearest(name, self.parameters) if self.parameters else "it has none")
+                )
+        return BoundRule(self, MappingProxyType({**self.parameters, **parameters}))
+
+
+@dataclass(frozen=True)
+class BoundRule:
+    """A rule with its parameters: what a layer is assigned."""
+
+    rule: Rule
+    parameters: Mapping[str, Any]
+
+    def __call__(self, layer: Layer, x: Any, r: Any) -> Any:
+        return self.rule.function(layer, x, r, **self.parameters)
+
+    def __str__(self) -> str:
+        shown = (
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in self.parameters.items()
+            if not (key == "stabilizer" and not value)
+        )
+        inside = ", ".join(shown)
+        return f"{self.rule.name}({inside})" if inside else self.rule.name
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: which rule each role gets, and what the rules share.
+
+    Attributes
+    ----------
+    name, summary, source
+        The name, one sentence, and where it was published.
+    table
+        ``(pattern, rule)`` or ``(pattern, rule, parameters)``, first match wins. A pattern is a
+        role, ``*`` for every weighted layer, or what `passes.tag_roles.matches` accepts.
+    parameters
+        The method's parameters and their defaults. One reaches every rule that has a parameter
+        of the same name, unless the table gives that rule its own.
+    batch_norm
+        The strategy: ``merge``, ``pass`` or ``affine``.
+    start
+        ``"logit"``, or ``"one"`` for a start of 1 at the target.
+    """
+
+    name: str
+    table: Table
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    batch_norm: str = "merge"
+    summary: str = ""
+    source: str = ""
+
+
+RULES: dict[str, Rule] = {}
+METHODS: dict[str, Method] = {}
+
+
+def rule(name: str | RuleFunction | None = None) -> Any:
+    """Register a function ``(layer, x, r, *, parameter=default ...) -> relevance of x`` as a rule.
+
+    Use as ``@rule`` (named like the function) or ``@rule("name")``. The function computes with
+    ``layer.op``, ``layer.opT``, arithmetic and the functions of `graphprop.ops`; it is run on
+    tensors by tests and on graph values by the compiler.
+
+    Raises
+    ------
+    MethodError
+        If the function doesn't take ``(layer, x, r)`` and keyword-only parameters with defaults.
+    """
+    if callable(name):
+        return _register_rule(name.__name__, name)
+    return lambda function: _register_rule(name or function.__name__, function)
+
+
+def _register_rule(name: str, function: RuleFunction) -> RuleFunction:
+    positional, parameters = [], {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
+            parameters[parameter.name] = parameter.default
+        else:
+            positional.append(parameter)
+    if len(positional) != 3:
+        raise MethodError(
+            f"the rule {name!r} must take (layer, x, r) and keyword-only parameters with defaults"
+        )
+    RULES[name] = Rule(name, function, MappingProxyType(parameters))
+    return function
+
+
+def method(
+    name: str,
+    table: Table,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    batch_norm: str = "merge",
+    summary: str = "",
+    source: str = "",
+) -> Method:
+    """Register a method, see `Method`; it can then be named in `graphprop.compile`."""
+    for _, rule_name, *_rest in table:
+        find_rule(rule_name)
+    made = Method(name, tuple(table), dict(parameters or {}), batch_norm, summary, source)
+    METHODS[name] = made
+    return made
+
+
+def find_rule(name: str) -> Rule:
+    """Look a rule up by name, naming the nearest where there is none."""
+    if name not in RULES:
+        raise MethodError(f"there is no rule {name!r}: {nearest(name, RULES)}")
+    return RULES[name]
+
+
+def find_method(name: str) -> Method:
+    """Look a method up by name, naming the nearest where there is none."""
+    if name not in METHODS:
+        raise MethodError(f"there is no method {name!r}: {nearest(name, METHODS)}")
+    return METHODS[name]

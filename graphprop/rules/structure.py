@@ -1,0 +1,71 @@
+"""How relevance goes through layers without weights: the table of methods.md, section 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphprop.ops import Cat, Item, Route, Subtract, divide_or_zero, keep_where, stabilise
+from graphprop.rules.lrp import quotient
+from graphprop.rules.registry import Layer, rule
+
+
+@rule("pass")
+def pass_through(layer: Layer, x: Any, r: Any) -> Any:
+    """Relevance passes unchanged: elementwise non-linearities, batch norm that isn't merged."""
+    return r
+
+
+@rule
+def rearrange(layer: Layer, x: Any, r: Any) -> Any:
+    """The adjoint rearrangement: reshapes, permutations, slices, concatenation, padding."""
+    if isinstance(layer.operator, Cat):
+        parts = [layer.operator.part(index, layer.shapes) for index in layer.signal]
+        return tuple(part(r) for part in parts)
+    return layer.opT(None, r)
+
+
+@rule
+def winner(layer: Layer, x: Any, r: Any) -> Any:
+    """All relevance to the largest entry of each window, the first one on ties."""
+    indices = Item(1)(layer.operator.with_indices(x))
+    return Route(tuple(x.shape[2:]))(r, indices)
+
+
+@rule
+def proportional(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> Any:
+    """Shares of a fixed linear map: ``J(x, w, r)`` for averages, sums and resizing.
+
+    Where the result is zero, relevance is spread evenly over the in-image cells; with a
+    stabilizer, nothing is.
+    """
+    y = layer.op(x)
+    if stabilizer:
+        return x * layer.opT(None, r / stabilise(y, stabilizer))
+    spread = layer.operator.even(layer.shapes[0])(keep_where(y, "==", r))
+    return x * layer.opT(None, divide_or_zero(r, y)) + spread
+
+
+@rule
+def share(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> Any:
+    """Residual add: ``x_k / sum x`` of the relevance to each branch; a constant gets nothing."""
+    if len(layer.signal) == 1:
+        return (r,)
+    first, second = x
+    q = quotient(r, layer.operator(first, second), stabilizer)
+    difference = isinstance(layer.operator, Subtract)
+    return (first * q, -second * q if difference else second * q)
+
+
+@rule
+def signal(layer: Layer, x: Any, r: Any) -> Any:
+    """Product of a signal and a gate: all to the signal; half each where neither is a gate."""
+    if len(layer.signal) == 1:
+        return (r,)
+    return (r * 0.5, r * 0.5)
+
+
+@rule
+def affine(layer: Layer, x: Any, r: Any, *, epsilon: float = 1e-6) -> Any:
+    """Epsilon rule of an affine map: normalisations, their statistics taken as constants."""
+    y = layer.operator(x, *layer.constants)
+    return x * layer.operator.coefficient(x, *layer.constants) * (r / stabilise(y, epsilon))

@@ -1,0 +1,171 @@
+"""Simplify: what need not be computed. One table, each entry with its reason.
+
+Signs pay here: where x >= 0, its negative part is zero, and with it half of alpha-beta and gamma
+disappears; where a denominator is known to be positive, its stabiliser is a plain sum.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from torch import fx
+
+from graphprop.network import Network, Value, Writer, shape_of, sign_of
+from graphprop.ops import (
+    Absolute,
+    AdaptiveMaxPool,
+    Add,
+    AddBias,
+    Conv,
+    ConvTranspose,
+    Divide,
+    DivideOrZero,
+    Expand,
+    Item,
+    KeepWhere,
+    Linear,
+    LinearTranspose,
+    MaxPool,
+    Multiply,
+    Negative,
+    Ones,
+    OnesLike,
+    Operator,
+    Positive,
+    Reshape,
+    Route,
+    Sign,
+    Spread,
+    Stabilise,
+    Subtract,
+    Sum,
+)
+from graphprop.rewrite import Replacement, RewriteTable
+
+SIMPLIFY = RewriteTable()
+
+
+def simplify(network: Network) -> Counter[str]:
+    """Simplify a lowered network in place; say how often each rule fired."""
+    return SIMPLIFY.apply(network)
+
+
+def is_zero(operand: Any) -> bool:
+    """Whether an operand is zero everywhere."""
+    return sign_of(operand) == Sign.ZERO
+
+
+def same_shape(operand: Any, node: fx.Node) -> bool:
+    """Whether an operand alone already has a node's shape."""
+    return isinstance(operand, fx.Node) and shape_of(operand) == shape_of(node)
+
+
+@SIMPLIFY.rule("clamp of a known sign", Positive)
+def _positive(node: fx.Node, writer: Writer) -> Replacement:
+    x = node.args[0]
+    return x if not sign_of(x) & Sign.NEGATIVE else None
+
+
+@SIMPLIFY.rule("clamp of a known sign", Negative)
+def _negative(node: fx.Node, writer: Writer) -> Replacement:
+    x = node.args[0]
+    return x if not sign_of(x) & Sign.POSITIVE else None
+
+
+@SIMPLIFY.rule("absolute value of a known sign", Absolute)
+def _absolute(node: fx.Node, writer: Writer) -> Replacement:
+    x = node.args[0]
+    return x if not sign_of(x) & Sign.NEGATIVE else None
+
+
+@SIMPLIFY.rule("stabiliser of a known sign", Stabilise)
+def _stabilise(node: fx.Node, writer: Writer) -> Replacement:
+    z = node.args[0]
+    if sign_of(z) & Sign.NEGATIVE:
+        return None
+    return writer.write(Add(), (z, node.target.epsilon))
+
+
+@SIMPLIFY.rule("sum with zero", Add)
+def _add_zero(node: fx.Node, writer: Writer) -> Replacement:
+    first, second = node.args
+    if is_zero(second) and same_shape(first, node):
+        return first
+    if is_zero(first) and same_shape(second, node):
+        return second
+    return None
+
+
+@SIMPLIFY.rule("difference with zero", Subtract)
+def _subtract_zero(node: fx.Node, writer: Writer) -> Replacement:
+    first, second = node.args
+    return first if is_zero(second) and same_shape(first, node) else None
+
+
+@SIMPLIFY.rule("product with one", Multiply)
+def _multiply_one(node: fx.Node, writer: Writer) -> Replacement:
+    first, second = node.args
+    if is_number(second, 1.0) and same_shape(first, node):
+        return first
+    if is_number(first, 1.0) and same_shape(second, node):
+        return second
+    return None
+
+
+def is_number(operand: Any, number: float) -> bool:
+    """Whether an operand is a given number."""
+    return isinstance(operand, float | int) and operand == number
+
+
+@SIMPLIFY.rule("winners that nobody asks for", Item)
+def _without_indices(node: fx.Node, writer: Writer) -> Replacement:
+    pool = node.args[0]
+    if node.target.index != 0 or len(pool.users) > 1:
+        return None
+    if not isinstance(pool.target, MaxPool | AdaptiveMaxPool):
+        return None
+    return writer.write(replace(pool.target, indices=False), (Value(pool.args[0], writer),))
+
+
+@SIMPLIFY.rule("ones through one channel", Conv)
+def _ones_in(node: fx.Node, writer: Writer) -> Replacement:
+    image, weight = node.args[:2]
+    if not (made_of_ones(image, Ones) and made_of_ones(weight, OnesLike)):
+        return None
+    if len(node.args) > 2 or shape_of(weight)[0] == 1:
+        return None
+    size, kernel = shape_of(image)[2:], shape_of(weight)[2:]
+    like = Value(weight.args[0], writer)
+    one = Conv(node.target.stride, node.target.padding, node.target.dilation)
+    counts = one(Ones((1, 1, *size))(like), Ones((1, 1, *kernel))(like))
+    return counts * float(shape_of(weight)[1])
+
+
+@SIMPLIFY.rule("ones back through one channel", ConvTranspose)
+def _ones_back(node: fx.Node, writer: Writer) -> Replacement:
+    r, weight = node.args[:2]
+    if not made_of_ones(weight, OnesLike) or node.target.groups != 1:
+        return None
+    if len(node.args) > 2 or shape_of(weight)[:2] == (1, 1):
+        return None
+    kernel = shape_of(weight)[2:]
+    total = Sum((1,))(Value(r, writer))
+    spread = node.target(total, Ones((1, 1, *kernel))(Value(weight.args[0], writer)))
+    return Expand(shape_of(node))(spread)
+
+
+def made_of_ones(operand: Any, kind: type[Operator]) -> bool:
+    """Whether an operand is a constant of ones."""
+    return (
+        isinstance(operand, fx.Node)
+        and operand.op == "call_function"
+        and isinstance(operand.target, kind)
+    )
+
+
+@SIMPLIFY.rule("bias of nothing", AddBias)
+def _no_bias(node: fx.Node, writer: Writer) -> Replacement:
+    z, bias = node.args
+    return z if is_zero(bias) and isinstance(z, fx.Node) else None
