@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -138,15 +139,18 @@ def lines_taken(model: nn.Module, batch: torch.Tensor) -> list[tuple[str, int]]:
     return lines
 
 
-LIBRARY = str(Path(torch.__file__).parent)
-OWN = str(Path(__file__).parent)
+LIBRARY = Path(torch.__file__).parent
+OWN = Path(__file__).parent
+STANDARD = Path(traceback.__file__).parent
 
 
+@lru_cache(maxsize=4096)
 def is_user_file(file: str) -> bool:
     """Whether a source file is the user's, not torch's, Python's or graphprop's."""
-    if file.startswith(("<", LIBRARY, OWN)):
+    path = Path(file)
+    if file.startswith("<") or path.is_relative_to(LIBRARY) or path.is_relative_to(OWN):
         return False
-    return not file.startswith(str(Path(traceback.__file__).parent)) or "site-packages" in file
+    return not path.is_relative_to(STANDARD) or "site-packages" in path.parts
 
 
 def user_line(error: BaseException) -> str | None:

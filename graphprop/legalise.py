@@ -104,7 +104,7 @@ def _resample_transpose(node: fx.Node, writer: Writer) -> Replacement:
     if all(matrix.shape[1] == 1 and matrix.unique().numel() == 1 for matrix in matrices):
         share = prod(float(matrix[0, 0]) for matrix in matrices)
         return Expand(shape_of(node))(r * share)
-    return products(r, matrices, node, writer)
+    return products(r, tuple(m.T for m in matrices), node, writer)
 
 
 def products(

@@ -337,9 +337,9 @@ def elementwise() -> Iterator[Case]:
     yield Case(DivideOrZero(), (2.0, x))
     for comparison in KeepWhere.KNOWN:
         yield Case(KeepWhere(comparison), (x, x))
-    yield Case(Ones((1, 3, 1)), (x,))
-    yield Case(Numbers((1.0, 0.5, 0.25), (1, 3, 1)), (x,))
-    yield Case(Numbers((-1.0,), (1, 1)), (x,))
+    yield Case(Ones((1, 3, 1)), ((4, 3, 2),))
+    yield Case(Numbers((1.0, 0.5, 0.25), (1, 3, 1)), ((4, 3, 2),))
+    yield Case(Numbers((-1.0,), (1, 1)), ((4, 3),))
     for which in ("min", "max"):
         yield Case(Extreme(which), (x,))
 

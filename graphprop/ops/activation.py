@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
+from graphprop.errors import UnsupportedOperator
 from graphprop.ops.base import Operator, Sign, from_aten
+from graphprop.ops.shape import axis_of
 
 aten = torch.ops.aten
 
@@ -302,6 +304,11 @@ def _gelu(x: Any, *, approximate: str = "none") -> Any:
 
 @from_aten(aten.softplus.default)
 def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    if threshold < 20:
+        raise UnsupportedOperator(
+            f"a softplus that is cut to the identity at {threshold} has a jump there: "
+            "leave its threshold at 20"
+        )
     if beta == 1:
         return Simple("softplus")(x)
     return Simple("softplus")(x * float(beta)) * (1.0 / beta)
@@ -318,4 +325,4 @@ from_aten(aten.abs.default)(_simple("absolute"))
 
 @from_aten(aten.softmax.int, aten._softmax.default)
 def _softmax(x: Any, axis: int, dtype: Any = None) -> Any:
-    return Softmax(axis % len(x.shape))(x)
+    return Softmax(axis_of(axis, x))(x)

@@ -12,13 +12,18 @@ import torch
 from graphprop.errors import UnsupportedOperator
 from graphprop.ops.base import from_aten
 from graphprop.ops.elementwise import Add, Divide, Multiply, Negate, Subtract
-from graphprop.ops.shape import Expand
+from graphprop.ops.shape import Expand, one_sample
 
 aten = torch.ops.aten
 
 
 def aligned(*operands: Any) -> list[Any]:
     """Expand every value among the operands to the shape they have together."""
+    dtype = next(operand.dtype for operand in operands if hasattr(operand, "tracer"))
+    operands = tuple(
+        one_sample(operand).to(dtype) if isinstance(operand, torch.Tensor) else operand
+        for operand in operands
+    )
     shapes = [tuple(operand.shape) for operand in operands if hasattr(operand, "shape")]
     rank = max(map(len, shapes))
     full = tuple(
@@ -73,3 +78,8 @@ def _div(x: Any, y: Any) -> Any:
 @from_aten(aten.neg.default)
 def _neg(x: Any) -> Any:
     return Negate()(x)
+
+
+@from_aten(aten.reciprocal.default)
+def _reciprocal(x: Any) -> Any:
+    return Divide()(1.0, x)

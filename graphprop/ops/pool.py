@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from graphprop.errors import UnsupportedOperator
 from graphprop.ops import helpers
 from graphprop.ops.base import Operator, Shape, Sign, from_aten, per_axis, source_call
-from graphprop.ops.shape import Reshape, Sum, _squeeze, axis_of
+from graphprop.ops.shape import Reshape, Sum, _squeeze, axes_of
 
 aten = torch.ops.aten
 
@@ -578,7 +578,7 @@ def _mean(
     x: Any, axes: Sequence[int] | None = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Any:
     rank = len(x.shape)
-    chosen = tuple(sorted(axis_of(a, x) for a in axes)) if axes else tuple(range(1, rank))
+    chosen = axes_of(axes, x)
     if rank > 2 and chosen == tuple(range(2, rank)):
         mean = AdaptiveAvgPool((1,) * (rank - 2))(x)
     else:
@@ -586,14 +586,19 @@ def _mean(
     return mean if keepdim else _squeeze(mean, chosen)
 
 
-@from_aten(aten.amax.default, aten.max.dim)
-def _amax(x: Any, axes: Any = (), keepdim: bool = False) -> Any:
+@from_aten(aten.amax.default)
+def _amax(x: Any, axes: Sequence[int] = (), keepdim: bool = False) -> Any:
     rank = len(x.shape)
-    chosen = tuple(axis_of(a, x) for a in ((axes,) if isinstance(axes, int) else axes))
+    chosen = axes_of(axes, x)
     if rank < 3 or chosen != tuple(range(2, rank)):
         raise UnsupportedOperator("a maximum is explained over all spatial axes only")
     pooled = _adaptive_max_pool(x, (1,) * (rank - 2))[0]
     return pooled if keepdim else Reshape(tuple(x.shape[:2]))(pooled)
+
+
+@from_aten(aten.max.dim)
+def _max(x: Any, axis: int, keepdim: bool = False) -> Any:
+    return (_amax(x, (axis,), keepdim), None)
 
 
 def _upsample(mode: str) -> Any:

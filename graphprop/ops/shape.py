@@ -292,6 +292,11 @@ def axis_of(axis: int, value: Any) -> int:
     return axis
 
 
+def axes_of(axes: Sequence[int] | None, value: Any) -> tuple[int, ...]:
+    """Count the axes of a reduction from the front, in order; none at all means every axis."""
+    return tuple(sorted(axis_of(axis, value) for axis in axes or range(len(value.shape))))
+
+
 def rearranged_shape(shape: Sequence[int]) -> Shape:
     """A captured shape with the batch as -1."""
     from graphprop.network import BATCH
@@ -428,12 +433,20 @@ def _cat(values: Sequence[Any], axis: int = 0) -> Any:
     return Cat(axis)(*values)
 
 
-def _with_batch(constant: torch.Tensor, like: Any) -> Any:
-    """A constant as a value: added to a zero that has the batch of ``like``."""
+def one_sample(constant: torch.Tensor) -> torch.Tensor:
+    """A constant that was made as large as the batch, for one sample."""
     from graphprop.network import BATCH
 
-    if constant.shape[0] == BATCH:
-        constant = constant[:1].clone()
+    if constant.dim() == 0 or constant.shape[0] != BATCH:
+        return constant
+    if not torch.equal(constant, constant[:1].expand_as(constant)):
+        raise UnsupportedOperator("a constant that differs from sample to sample mixes samples")
+    return constant[:1].clone()
+
+
+def _with_batch(constant: torch.Tensor, like: Any) -> Any:
+    """A constant as a value: added to a zero that has the batch of ``like``."""
+    constant = one_sample(constant).to(like.dtype)
     one = Slice(1, 0, 1)(like)
     if len(one.shape) > 2:
         one = Slice(2, 0, 1)(Reshape((-1, 1, prod(one.shape[2:])))(one))
@@ -524,6 +537,11 @@ def _repeat(x: Any, counts: Sequence[int]) -> Any:
     return x
 
 
+@from_aten(aten.tile.default)
+def _tile(x: Any, counts: Sequence[int]) -> Any:
+    return _repeat(x, [1] * (len(x.shape) - len(counts)) + list(counts))
+
+
 @from_aten(aten.pixel_shuffle.default)
 def _pixel_shuffle(x: Any, factor: int) -> Any:
     _, channels, height, width = x.shape
@@ -551,7 +569,7 @@ def _channel_shuffle(x: Any, groups: int) -> Any:
 
 @from_aten(aten.sum.dim_IntList)
 def _sum(x: Any, axes: Sequence[int] | None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    chosen = tuple(axis_of(a, x) for a in axes) if axes else tuple(range(1, len(x.shape)))
+    chosen = axes_of(axes, x)
     total = Sum(chosen)(x)
     return total if keepdim else _squeeze(total, chosen)
 
@@ -569,5 +587,15 @@ def _sum(x: Any, axes: Sequence[int] | None, keepdim: bool = False, *, dtype: An
     aten.to.dtype,
     aten.type_as.default,
 )
-def _identity(x: Any, *_: Any, **__: Any) -> Any:
+def _identity(x: Any, *arguments: Any, **options: Any) -> Any:
+    for option in (*arguments, *options.values()):
+        if isinstance(option, torch.dtype) and not option.is_floating_point:
+            raise UnsupportedOperator(
+                f"a cast to {option} loses the fraction: it has no relevance rule"
+            )
     return x
+
+
+@from_aten(aten._assert_tensor_metadata.default)
+def _nothing(*_: Any, **__: Any) -> None:
+    return None

@@ -101,7 +101,7 @@ def translate(
             "Replace it by operators that have one (graphprop.ops lists them), or register its "
             "meaning with graphprop.ops.base.from_aten"
         )
-    before = len(writer.graph.nodes)
+    before = next(reversed(writer.graph.nodes), None)
     with writer.at(prefix=name_of(facts), **facts):
         try:
             result = function(*arguments, **options)
@@ -112,24 +112,30 @@ def translate(
             ) from error
         except GraphpropError as error:
             raise UnsupportedOperator(f"{described(facts)}: {error}") from error
-    name_written(writer, len(writer.graph.nodes) - before, result, facts, labels)
+    name_written(writer, before, result, facts, labels)
     return result
 
 
 def name_written(
-    writer: Writer, count: int, result: Any, facts: dict[str, Any], labels: Counter[str]
+    writer: Writer,
+    before: fx.Node | None,
+    result: Any,
+    facts: dict[str, Any],
+    labels: Counter[str],
 ) -> None:
-    """Name the nodes written for one captured operator: the result like the layer itself."""
-    node = next(reversed(writer.graph.nodes), None)
-    for _ in range(count):
-        assert node is not None
+    """Name the nodes written for one captured operator: the result like the layer itself.
+
+    ``before`` is the last node that was there already; tensors go to the front of the graph.
+    """
+    for node in reversed(writer.graph.nodes):
+        if node is before:
+            break
         if isinstance(result, Value) and node is result.node:
             writer.rename(result, name_of(facts))
         elif node.op == "call_function":
             stem = f"{name_of(facts)}.{node.target.__name__}"
             labels[stem] += 1
             node.meta["label"] = stem if labels[stem] == 1 else f"{stem}#{labels[stem]}"
-        node = node.prev
 
 
 def leaves(tree: Any) -> list[Any]:
