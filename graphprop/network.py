@@ -45,7 +45,20 @@ BATCH = 7919
 FACTS = ("path", "label", "line", "kind", "roles", "signal", "depth", "rule", "section")
 
 RESERVED = frozenset(
-    ["x", "target", "logits", "relevance", "self", "torch", "F", "Explainer", "load", "start", "weights", "recorded"]
+    [
+        "x",
+        "target",
+        "logits",
+        "relevance",
+        "self",
+        "torch",
+        "F",
+        "Explainer",
+        "load",
+        "start",
+        "weights",
+        "recorded",
+    ]
 )
 
 
@@ -217,7 +230,8 @@ class Writer(fx.proxy.GraphAppendingTracer):
     def tensor(self, tensor: torch.Tensor, name: str = "constant") -> Value:
         """Refer to a tensor, adding it to the network under ``name`` where it is new."""
         known = self._tensor_names.get(id(tensor))
-        if known is None:
+        # an identity may have belonged to a tensor that is gone: believe it only if it holds
+        if known is None or self.network.tensors.get(known) is not tensor:
             known, count = name, 0
             while known in self.network.tensors:
                 count += 1

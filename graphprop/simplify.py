@@ -114,6 +114,63 @@ def _multiply_one(node: fx.Node, writer: Writer) -> Replacement:
     return None
 
 
+@SIMPLIFY.rule("common factor", Add, Subtract)
+def _common_factor(node: fx.Node, writer: Writer) -> Replacement:
+    first, second = node.args
+    if not (is_call(first, Multiply) and is_call(second, Multiply)):
+        return None
+    if len(first.users) > 1 or len(second.users) > 1 or first is second:
+        return None
+    for index, factor in enumerate(first.args):
+        if isinstance(factor, fx.Node) and same_shape(factor, node) and factor in second.args:
+            rest = first.args[1 - index], second.args[1 - second.args.index(factor)]
+            inner = writer.write(node.target, tuple(_values(rest, writer)))
+            return Value(factor, writer) * inner
+    return None
+
+
+@SIMPLIFY.rule("stabiliser inside the bias", Add)
+def _stabiliser_inside(node: fx.Node, writer: Writer) -> Replacement:
+    z, epsilon = node.args
+    if not isinstance(epsilon, float) or not isinstance(z, fx.Node) or len(z.users) > 1:
+        return None
+    if is_call(z, AddBias):
+        inner, bias = _values(z.args, writer)
+        return z.target(inner, bias + epsilon)
+    if is_call(z, Conv) and len(z.args) == 2 and z.meta["batched"]:
+        inner, weight = _values(z.args, writer)
+        bias = Ones((shape_of(z)[1],))(weight) * epsilon
+        return AddBias(z.target.channel_axis)(z.target(inner, weight), bias)
+    return None
+
+
+@SIMPLIFY.rule("channels summed before the quotient", Sum)
+def _sum_first(node: fx.Node, writer: Writer) -> Replacement:
+    x = node.args[0]
+    if not (is_call(x, Divide) or is_call(x, DivideOrZero)) or len(x.users) > 1:
+        return None
+    numerator, denominator = x.args
+    if not (isinstance(numerator, fx.Node) and isinstance(denominator, fx.Node)):
+        return None
+    narrow = all(shape_of(denominator)[axis] == 1 for axis in node.target.axes)
+    if not narrow or shape_of(numerator) != shape_of(x):
+        return None
+    return x.target(node.target(Value(numerator, writer)), Value(denominator, writer))
+
+
+def is_call(operand: Any, kind: type[Operator]) -> bool:
+    """Whether an operand is the result of an operator."""
+    return (
+        isinstance(operand, fx.Node)
+        and operand.op == "call_function"
+        and isinstance(operand.target, kind)
+    )
+
+
+def _values(operands: Any, writer: Writer) -> list[Any]:
+    return [Value(a, writer) if isinstance(a, fx.Node) else a for a in operands]
+
+
 def is_number(operand: Any, number: float) -> bool:
     """Whether an operand is a given number."""
     return isinstance(operand, float | int) and operand == number
@@ -132,7 +189,7 @@ def _without_indices(node: fx.Node, writer: Writer) -> Replacement:
 @SIMPLIFY.rule("ones through one channel", Conv)
 def _ones_in(node: fx.Node, writer: Writer) -> Replacement:
     image, weight = node.args[:2]
-    if not (made_of_ones(image, Ones) and made_of_ones(weight, OnesLike)):
+    if not (is_call(image, Ones) and is_call(weight, OnesLike)):
         return None
     if len(node.args) > 2 or shape_of(weight)[0] == 1:
         return None
@@ -146,7 +203,7 @@ def _ones_in(node: fx.Node, writer: Writer) -> Replacement:
 @SIMPLIFY.rule("ones back through one channel", ConvTranspose)
 def _ones_back(node: fx.Node, writer: Writer) -> Replacement:
     r, weight = node.args[:2]
-    if not made_of_ones(weight, OnesLike) or node.target.groups != 1:
+    if not is_call(weight, OnesLike) or node.target.groups != 1:
         return None
     if len(node.args) > 2 or shape_of(weight)[:2] == (1, 1):
         return None
@@ -154,15 +211,6 @@ def _ones_back(node: fx.Node, writer: Writer) -> Replacement:
     total = Sum((1,))(Value(r, writer))
     spread = node.target(total, Ones((1, 1, *kernel))(Value(weight.args[0], writer)))
     return Expand(shape_of(node))(spread)
-
-
-def made_of_ones(operand: Any, kind: type[Operator]) -> bool:
-    """Whether an operand is a constant of ones."""
-    return (
-        isinstance(operand, fx.Node)
-        and operand.op == "call_function"
-        and isinstance(operand.target, kind)
-    )
 
 
 @SIMPLIFY.rule("bias of nothing", AddBias)

@@ -20,11 +20,12 @@ from torch import fx
 
 from graphprop.errors import VerificationError
 from graphprop.network import Network
-from graphprop.ops import Add, Divide, Item, Multiply, Negate, Subtract
+from graphprop.ops import Add, Conv, Divide, Item, Multiply, Negate, Subtract
 from graphprop.ops.helpers import source_of
 
 INFIX = (Add, Subtract, Multiply, Divide, Negate)
 WIDEST_INLINE = 72
+CHANNELS_LAST = "torch.channels_last"
 
 HEADER = '''"""{title}
 
@@ -269,19 +270,20 @@ class Printer:
         ]
         constants = [n for n in self.network.graph.nodes if self._is_buffer(n)]
         for node in sorted(constants, key=lambda n: n.op != "get_attr"):
-            value = (
-                f"weights[{node.target!a}]" if node.op == "get_attr" else self.expression(node)
-            )
+            value = f"weights[{node.target!a}]" if node.op == "get_attr" else self.expression(node)
             name = self.names[node].removeprefix("self.")
             if self._is_temporary(node):
                 lines.append(f"        {name} = {value}")
             else:
                 option = "" if node.op == "get_attr" else ", persistent=False"
                 lines.append(f"        self.register_buffer({name!r}, {value}{option})")
+        if self.is_planar():
+            lines.append(f"        self.to(memory_format={CHANNELS_LAST})")
         lines += [
             "",
             "    def forward(self, x, target=None):",
             "        " + FORWARD_DOC.format(shape=shape, classes=classes),
+            *([f"        x = x.contiguous(memory_format={CHANNELS_LAST})"] * self.is_planar()),
             *(f"        {line}" if line else "" for line in body),
         ]
         if self.record:
@@ -290,8 +292,18 @@ class Printer:
             )
             lines.append(f"        self.recorded = {{{recorded}}}")
         lines.append("")
-        lines.append(f"        return {self.names[self.logits]}, {self.names[self.relevance]}")
+        lines.append(
+            f"        return {self.names[self.logits]}, {self.names[self.relevance]}.contiguous()"
+        )
         return "\n".join(lines)
+
+    def is_planar(self) -> bool:
+        """Whether the network has two-dimensional convolutions: on a CPU they run up to a third
+        faster with the channels last, where nothing needs reordering between them.
+        """
+        return any(
+            isinstance(n.target, Conv) and len(n.target.stride) == 2 for n in self.network.layers
+        )
 
     def _is_temporary(self, node: fx.Node) -> bool:
         """Whether a constant only serves to make others."""
@@ -349,21 +361,14 @@ def formatted(source: str) -> str:
     return done.stdout
 
 
-CALLABLE_NAMES = {
-    "super",
-    "load_file",
-    "Path",
-    "Explainer",
-    "str",
-    "range",
-    "list",
-    "zip",
-    "tuple",
-    "isinstance",
-}
-CALLABLE_ROOTS = {"F", "torch"}
-CALLABLE_METHODS = set(
-    ["__init__", "register_buffer", "eval", "items", "to", "new_ones", "new_tensor", "new_zeros", "reshape", "permute", "flip", "expand", "sum", "clamp", "abs", "dim", "amin", "amax", "transpose", "flatten", "unsqueeze", "scatter", "scatter_add_", "argmax", "masked_fill_", "is_floating_point", "numel"]
+CALLABLE_NAMES = frozenset(
+    "super load_file Path Explainer str range list zip tuple isinstance".split()
+)
+CALLABLE_ROOTS = frozenset({"F", "torch"})
+CALLABLE_METHODS = frozenset(
+    "__init__ register_buffer eval items to new_ones new_tensor new_zeros reshape permute flip "
+    "expand sum clamp abs dim amin amax transpose flatten unsqueeze scatter scatter_add_ argmax "
+    "masked_fill_ contiguous is_floating_point numel".split()
 )
 
 
@@ -383,8 +388,7 @@ def check_calls(source: str, helpers: set[str]) -> None:
         fine = (
             name in CALLABLE_NAMES | helpers
             if isinstance(node.func, ast.Name)
-            else (root.split(".")[0] in CALLABLE_ROOTS
-            and "_C" not in root)
+            else (root.split(".")[0] in CALLABLE_ROOTS and "_C" not in root)
             or method in CALLABLE_METHODS
         )
         if not fine:

@@ -7,6 +7,7 @@ from graphprop.ops.activation import (
     Elu,
     Gelu,
     LeakyRelu,
+    Power,
     Prelu,
     Relu,
     Simple,
@@ -46,7 +47,7 @@ from graphprop.ops.linear import (
     LinearTranspose,
     TransposeWeight,
 )
-from graphprop.ops.norm import BatchNorm
+from graphprop.ops.norm import BatchNorm, GroupNorm, LayerNorm, RmsNorm
 from graphprop.ops.pool import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,

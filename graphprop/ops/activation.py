@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from graphprop.errors import UnsupportedOperator
 from graphprop.ops.base import Operator, Sign, from_aten
+from graphprop.ops.elementwise import Divide
 from graphprop.ops.shape import axis_of
 
 aten = torch.ops.aten
@@ -163,6 +164,25 @@ class Gelu(Activation):
 
 
 @dataclass(frozen=True)
+class Power(Activation):
+    """``x ** exponent``, the exponent being a number above zero."""
+
+    exponent: float
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.pow(self.exponent)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return signs[0] if self.exponent % 2 == 1 else Sign.POSITIVE
+
+    def source(self, *operands: str) -> str:
+        return f"torch.pow({operands[0]}, {self.exponent!r})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Pow", *operands, self.exponent)
+
+
+@dataclass(frozen=True)
 class Simple(Activation):
     """A non-linearity without parameters that torch and ONNX both know by a name."""
 
@@ -182,6 +202,7 @@ class Simple(Activation):
         "sqrt": (torch.sqrt, "torch.sqrt", "Sqrt", False, True, False),
         "absolute": (torch.abs, "torch.abs", "Abs", False, False, True),
         "erf": (torch.erf, "torch.erf", "Erf", True, True, False),
+        "log": (torch.log, "torch.log", "Log", False, False, False),
     }
 
     def __post_init__(self) -> None:
@@ -318,9 +339,40 @@ def _simple(name: str) -> Any:
     return lambda x: Simple(name)(x)
 
 
-for _name in ("sigmoid", "tanh", "silu", "hardswish", "hardsigmoid", "mish", "exp", "sqrt", "erf"):
+for _name in (
+    *("sigmoid", "tanh", "silu", "hardswish", "hardsigmoid", "mish"),
+    *("exp", "log", "sqrt", "erf"),
+):
     from_aten(getattr(aten, _name).default)(_simple(_name))
 from_aten(aten.abs.default)(_simple("absolute"))
+
+
+@from_aten(aten.pow.Tensor_Scalar)
+def _pow(x: Any, exponent: float) -> Any:
+    if exponent < 0:
+        return Divide()(1.0, _pow(x, -exponent))
+    if exponent == 0.5:
+        return Simple("sqrt")(x)
+    return x if exponent == 1 else Power(float(exponent))(x)
+
+
+@from_aten(aten.pow.Tensor_Tensor)
+def _pow_tensor(x: Any, exponent: Any) -> Any:
+    if isinstance(x, torch.Tensor) or not isinstance(exponent, torch.Tensor):
+        raise UnsupportedOperator("an exponent that depends on the input has no relevance rule")
+    if exponent.numel() > 1:
+        raise UnsupportedOperator("a power has a relevance rule where its exponent is one number")
+    return _pow(x, exponent.item())
+
+
+@from_aten(aten.square.default)
+def _square(x: Any) -> Any:
+    return Power(2.0)(x)
+
+
+@from_aten(aten.rsqrt.default)
+def _rsqrt(x: Any) -> Any:
+    return Divide()(1.0, Simple("sqrt")(x))
 
 
 @from_aten(aten.softmax.int, aten._softmax.default)

@@ -80,9 +80,16 @@ def transpose_weight(weight: torch.Tensor, groups: int, flip: bool) -> torch.Ten
 
 def route(r: torch.Tensor, indices: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Send r to the winners of a max pooling; what meets at one winner adds up."""
-    planes = r.new_zeros(*r.shape[:2], torch.Size(size).numel())
-    planes.scatter_add_(2, indices.flatten(2), r.flatten(2))
-    return planes.reshape(*r.shape[:2], *size)
+    places = torch.Size(size).numel()
+    if r.dim() != 4:
+        planes = r.new_zeros(*r.shape[:2], places)
+        planes.scatter_add_(2, indices.flatten(2), r.flatten(2))
+        return planes.reshape(*r.shape[:2], *size)
+    # images lie in memory with the channels last
+    planes = r.new_zeros(r.shape[0], places, r.shape[1])
+    where = indices.permute(0, 2, 3, 1).flatten(1, 2)
+    planes.scatter_add_(1, where, r.permute(0, 2, 3, 1).flatten(1, 2))
+    return planes.reshape(r.shape[0], *size, r.shape[1]).permute(0, 3, 1, 2)
 
 
 def source_of(name: str) -> str:

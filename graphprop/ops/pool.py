@@ -243,6 +243,10 @@ class Resampling(Pooling):
     def adjoint(self, *shapes: Shape) -> Operator:
         return ResampleTranspose(self, tuple(shapes[0][2:]))
 
+    def mean(self) -> Resampling:
+        """Itself, as a max pool gives the average over the same windows."""
+        return self
+
     def even(self, shape: Shape) -> Operator:
         """Spread each result evenly over the in-image cells it is made from."""
         return ResampleTranspose(self, tuple(shape[2:]), even=True)

@@ -67,12 +67,17 @@ def excitatory(layer: Layer, x: Any, r: Any, bias: str, stabilizer: float) -> An
 
 
 def inhibitory(layer: Layer, x: Any, r: Any, bias: str, stabilizer: float) -> Any:
-    """``JN(r)``: relevance by the shares of N = op(x+, w-) + op(x-, w+), one denominator."""
+    """``JN(r)``: relevance by the shares of N = op(x+, w-) + op(x-, w+), one denominator.
+
+    Shares do not change with the sign of the weights, so -N is computed: it is known not to be
+    negative, and needs no sign to be stabilised.
+    """
     above, below = positive(x), negative(x)
-    w_above, w_below = positive(layer.weight), negative(layer.weight)
-    n = with_bias(layer, layer.op(above, w_below) + layer.op(below, w_above), bias, negative)
+    v_above, v_below = -negative(layer.weight), -positive(layer.weight)
+    n = layer.op(above, v_above) + layer.op(below, v_below)
+    n = with_bias(layer, n, bias, lambda b: -negative(b))
     q = quotient(r, layer.named("inhibitory", n), stabilizer)
-    return above * layer.opT(w_below, q) + below * layer.opT(w_above, q)
+    return above * layer.opT(v_above, q) + below * layer.opT(v_below, q)
 
 
 @rule
@@ -167,30 +172,27 @@ def zB(
     """Box rule for bounded inputs: zB (Montavon et al. 2017, eq. 15).
 
     The bounds are numbers, one number per channel, or ``"per_sample"``: the smallest and largest
-    entry of each sample. The bias cancels.
+    entry of each sample. The bias cancels. With ``w = w+ + w-``, each ``x w - l w+ - h w-`` is
+    computed as ``(x - l) w+ + (x - h) w-``: both terms are positive between the bounds, so that
+    nothing cancels and the zero of a constant image is exact.
     """
-    weight = layer.weight
-    w_above, w_below = positive(weight), negative(weight)
-    image = ones(weight, (1, *x.shape[1:]))
-    lower, through_lower = bound(layer, x, low, smallest, image, w_above)
-    upper, through_upper = bound(layer, x, high, largest, image, w_below)
-    q = quotient(r, layer.op(x, weight) - through_lower - through_upper, stabilizer)
-    return x * layer.opT(weight, q) - lower * layer.opT(w_above, q) - upper * layer.opT(w_below, q)
+    w_above, w_below = positive(layer.weight), negative(layer.weight)
+    above = x - bound(layer, x, low, smallest)
+    below = x - bound(layer, x, high, largest)
+    q = quotient(r, layer.op(above, w_above) + layer.op(below, w_below), stabilizer)
+    return above * layer.opT(w_above, q) + below * layer.opT(w_below, q)
 
 
-def bound(
-    layer: Layer, x: Any, given: Any, per_sample: Any, image: Any, weight: Any
-) -> tuple[Any, Any]:
-    """A bound of zB, as a factor, and ``op(bound, weight)`` for it at every place of the image."""
+def bound(layer: Layer, x: Any, given: Any, per_sample: Any) -> Any:
+    """A bound of zB, as what is subtracted from x."""
     if isinstance(given, str):
         if given != "per_sample":
             raise MethodError(
                 f"a bound of zB is a number, a number per channel or 'per_sample', not {given!r}"
             )
-        limit = per_sample(x)
-        return limit, limit * layer.op(image, weight)
+        return per_sample(x)
     if isinstance(given, int | float):
-        return float(given), layer.op(image * float(given), weight)
+        return float(given)
     axis = getattr(layer.operator, "channel_axis", 1) % len(x.shape)
     if len(given) != x.shape[axis]:
         raise MethodError(
@@ -198,5 +200,4 @@ def bound(
             "numbers"
         )
     shape = tuple(-1 if i == axis else 1 for i in range(len(x.shape)))
-    limit = Numbers(tuple(map(float, given)), shape)(weight)
-    return limit, layer.op(image * limit, weight)
+    return Numbers(tuple(map(float, given)), shape)(layer.weight)
