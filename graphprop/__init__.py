@@ -3,9 +3,34 @@
 ``compile`` makes an explainer of a model; ``rule`` and ``method`` add rules and methods.
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from graphprop.errors import GraphpropError
-from graphprop.explainer import CompiledExplainer, LayerInfo, compile
-from graphprop.rules import METHODS, RULES, Layer, Method, method, rule
+
+if TYPE_CHECKING:
+    from graphprop.explainer import CompiledExplainer, LayerInfo, compile
+    from graphprop.rules import METHODS, RULES, Layer, Method, method, rule
+else:
+    # What needs torch is loaded when it is asked for: ``graphprop --help`` then answers at once.
+    _HOMES = {
+        "graphprop.explainer": ("CompiledExplainer", "LayerInfo", "compile"),
+        "graphprop.rules": ("METHODS", "RULES", "Layer", "Method", "method", "rule"),
+    }
+
+    def __getattr__(name):
+        """Load a public name from the module that defines it."""
+        for home, names in _HOMES.items():
+            if name in names:
+                value = getattr(importlib.import_module(home), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module 'graphprop' has no attribute {name!r}")
+
+    def __dir__():
+        """Every public name, loaded or not."""
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 

@@ -107,10 +107,13 @@ class CompiledExplainer(nn.Module):
         parameters: Mapping[str, Any],
         record: Sequence[str],
         pipeline: Pipeline,
+        rules: RuleMap | None = None,
+        roles: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.lowered = network, lowered
         self.name, self.method, self.parameters = name, method, dict(parameters)
+        self.rules, self.roles = dict(rules or {}), dict(roles or {})
         self.pipeline = pipeline
         self.notes = lowered.notes
         self.legal, fired = legalise(lowered, "torch")
@@ -358,7 +361,7 @@ def compile(
     pipeline.progress("capture")
     program = capture(model, example_input)
     network = pipeline.run(analysis_steps(chosen, resolved, rules, roles), program)
-    lowered = pipeline.run(lowering_steps(pipeline, resolved), network)
+    lowered = pipeline.run(lowering_steps(pipeline, chosen, resolved), network)
     return CompiledExplainer(
         network,
         lowered,
@@ -367,4 +370,6 @@ def compile(
         parameters=resolved,
         record=record,
         pipeline=pipeline,
+        rules=rules,
+        roles=roles,
     )

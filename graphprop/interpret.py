@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ def interpret(
     *,
     dtype: torch.dtype = torch.float64,
     keep: Mapping[str, fx.Node] | None = None,
+    observe: Callable[[fx.Node, Any], None] | None = None,
 ) -> tuple[Any, dict[str, torch.Tensor]]:
     """Compute a network's output, its floating-point tensors and inputs cast to ``dtype``.
 
@@ -26,6 +27,8 @@ def interpret(
         Placeholder -> tensor (``x``, ``target``).
     keep
         Name -> node whose value to return besides.
+    observe
+        Called with each operator node and its value, before the value is let go.
 
     Returns
     -------
@@ -52,6 +55,8 @@ def interpret(
             elif node.op == "call_function":
                 operands = [values[a] if isinstance(a, fx.Node) else a for a in node.args]
                 values[node] = node.target.run(*operands)
+                if observe is not None:
+                    observe(node, values[node])
             for operand in node.all_input_nodes:
                 if last[operand] is node and operand not in wanted and operand not in needed:
                     del values[operand]

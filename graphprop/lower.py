@@ -7,6 +7,8 @@ the node's rule is asked, and the rule writes the nodes that carry relevance to 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,16 +25,18 @@ from graphprop.network import (
     where,
 )
 from graphprop.ops import Multiply, Sign, Start
-from graphprop.rules.registry import Layer
+from graphprop.rules.registry import Layer, Method
 
 
-def lower(network: Network, start: str = "logit") -> Network:
+def lower(network: Network, method: Method, start: str = "logit") -> Network:
     """Write the explainer of an annotated network.
 
     Parameters
     ----------
     network
         Canonical, with roles and rules.
+    method
+        Says which flows of relevance there are.
     start
         ``"logit"``: relevance starts as the target's logit; ``"one"``: as 1.
 
@@ -69,29 +73,108 @@ def lower(network: Network, start: str = "logit") -> Network:
     )
     with writer.at(section="start", prefix="start", label="start"):
         first = writer.rename(Start(start == "one")(logits, target), "r_" + logits.node.name)
-    incoming: dict[fx.Node, list[Value]] = defaultdict(list)
-    incoming[logits_node].append(first)
     relevance: dict[str, fx.Node] = {}
-    for node in reversed(network.graph.nodes):
-        parts = incoming.pop(node, None)
-        if not parts or node.op not in ("call_function", "placeholder"):
-            continue
-        r = together(writer, forward[node], parts)
-        if node is image:
-            relevance[""] = r.node
-            continue
-        relevance[node.meta["label"]] = r.node
-        for operand, part in zip(
-            (node.args[i] for i in node.meta["signal"]),
-            carried_back(writer, node, forward, r),
-            strict=True,
-        ):
-            incoming[operand].append(part)
-    if "" not in relevance:
-        raise MethodError("no relevance reaches the input: the logits do not depend on it")
-    result = relevance.pop("")
-    lowered.graph.output((logits.node, result, relevance))
+    results = []
+    for name, parameters in method.flows:
+        flow = Flow(writer, network, forward, name, parameters)
+        results.append(flow.run(first))
+        relevance.update(flow.relevance)
+    result = results[0]
+    with writer.at(section="the flows added up", prefix=f"r_{network.inputs[0].name}"):
+        for other in results[1:]:
+            result = result + other
+    lowered.graph.output((logits.node, result.node, relevance))
     return lowered
+
+
+@dataclass
+class Flow:
+    """One walk of relevance from the logits back to the input.
+
+    Attributes
+    ----------
+    name, parameters
+        What the flow is called (nothing where a method has but one), and the parameters that it
+        gives to the rules that have them.
+    relevance
+        Label -> the relevance of that layer's result, filled on the way.
+    """
+
+    writer: Writer
+    network: Network
+    forward: Mapping[fx.Node, Any]
+    name: str
+    parameters: Mapping[str, Any]
+    relevance: dict[str, fx.Node] = field(default_factory=dict)
+
+    def run(self, first: Value) -> Value:
+        """Walk back from the relevance of the logits; returns that of the input."""
+        (image,) = self.network.inputs
+        incoming: dict[fx.Node, list[Value]] = defaultdict(list)
+        incoming[self.network.output.args[0]].append(first)
+        for node in reversed(self.network.graph.nodes):
+            parts = incoming.pop(node, None)
+            if not parts or node.op not in ("call_function", "placeholder"):
+                continue
+            r = self.together(self.forward[node], parts)
+            if node is image:
+                return r
+            self.relevance[in_flow(node.meta["label"], self.name)] = r.node
+            operands = (node.args[i] for i in node.meta["signal"])
+            for operand, part in zip(operands, self.carried_back(node, r), strict=True):
+                incoming[operand].append(part)
+        raise MethodError("no relevance reaches the input: the logits do not depend on it")
+
+    def together(self, value: Value, parts: list[Value]) -> Value:
+        """Add up what comes back to a value from its consumers."""
+        name = "_".join(filter(None, ("r", self.name, value.node.name)))
+        total = parts[0]
+        with self.writer.at(prefix=name):
+            for part in parts[1:]:
+                total = total + part
+        if len(parts) > 1 or not total.node.name.startswith("r_"):
+            self.writer.rename(total, name)
+        return total
+
+    def carried_back(self, node: fx.Node, r: Value) -> tuple[Any, ...]:
+        """Ask a node's rule for the relevance of its operands."""
+        rule, signal = node.meta["rule"].in_flow(self.parameters), node.meta["signal"]
+        operands = [self.forward.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
+        weighted = node.target.weighted
+        prefix = "_".join(filter(None, (node.name, self.name)))
+        layer = Layer(
+            node.target,
+            weight=operands[1] if weighted else None,
+            bias=operands[2] if weighted and len(operands) > 2 else None,
+            shapes=[operand.shape for operand in operands if isinstance(operand, Value)],
+            label=node.meta["label"],
+            signal=signal,
+            constants=tuple(operands[1:]),
+            final=node is self.network.output.args[0],
+            rename=lambda value, name: self.writer.rename(value, f"{prefix}_{name}"),
+        )
+        several = node.target.relevance in ("share", "signal") or len(signal) > 1
+        x = tuple(operands) if several else operands[signal[0]]
+        heading = f"{node.meta['label']}: {node.target.__name__}, {rule}"
+        if self.name:
+            heading = f"{self.name} flow, {heading}"
+        with self.writer.at(prefix=prefix, **{**facts_of(node), "section": heading}):
+            try:
+                result = rule(layer, x, r)
+            except GraphpropError as error:
+                raise type(error)(f"rule {rule} at {where(node)}: {error}") from error
+            except (AttributeError, TypeError, ValueError, IndexError) as error:
+                raise MethodError(
+                    f"the rule {rule.rule.name!r} can't be applied to {where(node)} "
+                    f"({node.target.__name__}): {error}"
+                ) from error
+            parts = result if isinstance(result, tuple) else (result,)
+            return tuple(whole(operands[i], part) for i, part in zip(signal, parts, strict=True))
+
+
+def in_flow(label: str, flow: str) -> str:
+    """The name of a layer's relevance in one flow."""
+    return f"{label} ({flow})" if flow else label
 
 
 def copy_forward(network: Network, writer: Writer) -> dict[fx.Node, Any]:
@@ -108,51 +191,6 @@ def copy_forward(network: Network, writer: Writer) -> dict[fx.Node, Any]:
                 forward[node] = writer.rename(node.target.lowered(*operands), node.name)
                 forward[node].node.meta["records"] = node.meta["label"]
     return forward
-
-
-def together(writer: Writer, value: Value, parts: list[Value]) -> Value:
-    """Add up what comes back to a value from its consumers."""
-    total = parts[0]
-    with writer.at(prefix=f"r_{value.node.name}"):
-        for part in parts[1:]:
-            total = total + part
-    if len(parts) > 1 or not total.node.name.startswith("r_"):
-        writer.rename(total, f"r_{value.node.name}")
-    return total
-
-
-def carried_back(
-    writer: Writer, node: fx.Node, forward: dict[fx.Node, Any], r: Value
-) -> tuple[Any, ...]:
-    """Ask a node's rule for the relevance of its operands."""
-    rule, signal = node.meta["rule"], node.meta["signal"]
-    operands = [forward.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
-    shapes = [operand.shape for operand in operands if isinstance(operand, Value)]
-    layer = Layer(
-        node.target,
-        weight=operands[1] if node.target.weighted else None,
-        bias=operands[2] if node.target.weighted and len(operands) > 2 else None,
-        shapes=shapes,
-        label=node.meta["label"],
-        signal=signal,
-        constants=tuple(operands[1:]),
-        rename=lambda value, name: writer.rename(value, f"{node.name}_{name}"),
-    )
-    several = node.target.relevance in ("share", "signal") or len(signal) > 1
-    x = tuple(operands) if several else operands[signal[0]]
-    heading = f"{node.meta['label']}: {node.target.__name__}, {rule}"
-    with writer.at(prefix=node.name, **{**facts_of(node), "section": heading}):
-        try:
-            result = rule(layer, x, r)
-        except GraphpropError as error:
-            raise type(error)(f"rule {rule} at {where(node)}: {error}") from error
-        except (AttributeError, TypeError, ValueError, IndexError) as error:
-            raise MethodError(
-                f"the rule {rule.rule.name!r} can't be applied to {where(node)} "
-                f"({node.target.__name__}): {error}"
-            ) from error
-    parts = result if isinstance(result, tuple) else (result,)
-    return tuple(whole(operands[i], part) for i, part in zip(signal, parts, strict=True))
 
 
 def whole(x: Value, part: Any) -> Any:

@@ -119,13 +119,8 @@ def named_outputs(network: Network, recorded: Mapping[str, fx.Node]) -> dict[str
 
 def described(value: ir.Value, node: fx.Node) -> ir.Value:
     """Give a value the type and shape of the node it stands for."""
-    return with_type(value, node.meta["value"].dtype, shape_of(node))
-
-
-def with_type(value: ir.Value, dtype: torch.dtype, shape: Shape) -> ir.Value:
-    """Give a value a type and a shape, -1 standing for the batch."""
-    value.dtype = single_precision(dtype)
-    value.shape = ir.Shape([BATCH_NAME if length == -1 else length for length in shape])
+    value.dtype = single_precision(node.meta["value"].dtype)
+    value.shape = ir.Shape([BATCH_NAME if length == -1 else length for length in shape_of(node)])
     return value
 
 

@@ -60,7 +60,7 @@ from graphprop.ops.pool import (
     Route,
     Upsample,
 )
-from graphprop.ops.reduce import Extreme, largest, smallest
+from graphprop.ops.reduce import Extreme, Total, largest, smallest, total
 from graphprop.ops.shape import (
     Cat,
     Expand,

@@ -232,6 +232,7 @@ class KeepWhere(Elementwise):
 
     KNOWN: ClassVar[dict[str, tuple[Any, str]]] = {
         "==": (torch.eq, "Equal"),
+        "!=": (torch.ne, "Equal"),
         ">": (torch.gt, "Greater"),
         ">=": (torch.ge, "GreaterOrEqual"),
         "<": (torch.lt, "Less"),
@@ -252,7 +253,8 @@ class KeepWhere(Elementwise):
         c, x = operands
         zero = graph.number(0.0, like=c)
         condition = graph.node(self.KNOWN[self.comparison][1], c, zero)
-        return graph.node("Where", condition, x, zero)
+        chosen = (zero, x) if self.comparison == "!=" else (x, zero)
+        return graph.node("Where", condition, *chosen)
 
 
 @dataclass(frozen=True)

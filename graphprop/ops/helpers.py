@@ -48,6 +48,21 @@ def batch_norm(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> tor
     return torch.addcmul(shift.reshape(shape), x, scale.reshape(shape))
 
 
+def total(x: torch.Tensor) -> torch.Tensor:
+    """The sum over each sample."""
+    return x.sum(tuple(range(1, x.dim())), keepdim=True)
+
+
+def smallest(x: torch.Tensor) -> torch.Tensor:
+    """The smallest entry of each sample."""
+    return x.amin(tuple(range(1, x.dim())), keepdim=True)
+
+
+def largest(x: torch.Tensor) -> torch.Tensor:
+    """The largest entry of each sample."""
+    return x.amax(tuple(range(1, x.dim())), keepdim=True)
+
+
 def dilate(x: torch.Tensor, stride: Sequence[int], size: Sequence[int]) -> torch.Tensor:
     """Put the entries of x ``stride`` apart on a grid of zeros of the given size."""
     shape = list(x.shape[:2])

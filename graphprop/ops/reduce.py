@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from graphprop.ops import helpers
 from graphprop.ops.base import Operator, Sign
 
 
@@ -30,18 +31,42 @@ class Extreme(PerSample):
 
     which: str
 
+    @property
+    def helpers(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("smallest" if self.which == "min" else "largest",)
+
     def run(self, x: torch.Tensor) -> torch.Tensor:
-        reduce = torch.amin if self.which == "min" else torch.amax
-        return reduce(x, _axes(x.dim()), keepdim=True)
+        return helpers.smallest(x) if self.which == "min" else helpers.largest(x)
 
     def source(self, *operands: str) -> str:
-        x = operands[0]
-        return f"{x}.a{self.which}(tuple(range(1, {x}.dim())), keepdim=True)"
+        return f"{self.helpers[0]}({operands[0]})"
 
     def onnx(self, graph: Any, *operands: Any) -> Any:
         axes = graph.integers(_axes(len(graph.shape(operands[0]))))
         name = "ReduceMin" if self.which == "min" else "ReduceMax"
         return graph.node(name, operands[0], axes, keepdims=1)
+
+
+@dataclass(frozen=True)
+class Total(PerSample):
+    """The sum over each sample."""
+
+    helpers: ClassVar[tuple[str, ...]] = ("total",)
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return helpers.total(x)
+
+    def source(self, *operands: str) -> str:
+        return f"total({operands[0]})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        axes = graph.integers(_axes(len(graph.shape(operands[0]))))
+        return graph.node("ReduceSum", operands[0], axes, keepdims=1)
+
+
+def total(x: Any) -> Any:
+    """The sum over each sample."""
+    return Total()(x)
 
 
 def smallest(x: Any) -> Any:

@@ -19,6 +19,8 @@ from graphprop.ops.pool import Pooling
 from graphprop.passes.tag_roles import ROLES, matches
 from graphprop.rules.registry import BoundRule, Method, find_rule
 
+BATCH_NORM_RULES = {"affine": "affine", "compensate": "compensate"}
+
 RuleMap = Mapping[str, str | BoundRule | tuple[str, Mapping[str, Any]]]
 
 
@@ -73,8 +75,8 @@ def from_method(node: fx.Node, method: Method, parameters: Mapping[str, Any]) ->
             f"the method {method.name!r} has no rule for {where(node)}: name one with --rule"
         )
     own_rule = node.target.relevance
-    if isinstance(node.target, BatchNorm) and parameters.get("batch_norm") == "affine":
-        own_rule = "affine"
+    if isinstance(node.target, BatchNorm):
+        own_rule = BATCH_NORM_RULES.get(str(parameters.get("batch_norm")), own_rule)
     if own_rule is None:
         raise MethodError(f"{node.target.__name__} at {where(node)} has no rule of its own")
     return bound(own_rule, parameters)

@@ -23,6 +23,9 @@ from graphprop.errors import CaptureError, GraphpropError, UnsupportedOperator, 
 from graphprop.network import BATCH, Network, Value, Writer, where
 from graphprop.ops import ATEN, Softmax
 
+aten = torch.ops.aten
+
+CASTS = {aten._to_copy.default, aten.to.dtype, aten.type_as.default}
 SYMBOLIC = {operator.mul, operator.add, operator.sub, operator.floordiv, operator.mod}
 
 
@@ -55,22 +58,31 @@ def canonicalise(program: ExportedProgram) -> Network:
 
 
 def bind_inputs(program: ExportedProgram, network: Network, writer: Writer) -> dict[fx.Node, Any]:
-    """Give every placeholder its meaning: an input, or a tensor of the model."""
+    """Give every placeholder its meaning: an input, or a tensor of the model.
+
+    Casts being identities, every floating-point tensor takes the type of the input.
+    """
     kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    dtype = next(
+        node.meta["val"].dtype
+        for node in placeholders
+        if kinds[node.name].kind == InputKind.USER_INPUT
+    )
     environment: dict[fx.Node, Any] = {}
-    for node in program.graph.nodes:
-        if node.op != "placeholder":
-            continue
+    for node in placeholders:
         spec = kinds[node.name]
         if spec.kind == InputKind.USER_INPUT:
             shape = (BATCH, *node.meta["val"].shape[1:])
-            value = torch.empty(shape, dtype=node.meta["val"].dtype, device="meta")
+            value = torch.empty(shape, dtype=dtype, device="meta")
             environment[node] = writer.placeholder("x", value)
         else:
             name = str(spec.target)
             tensor = program.state_dict.get(name, program.constants.get(name))
             assert tensor is not None
-            tensor = tensor.detach()
+            # channels_last is a matter of memory only
+            tensor = tensor.detach().contiguous()
+            tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
             environment[node] = tensor
             writer.register(tensor, name)
     return environment
@@ -88,11 +100,11 @@ def translate(
     options = fx.map_arg(node.kwargs, known)
     if node.target is operator.getitem:
         return arguments[0][arguments[1]]
-    if node.target is torch.ops.aten.sym_size.int:
+    if node.target is aten.sym_size.int:
         size = arguments[0].shape[arguments[1]]
         return BATCH if size == -1 else size
     if not any(isinstance(leaf, Value) for leaf in leaves((arguments, options))):
-        return node.target(*arguments, **options)
+        return evaluated(node.target, arguments, options)
     facts = origin(node, labels)
     function = ATEN.get(node.target)
     if function is None:
@@ -116,6 +128,16 @@ def translate(
     return result
 
 
+def evaluated(target: Any, arguments: Any, options: Any) -> Any:
+    """What doesn't depend on the input, computed; casts from floating to floating point aside."""
+    if target is aten._assert_tensor_metadata.default:
+        return None
+    result = target(*arguments, **options)
+    if target in CASTS and result.is_floating_point() and arguments[0].is_floating_point():
+        return arguments[0]
+    return result
+
+
 def name_written(
     writer: Writer,
     before: fx.Node | None,
@@ -127,11 +149,13 @@ def name_written(
 
     ``before`` is the last node that was there already; tensors go to the front of the graph.
     """
+    values = (leaf for leaf in leaves(result) if isinstance(leaf, Value))
+    first = next(values, None)
     for node in reversed(writer.graph.nodes):
         if node is before:
             break
-        if isinstance(result, Value) and node is result.node:
-            writer.rename(result, name_of(facts))
+        if first is not None and node is first.node:
+            writer.rename(first, name_of(facts))
         elif node.op == "call_function":
             stem = f"{name_of(facts)}.{node.target.__name__}"
             labels[stem] += 1

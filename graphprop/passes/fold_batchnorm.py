@@ -23,7 +23,12 @@ from graphprop.errors import MethodError, nearest
 from graphprop.network import Network, Value, Writer, shape_of
 from graphprop.ops import BatchNorm, Conv, ConvTranspose, Linear
 
-STRATEGIES = ("merge", "pass", "affine")
+STRATEGIES = {
+    "merge": "merged",
+    "pass": "passed: relevance goes through it unchanged",
+    "affine": "affine: the epsilon rule of its affine map",
+    "compensate": "compensated: S = BN(z) - z is taken off the relevance as a term of its own",
+}
 
 
 def fold_batchnorm(network: Network, strategy: str = "merge") -> Network:
@@ -33,7 +38,8 @@ def fold_batchnorm(network: Network, strategy: str = "merge") -> Network:
     ----------
     strategy
         ``"merge"`` folds each batch norm into a neighbouring linear layer and passes relevance
-        through those where that can't be done; ``"pass"`` and ``"affine"`` leave all of them.
+        through those where that can't be done; ``"pass"``, ``"affine"`` and ``"compensate"``
+        leave all of them in the forward part.
 
     Raises
     ------
@@ -47,7 +53,7 @@ def fold_batchnorm(network: Network, strategy: str = "merge") -> Network:
         if not isinstance(node.target, BatchNorm):
             continue
         if strategy != "merge":
-            network.decisions[node.meta["label"]] = strategy
+            network.decisions[node.meta["label"]] = STRATEGIES[strategy]
             continue
         network.decisions[node.meta["label"]] = merge(network, writer, node)
     network.graph.eliminate_dead_code()

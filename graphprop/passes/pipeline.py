@@ -90,10 +90,10 @@ def analysis_steps(
     ]
 
 
-def lowering_steps(pipeline: Pipeline, parameters: Mapping[str, Any]) -> list[Step]:
+def lowering_steps(pipeline: Pipeline, method: Method, parameters: Mapping[str, Any]) -> list[Step]:
     """The passes from there to the simplified graph of the explainer."""
     return [
-        ("lower", lambda n: lower(n, parameters.get("start", "logit"))),
+        ("lower", lambda n: lower(n, method, parameters.get("start", "logit"))),
         ("simplify", pipeline.simplify),
     ]
 
@@ -119,4 +119,7 @@ def resolve_parameters(method: Method, given: Mapping[str, Any]) -> dict[str, An
         if isinstance(default, float):
             value = float(value)
         parameters[name] = value
+    for switch, settings in method.switches.items():
+        if parameters[switch]:
+            parameters.update({k: v for k, v in settings.items() if k not in given})
     return parameters

@@ -108,7 +108,8 @@ def signal_operands(node: fx.Node) -> tuple[int, ...]:
 def gating(node: fx.Node) -> int:
     """How much a value looks like a gate: 2 after a sigmoid and its like, 1 after a clamp, else 0.
 
-    A clamp (ReLU6) also serves as a plain non-linearity, so a sigmoid beside it is the gate.
+    A clamp (ReLU6) also serves as a plain non-linearity, so a sigmoid beside it is the gate. To
+    multiply by a reciprocal is to divide, and so a gate.
     """
     while node.op == "call_function":
         target = node.target
@@ -119,6 +120,8 @@ def gating(node: fx.Node) -> int:
         if isinstance(target, Activation):
             return 2 if target.bounded else 0
         live = [a for a in node.args if isinstance(a, fx.Node) and a.meta["batched"]]
+        if isinstance(target, Divide) and node.args[0] not in live:
+            return 2
         if target.weighted or len(live) != 1:
             return 0
         node = live[0]

@@ -1,6 +1,6 @@
 """Rules (mathematics) and methods (tables of rules)."""
 
-from graphprop.rules import lrp, structure
+from graphprop.rules import lrp, rap, structure
 from graphprop.rules import methods as _methods
 from graphprop.rules.registry import (
     METHODS,
@@ -26,6 +26,7 @@ __all__ = [
     "find_rule",
     "lrp",
     "method",
+    "rap",
     "rule",
     "structure",
 ]

@@ -7,6 +7,7 @@ becomes ``stab(c)``, else the division is exact and 0 where c is 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from graphprop.errors import MethodError
@@ -176,11 +177,20 @@ def zB(
     computed as ``(x - l) w+ + (x - h) w-``: both terms are positive between the bounds, so that
     nothing cancels and the zero of a constant image is exact.
     """
+    c, carry = box(layer, x, low, high)
+    return carry(quotient(r, c, stabilizer))
+
+
+def box(layer: Layer, x: Any, low: Any, high: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The denominator of zB, and what carries a quotient over it back to x."""
     w_above, w_below = positive(layer.weight), negative(layer.weight)
     above = x - bound(layer, x, low, smallest)
     below = x - bound(layer, x, high, largest)
-    q = quotient(r, layer.op(above, w_above) + layer.op(below, w_below), stabilizer)
-    return above * layer.opT(w_above, q) + below * layer.opT(w_below, q)
+
+    def carry(q: Any) -> Any:
+        return above * layer.opT(w_above, q) + below * layer.opT(w_below, q)
+
+    return layer.op(above, w_above) + layer.op(below, w_below), carry
 
 
 def bound(layer: Layer, x: Any, given: Any, per_sample: Any) -> Any:

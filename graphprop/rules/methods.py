@@ -11,6 +11,8 @@ KOHLBRENNER = "Kohlbrenner et al. 2020, IJCNN (CMP)"
 MONTAVON = "Montavon et al. 2019, LNCS 11700, ch. 10"
 
 EVERYWHERE = "*"
+LOGITS = "logits"
+BOX: dict[str, Any] = {"low": "per_sample", "high": "per_sample"}
 EXACT: dict[str, Any] = {"bias": "ignored", "stabilizer": 0.0}
 STABILISED: dict[str, Any] = {"bias": "sink", "stabilizer": 1e-6}
 DENSE = ("dense_head", "epsilon")
@@ -99,8 +101,7 @@ method(
     "epsilon_gamma_box",
     [("input", "zB"), DENSE, (EVERYWHERE, "gamma")],
     parameters={
-        "low": "per_sample",
-        "high": "per_sample",
+        **BOX,
         **EPSILON,
         "gamma": 0.25,
         **STABILISED,
@@ -120,7 +121,34 @@ for _letter, _weights in (("a", ALPHA_1), ("b", ALPHA_2)):
 method(
     "deep_taylor",
     [("input", "zB"), (EVERYWHERE, "z_plus")],
-    parameters={"low": "per_sample", "high": "per_sample", **EXACT, **START},
+    parameters={**BOX, **EXACT, **START},
     summary="Deep Taylor decomposition: z-plus, zB on the input layer.",
     source="Montavon et al. 2017, Pattern Recognition 65",
+)
+
+NAM = "Nam et al. 2020, AAAI, Relative Attributing Propagation"
+
+method(
+    "rap",
+    [(LOGITS, "rap_start"), ("input", "zB"), (EVERYWHERE, "rap")],
+    parameters={
+        "negative": "both",
+        "active": "input",
+        "residual": "absolute",
+        "authors": False,
+        **BOX,
+    },
+    batch_norm="pass",
+    switches={"authors": {"negative": "inhibitory", "active": "support", "residual": "signed"}},
+    summary="Relative attributing propagation: influence normalised, then shifted evenly.",
+    source=NAM,
+)
+method(
+    "rap-bn",
+    [(LOGITS, "rap_bn_start"), ("input", "rap_bn_input"), (EVERYWHERE, "rap_bn")],
+    parameters={"inversion_sign": 1.0, "lost": "spread", "residual": "absolute", **BOX},
+    batch_norm="compensate",
+    flows=(("normal", {"kappa": 1.0}), ("inversed", {"kappa": -1.0})),
+    summary="Two flows, with bias and batch norm as compensation terms; the map sums to zero.",
+    source="Nam et al. 2019, arXiv, the earlier version of RAP",
 )

@@ -37,6 +37,10 @@ class Layer:
         The user's name for the layer, for messages.
     signal
         For an operator where values meet: which of its operands relevance flows to.
+    constants
+        The operands behind the first.
+    final
+        Whether the layer's result is the model's output.
     """
 
     operator: Operator
@@ -46,6 +50,7 @@ class Layer:
     label: str = "layer"
     signal: tuple[int, ...] = (0,)
     constants: tuple[Any, ...] = ()
+    final: bool = True
     rename: Callable[[Any, str], Any] | None = None
 
     @classmethod
@@ -119,6 +124,11 @@ class BoundRule:
     def __call__(self, layer: Layer, x: Any, r: Any) -> Any:
         return self.rule.function(layer, x, r, **self.parameters)
 
+    def in_flow(self, parameters: Mapping[str, Any]) -> BoundRule:
+        """The rule in one flow of a method: with those of the flow's parameters that it has."""
+        own = {key: value for key, value in parameters.items() if key in self.rule.parameters}
+        return self.rule.bind(**{**self.parameters, **own}) if own else self
+
     def __str__(self) -> str:
         shown = (
             f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
@@ -144,9 +154,12 @@ class Method:
         The method's parameters and their defaults. One reaches every rule that has a parameter
         of the same name, unless the table gives that rule its own.
     batch_norm
-        The strategy: ``merge``, ``pass`` or ``affine``.
-    start
-        ``"logit"``, or ``"one"`` for a start of 1 at the target.
+        The strategy: ``merge``, ``pass``, ``affine`` or ``compensate``.
+    flows
+        ``(name, parameters)`` of each flow of relevance. The flows run separately and are added
+        up at the input; a flow's parameters reach every rule that has them.
+    switches
+        Parameter -> the parameters that it sets when it is true.
     """
 
     name: str
@@ -155,6 +168,8 @@ class Method:
     batch_norm: str = "merge"
     summary: str = ""
     source: str = ""
+    flows: Sequence[tuple[str, Mapping[str, Any]]] = (("", MappingProxyType({})),)
+    switches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 RULES: dict[str, Rule] = {}
@@ -201,11 +216,22 @@ def method(
     batch_norm: str = "merge",
     summary: str = "",
     source: str = "",
+    flows: Sequence[tuple[str, Mapping[str, Any]]] = (("", MappingProxyType({})),),
+    switches: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Method:
     """Register a method, see `Method`; it can then be named in `graphprop.compile`."""
     for _, rule_name, *_rest in table:
         find_rule(rule_name)
-    made = Method(name, tuple(table), dict(parameters or {}), batch_norm, summary, source)
+    made = Method(
+        name,
+        tuple(table),
+        dict(parameters or {}),
+        batch_norm,
+        summary,
+        source,
+        tuple(flows),
+        dict(switches or {}),
+    )
     METHODS[name] = made
     return made
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphprop.ops import Cat, Item, Route, Subtract, divide_or_zero, keep_where, stabilise
+from graphprop.errors import MethodError
+from graphprop.ops import (
+    Cat,
+    Item,
+    Route,
+    Subtract,
+    absolute,
+    divide_or_zero,
+    keep_where,
+    stabilise,
+)
 from graphprop.rules.lrp import quotient
 from graphprop.rules.registry import Layer, rule
 
@@ -46,10 +56,23 @@ def proportional(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> An
 
 
 @rule
-def share(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> Any:
-    """Residual add: ``x_k / sum x`` of the relevance to each branch; a constant gets nothing."""
+def share(
+    layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0, residual: str = "signed"
+) -> Any:
+    """Residual add: ``x_k / sum x`` of the relevance to each branch; a constant gets nothing.
+
+    With ``residual="absolute"``: ``|x_k| / sum |x|``, an even split where all are zero.
+    """
     if len(layer.signal) == 1:
         return (r,)
+    if residual == "absolute":
+        sizes = [absolute(branch) for branch in x]
+        whole = sizes[0] + sizes[1]
+        even = keep_where(whole, "==", r) * (1.0 / len(sizes))
+        q = divide_or_zero(r, whole)
+        return tuple(size * q + even for size in sizes)
+    if residual != "signed":
+        raise MethodError(f"residual is 'signed' or 'absolute', not {residual!r}")
     first, second = x
     q = quotient(r, layer.operator(first, second), stabilizer)
     difference = isinstance(layer.operator, Subtract)
@@ -68,4 +91,5 @@ def signal(layer: Layer, x: Any, r: Any) -> Any:
 def affine(layer: Layer, x: Any, r: Any, *, epsilon: float = 1e-6) -> Any:
     """Epsilon rule of an affine map: normalisations, their statistics taken as constants."""
     y = layer.operator(x, *layer.constants)
-    return x * layer.operator.coefficient(x, *layer.constants) * (r / stabilise(y, epsilon))
+    slope = layer.named("slope", layer.operator.coefficient(x, *layer.constants))
+    return x * slope * (r / stabilise(y, epsilon))

@@ -1,0 +1,1 @@
+"""What a check is made of: arbiter, backends, comparison, fingerprint, report."""

@@ -1,0 +1,286 @@
+"""What a compiled directory runs on: its module in a process of its own, and two ONNX engines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+RUNNER = Path(__file__).with_name("runner.py")
+LARGEST_BATCH = 8
+"""How many samples run at once: memory is limited."""
+
+Array = NDArray[Any]
+
+
+class BackendError(Exception):
+    """A backend does not run at all; the text says why, in one line."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is explained: inputs ``[N, ...]`` and one class for each."""
+
+    x: torch.Tensor
+    target: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+def batches(count: int, *first: int) -> list[list[int]]:
+    """Samples in batches, the first of the sizes given, the others as large as they may be."""
+    sizes = [*first, *[LARGEST_BATCH] * (count // LARGEST_BATCH + 1)]
+    found, start = [], 0
+    for size in sizes:
+        found.append(list(range(start, min(start + size, count))))
+        start += size
+    return [batch for batch in found if batch]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of a generated module, see `graphprop.checking.runner`."""
+
+    name: str
+    dtype: str = "float32"
+    input: str = "x"
+    threads: int = 1
+    rows: list[list[int]] = field(default_factory=list)
+    watch: list[str] = field(default_factory=list)
+    keep: bool = False
+
+
+def run_module(
+    directory: Path, inputs: Mapping[str, torch.Tensor], steps: Sequence[Step]
+) -> dict[str, torch.Tensor]:
+    """Run a directory's ``explainer.py`` in a process where graphprop can't be imported.
+
+    Raises
+    ------
+    BackendError
+        If it does not run.
+    """
+    with tempfile.TemporaryDirectory(prefix="graphprop-") as scratch:
+        paths = {name: f"{scratch}/{name}" for name in ("job", "inputs", "output")}
+        save_file({name: t.contiguous() for name, t in inputs.items()}, paths["inputs"])
+        job = {**paths, "directory": str(directory.absolute()), "runs": [vars(s) for s in steps]}
+        Path(paths["job"]).write_text(json.dumps(job))
+        command = [sys.executable, "-I", str(RUNNER), paths["job"]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = done.stderr.strip().splitlines()
+            reason = said[-1] if said else f"its process ended with code {done.returncode}"
+            raise BackendError(f"explainer.py does not run: {reason}")
+        with safe_open(paths["output"], "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+class OnnxFile:
+    """An ``explainer.onnx`` on one of the engines.
+
+    Parameters
+    ----------
+    path
+        The file.
+    names
+        Values to return besides ``logits`` and ``relevance``, where the file has them.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
+        self.path = path
+        self.names = ["logits", "relevance"]
+        if names:
+            model = onnx.load(path, load_external_data=False)
+            present = {output for node in model.graph.node for output in node.output}
+            self.names += [n for n in dict.fromkeys(names) if n in present - {*self.names}]
+
+    def run(self, samples: Samples, rows: list[int]) -> dict[str, Array]:
+        """Run one batch; returns what was asked for by name."""
+        raise NotImplementedError
+
+
+class OnnxRuntime(OnnxFile):
+    """ONNX Runtime on the CPU, one thread, the same result each time."""
+
+    def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
+        super().__init__(path, names)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 4
+        try:
+            source = self._with_outputs(options) if names else str(path)
+            self.session = onnxruntime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime can't load {path.name}: {one_line(error)}") from error
+
+    def _with_outputs(self, options: Any) -> bytes:
+        """The model with its intermediate values as outputs; its weights stay where they are."""
+        model = onnx.load(self.path, load_external_data=False)
+        known = {output.name for output in model.graph.output}
+        described = {value.name: value for value in model.graph.value_info}
+        for name in self.names:
+            if name not in known:
+                empty = onnx.helper.make_empty_tensor_value_info(name)
+                model.graph.output.append(described.get(name, empty))
+        folder = str(self.path.parent.absolute())
+        key = "session.model_external_initializers_file_folder_path"
+        options.add_session_config_entry(key, folder)
+        content: bytes = model.SerializeToString()
+        return content
+
+    def run(self, samples: Samples, rows: list[int]) -> dict[str, Array]:
+        feeds = feeds_of(samples, rows)
+        try:
+            return dict(zip(self.names, self.session.run(self.names, feeds), strict=True))
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime stops at {one_line(error)}") from error
+
+
+class OnnxReference(OnnxFile):
+    """The reference implementation that comes with onnx: slow, independent, plain NumPy."""
+
+    def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
+        super().__init__(path, names)
+        try:
+            self.evaluator = ReferenceEvaluator(str(path), new_ops=[MaxPool, ConvTranspose])
+        except Exception as error:
+            raise BackendError(f"onnx.reference can't load it: {one_line(error)}") from error
+
+    def run(self, samples: Samples, rows: list[int]) -> dict[str, Array]:
+        feeds = feeds_of(samples, rows)
+        try:
+            with np.errstate(all="ignore"):
+                found: Any = self.evaluator.run(None, feeds, intermediate=True)
+        except Exception as error:
+            raise BackendError(f"onnx.reference stops: {one_line(error)}") from error
+        return {name: found[name] for name in self.names}
+
+
+def feeds_of(samples: Samples, rows: list[int]) -> dict[str, Array]:
+    """The inputs of one batch."""
+    return {"input": samples.x[rows].numpy(), "target": samples.target[rows].numpy()}
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text without line breaks, not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+# What onnx.reference 1.23 gets wrong.
+
+
+class MaxPool(OpRun):
+    """Max pool whose indices count over the whole tensor, at every stride."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        auto_pad: str | None = None,
+        ceil_mode: int | None = None,
+        dilations: Sequence[int] | None = None,
+        kernel_shape: Sequence[int] = (),
+        pads: Sequence[int] | None = None,
+        storage_order: int | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array, ...]:
+        rank = len(kernel_shape)
+        steps, gaps = strides or [1] * rank, dilations or [1] * rank
+        before, after = (pads or [0] * 2 * rank)[:rank], (pads or [0] * 2 * rank)[rank:]
+        counts, surplus = [], []
+        for axis in range(rank):
+            length = x.shape[2 + axis] + before[axis] + after[axis]
+            free = length - gaps[axis] * (kernel_shape[axis] - 1) - 1
+            count = (-(-free // steps[axis]) if ceil_mode else free // steps[axis]) + 1
+            if ceil_mode and (count - 1) * steps[axis] >= x.shape[2 + axis] + before[axis]:
+                count -= 1  # a window has to begin in the image
+            counts.append(count)
+            surplus.append(max(0, (count - 1) * steps[axis] - free))
+        margins = [(0, 0), (0, 0)]
+        margins += [(b, a + s) for b, a, s in zip(before, after, surplus, strict=True)]
+        padded = np.pad(x, margins, constant_values=-np.inf)
+        places = np.pad(np.arange(x.size).reshape(x.shape), margins)
+        windows = [
+            (slice(None), slice(None), *cut)
+            for cut in window_slices(kernel_shape, gaps, steps, counts)
+        ]
+        stacked = np.stack([padded[window] for window in windows])
+        winner = stacked.argmax(0)[None]
+        found = np.take_along_axis(stacked, winner, 0)[0]
+        indices = np.stack([places[window] for window in windows])
+        return found, np.take_along_axis(indices, winner, 0)[0]
+
+
+class ConvTranspose(OpRun):
+    """Transposed convolution with groups, in any number of dimensions."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        auto_pad: str | None = None,
+        dilations: Sequence[int] | None = None,
+        group: int = 1,
+        kernel_shape: Sequence[int] | None = None,
+        output_padding: Sequence[int] | None = None,
+        output_shape: Sequence[int] | None = None,
+        pads: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array]:
+        kernel, size = w.shape[2:], x.shape[2:]
+        rank = len(kernel)
+        steps, gaps = strides or [1] * rank, dilations or [1] * rank
+        before, after = (pads or [0] * 2 * rank)[:rank], (pads or [0] * 2 * rank)[rank:]
+        extra = output_padding or [0] * rank
+        whole = [
+            (n - 1) * s + g * (k - 1) + 1 + e
+            for n, s, g, k, e in zip(size, steps, gaps, kernel, extra, strict=True)
+        ]
+        grouped = x.reshape(len(x), group, -1, *size)
+        weight = w.reshape(group, -1, *w.shape[1:])
+        total = np.zeros((len(x), group, w.shape[1], *whole), x.dtype)
+        cuts = window_slices(kernel, gaps, steps, size)
+        for offset, cut in zip(np.ndindex(*kernel), cuts, strict=True):
+            part = np.einsum("ngc...,gco->ngo...", grouped, weight[(..., *offset)])
+            total[(slice(None), slice(None), slice(None), *cut)] += part
+        image = (slice(b, length - a) for b, a, length in zip(before, after, whole, strict=True))
+        result = total.reshape(len(x), -1, *whole)[(slice(None), slice(None), *image)]
+        return (result if b is None else result + b.reshape(-1, *[1] * rank),)
+
+
+def window_slices(
+    kernel: Sequence[int], gaps: Sequence[int], steps: Sequence[int], counts: Sequence[int]
+) -> Iterator[tuple[slice, ...]]:
+    """For each cell of a kernel, the places of an image that it meets as the kernel moves."""
+    for offset in product(*map(range, kernel)):
+        yield tuple(
+            slice(o * g, o * g + (n - 1) * s + 1, s)
+            for o, g, s, n in zip(offset, gaps, steps, counts, strict=True)
+        )

@@ -1,0 +1,121 @@
+"""A fingerprint of what an explainer computes: enough to notice later that it was altered.
+
+Of each sample's logits and relevance the norm and the product with a fixed random vector are kept,
+and of each layer's result and relevance that product, all in float64. They are rounded to a
+thousandth of what float32 can tell apart, so that the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from graphprop.checking.arbiter import Stage, Truth
+from graphprop.checking.report import Comparison, known
+from graphprop.checking.runner import SEED, measure
+
+FINEST, COARSEST = 1e-10, 1e-4
+"""Bounds of what numbers are rounded to, relative to their scale."""
+
+
+def grain(e32: float) -> float:
+    """What numbers are rounded to, relative to their scale, where float32 is off by ``e32``."""
+    return min(max(e32 * 1e-3, FINEST), COARSEST) if math.isfinite(e32) else COARSEST
+
+
+def tolerance(e32: float) -> float:
+    """How far float64 may be off from what was recorded: ten grains, and some for other CPUs."""
+    return max(1e-8, 10 * grain(e32))
+
+
+def rounded(value: float, scale: float, e32: float) -> float:
+    """A number without the digits that are noise, ``scale`` being what it was summed up from."""
+    size = scale * grain(e32)
+    if not 0 < size < math.inf:
+        return value + 0.0
+    return round(value, -math.floor(math.log10(size))) + 0.0
+
+
+def fingerprint(truth: Truth, stages: Sequence[Stage]) -> dict[str, Any]:
+    """What a manifest records of an explainer's values."""
+    off = truth.float32["relevance"]
+    content: dict[str, Any] = {
+        "seed": SEED,
+        "samples": len(truth.samples),
+        "targets": truth.samples.target.tolist(),
+        "float32": {key: [known(e) for e in values] for key, values in truth.float32.items()},
+        "input": products(measure(truth.samples.x), [0.0] * len(off)),
+        "result": {},
+        "relevance": {},
+    }
+    for name, value in (("logits", truth.logits), ("input_relevance", truth.relevance)):
+        measures = measure(value)
+        norms = [rounded(m[2], m[2], e) for m, e in zip(measures.tolist(), off, strict=True)]
+        content[name] = {"norm": norms, "product": products(measures, off)}
+    for index, stage in enumerate(stages):
+        if index in truth.measures and stage.label is not None:
+            content[stage.kind][stage.label] = products(truth.measures[index], off)
+    return content
+
+
+def products(measures: torch.Tensor, off: Sequence[float]) -> list[float]:
+    """The product of each sample with the fixed vector, rounded."""
+    rows = measures.tolist()
+    return [rounded(m[3], m[2], e) for m, e in zip(rows, off, strict=True)]
+
+
+def deviations(recorded: Mapping[str, Any], truth: Truth) -> list[Comparison]:
+    """How far each sample that was recorded is off now, and how far it may be."""
+    found = []
+    logits, relevance = measure(truth.logits).tolist(), measure(truth.relevance).tolist()
+    for i in range(min(recorded["samples"], len(truth.samples))):
+        allowed = tolerance(recorded_error(recorded, i))
+        off = [
+            deviation(measures[i], recorded[name]["norm"][i], recorded[name]["product"][i])
+            for name, measures in (("input_relevance", relevance), ("logits", logits))
+        ]
+        found.append(Comparison(off[0], allowed, off[1], allowed))
+    return found
+
+
+def deviation(measures: Sequence[float], norm: float | None, product: float) -> float:
+    """How far one value is off from what was recorded of it."""
+    scale = (measures[2] if norm is None else norm) or 1.0
+    parts = [abs(measures[3] - product) / scale]
+    if norm is not None:
+        parts.append(abs(measures[2] - norm) / scale)
+    return max(part if math.isfinite(part) else math.inf for part in parts)
+
+
+def recorded_error(recorded: Mapping[str, Any], sample: int) -> float:
+    """The error of float32 when the fingerprint was taken."""
+    error = recorded["float32"]["relevance"][sample]
+    return math.inf if error is None else float(error)
+
+
+def same_inputs(recorded: Mapping[str, Any], truth: Truth) -> bool:
+    """Whether the seed still gives the inputs that were explained when it was recorded."""
+    measures = measure(truth.samples.x).tolist()
+    pairs = zip(measures, recorded["input"], strict=False)
+    return all(deviation(m, None, product) <= 1e-8 for m, product in pairs)
+
+
+def first_deviation(
+    recorded: Mapping[str, Any], truth: Truth, stages: Sequence[Stage]
+) -> tuple[Stage, float, float] | None:
+    """The first stage that is off from what was recorded, by how much, and by how much it may."""
+    for index, stage in enumerate(stages):
+        known_products = recorded[stage.kind].get(stage.label) if stage.label is not None else None
+        if known_products is None or index not in truth.measures:
+            continue
+        for i, (row, product) in enumerate(
+            zip(truth.measures[index].tolist(), known_products, strict=False)
+        ):
+            allowed = tolerance(recorded_error(recorded, i))
+            error = deviation(row, None, product)
+            if error > allowed:
+                return stage, error, allowed
+    return None

@@ -1,0 +1,372 @@
+"""The ``graphprop`` command: compile, check, explain, inspect, methods.
+
+torch is imported by the commands that need it, not here: help has to appear at once.
+"""
+
+# click reads a backspace as "don't wrap this paragraph", so that the help texts can't be raw:
+# ruff: noqa: D301
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from graphprop import __version__, console
+from graphprop.errors import GraphpropError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+DEBUG = "graphprop.debug"
+
+
+class Terminated(BaseException):
+    """The process was asked to end; files being written are removed on the way out."""
+
+
+@contextmanager
+def ended_by_signal() -> Iterator[None]:
+    """Let SIGTERM unwind the program, as an interrupt does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Program(click.Group):
+    """The commands, every failure of which becomes one message and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program; a name that the terminal can't show is escaped."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which they are used."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            with ended_by_signal():
+                return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own, and a reader of our output who has seen enough
+        except (Exception, KeyboardInterrupt, Terminated) as error:
+            if ctx.meta.get(DEBUG):
+                traceback.print_exc()
+            code, text = verdict(error)
+            console.say_error(text)
+            ctx.exit(code)
+
+
+def verdict(error: BaseException) -> tuple[int, str]:
+    """The exit code and the message of a failure."""
+    if isinstance(error, GraphpropError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted; nothing was left half-written"
+    if isinstance(error, Terminated):
+        return 143, "terminated; nothing was left half-written"
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        return 2, f"{where}{error.strerror}"
+    said = str(error).strip().partition("\n")[0]
+    return 3, (
+        f"{type(error).__name__}: {said}. This is a defect in graphprop, not in what you gave it: "
+        "run again with --debug for the traceback, and report it"
+    )
+
+
+def set_debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Remember --debug, wherever on the command line it stands."""
+    if value:
+        ctx.meta[DEBUG] = True
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=set_debug,
+    envvar="GRAPHPROP_DEBUG",
+    help="Show the traceback of an error (also: GRAPHPROP_DEBUG=1).",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+def parse_shape(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    """Read ``C,H,W``."""
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is no shape: give whole numbers without the batch, such as 3,224,224"
+        ) from None
+
+
+MODEL_OPTIONS = (
+    click.argument("source"),
+    click.option(
+        "--method",
+        "-m",
+        default="epsilon_plus_flat",
+        show_default=True,
+        metavar="NAME",
+        help="Which rule each role gets; `graphprop methods` lists them.",
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Set a parameter of the method. Repeatable.",
+    ),
+    click.option(
+        "--rule",
+        "rules",
+        multiple=True,
+        metavar="PATTERN=RULE[:k=v,..]",
+        help="Give the layers that a pattern names another rule. Repeatable, first match wins.",
+    ),
+    click.option(
+        "--role",
+        "roles",
+        multiple=True,
+        metavar="PATTERN=ROLE",
+        help="Give them another role: input, conv_stack, dense_head, shortcut or logits.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Trained weights: .safetensors, or a state dict that torch.save wrote.",
+    ),
+    click.option(
+        "--input-shape",
+        callback=parse_shape,
+        metavar="C,H,W",
+        help="The shape of one input; by default that of the file's example_input.",
+    ),
+)
+
+
+def model_options(function: Command) -> Command:
+    """Add what says which model is compiled, and how."""
+    for decorate in reversed(MODEL_OPTIONS):
+        function = decorate(function)
+    return function
+
+
+@click.group(
+    "graphprop",
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
+)
+@click.version_option(__version__, prog_name="graphprop")
+@debug_option
+def main() -> None:
+    """Compile trained PyTorch networks to stand-alone relevance-propagation modules.
+
+    \b
+    A first run:
+      graphprop compile models/digits.py
+      graphprop explain build/digits-epsilon_plus_flat models/digits_examples/3.png
+
+    Results go to stdout, progress and errors to stderr. The exit code is 0 where all went well,
+    1 where a check found a difference, 2 for wrong input or usage, 3 for a defect in graphprop.
+    """
+
+
+@main.command("compile", short_help="Compile a model, and check the result.")
+@model_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to write.  [default: build/<model>-<method>]",
+)
+@click.option("--no-onnx", is_flag=True, help="Write no ONNX file.")
+@click.option("--no-check", is_flag=True, help="Don't check that all backends agree.")
+@click.option("--force", is_flag=True, help="Replace DIR even if graphprop didn't make it.")
+@click.option(
+    "--dump-ir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write the network after each pass, as text, into a folder.",
+)
+@json_option
+@debug_option
+def compile_(as_json: bool, **options: Any) -> None:
+    """Compile a model into a module that explains it, and check it.
+
+    SOURCE is path/model.py, path/model.py:attribute or package.module:callable. The model's file
+    is code, and is run. In a file, the model is what is called `model`, what `build_model()`
+    returns, or the only torch.nn.Module defined there; `example_input` gives the input's shape.
+
+    \b
+    Written to DIR:
+      explainer.py          load() and class Explainer: needs torch and safetensors, nothing else
+      weights.safetensors   its weights
+      explainer.onnx        the same for ONNX Runtime
+      manifest.json         method, parameters, layers with their rules, results of the check
+
+    \b
+    PATTERN is a layer's path or label (features.*), operator (conv) or class (Conv2d); role:NAME
+    and type:NAME say which. `graphprop inspect SOURCE` shows them.
+
+    \b
+    Examples:
+      graphprop compile model.py --weights model.safetensors
+      graphprop compile model.py:resnet --method lrp_epsilon --set epsilon=0.01
+      graphprop compile model.py --rule features.0=w_square --rule 'fc.*=epsilon:epsilon=0.1'
+      graphprop compile torchvision.models:vgg16 --input-shape 3,224,224 -o build/vgg
+    """
+    from graphprop.commands import run_compile
+
+    run_compile(as_json, **options)
+
+
+@main.command("check", short_help="Check that all backends agree.")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="How many random inputs to compare on.",
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="NAME",
+    help="Check this backend only. Repeatable.  [default: all there are]",
+)
+@json_option
+@debug_option
+def check(directory: Path, samples: int, backends: tuple[str, ...], as_json: bool) -> None:
+    """Check that what was compiled computes the same on every backend.
+
+    Each backend is compared with the same graph in float64. It may be off by ten times the error
+    of torch in float32, and both are printed. On a difference, the first layer that diverges is
+    named and the exit code is 1. The code in DIR is run.
+
+    \b
+    Examples:
+      graphprop check build/digits-epsilon_plus_flat
+      graphprop check build/digits-epsilon_plus_flat --samples 10 --json
+    """
+    from graphprop.commands import run_check
+
+    if not run_check(directory, samples, backends, as_json):
+        click.get_current_context().exit(1)
+
+
+@main.command("explain", short_help="Explain pictures by a compiled model.")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument(
+    "images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE..."
+)
+@click.option(
+    "--target", type=int, metavar="K", help="The class to explain.  [default: the largest logit]"
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="A folder, or for one picture a name ending in .png.  [default: explanations]",
+)
+@click.option(
+    "--shared-scale", is_flag=True, help="Draw all pictures on one scale, to compare their colours."
+)
+@json_option
+@debug_option
+def explain(as_json: bool, **options: Any) -> None:
+    """Explain pictures with what was compiled into DIR.
+
+    DIR's explainer.py is code, and is run; nothing is compiled. A picture is scaled to cover the
+    input's size and its middle kept, turned to grayscale for a network with one channel, and
+    normalised as DIR's manifest says.
+
+    \b
+    Written for each picture:
+      <name>.npz   the truth: relevance [C,H,W], logits, target, scale
+      <name>.png   the input, and its relevance summed over channels: red positive, blue
+                   negative, white zero, darkest at the scale's limit, which stands in the
+                   file's text too
+
+    A map that is zero everywhere or holds NaN is not drawn; a warning on stderr says so.
+
+    \b
+    Examples:
+      graphprop explain build/digits-epsilon_plus_flat models/digits_examples/3.png
+      graphprop explain build/vgg16-epsilon_plus_flat cat.jpg --target 281 -o cat_281.png
+      graphprop explain build/vgg16-epsilon_plus_flat photos/*.jpg --shared-scale -o maps
+    """
+    from graphprop.commands import run_explain
+
+    run_explain(as_json, **options)
+
+
+@main.command("inspect", short_help="Show layers, rules and batch norms.")
+@model_options
+@json_option
+@debug_option
+def inspect(as_json: bool, **options: Any) -> None:
+    """Show a model's layers, the rule each gets, and what is done with each batch norm.
+
+    Takes a SOURCE and options as `graphprop compile` does, and writes nothing. The model's file
+    is code, and is run. "Input sign" is which signs a layer's input can have: where no entry is
+    negative, half of many rules falls away.
+
+    \b
+    Examples:
+      graphprop inspect models/resnet50.py
+      graphprop inspect model.py --method lrp_cmp_alpha2_flat --set flat_layers=3
+    """
+    from graphprop.commands import run_inspect
+
+    run_inspect(as_json, **options)
+
+
+@main.command("methods", short_help="List methods and rules.")
+@json_option
+@debug_option
+def methods(as_json: bool) -> None:
+    """List the methods and rules with their parameters, defaults and sources.
+
+    \b
+    Parameters of a method are set by --set, those of one layer's rule in --rule:
+      graphprop compile model.py --method lrp_epsilon --set epsilon=0.01
+      graphprop compile model.py --rule 'fc.*=epsilon:epsilon=0.1,bias=ignored'
+    """
+    from graphprop.commands import run_methods
+
+    run_methods(as_json)

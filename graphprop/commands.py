@@ -1,0 +1,331 @@
+"""What each command does once its options are read, and its result in words or as JSON."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from graphprop import console
+from graphprop.capture import capture
+from graphprop.explainer import CompiledExplainer, LayerInfo, compile, layer_info
+from graphprop.load import load_source
+from graphprop.passes.assign_rules import parse_rule, parse_value
+from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
+from graphprop.rules import METHODS, RULES, find_method
+
+
+def run_compile(
+    as_json: bool,
+    *,
+    source: str,
+    method: str,
+    settings: Iterable[str],
+    rules: Iterable[str],
+    roles: Iterable[str],
+    weights: Path | None,
+    input_shape: tuple[int, ...] | None,
+    output: Path | None,
+    no_onnx: bool,
+    no_check: bool,
+    force: bool,
+    dump_ir: Path | None,
+) -> None:
+    """Compile, write, and say what came of it."""
+    from graphprop import artefact
+
+    began = time.perf_counter()
+    parameters, rule_map, role_map = read_choices(method, settings, rules, roles)
+    with console.progress("load the model") as progress:
+        loaded = load_source(source, weights=weights, input_shape=input_shape)
+        explainer = compile(
+            loaded.model,
+            loaded.example,
+            method,
+            rules=rule_map,
+            roles=role_map,
+            name=loaded.name,
+            dump_ir=dump_ir,
+            progress=progress,
+            **parameters,
+        )
+        explainer.notes = [*loaded.notes, *explainer.notes]
+        directory = artefact.save(
+            explainer,
+            output or default_directory(loaded.name, method),
+            onnx=not no_onnx,
+            check=not no_check,
+            force=force,
+            source=loaded.source,
+            source_sha256=loaded.sha256,
+            preprocessing=loaded.preprocessing,
+            progress=progress,
+        )
+    manifest = artefact.read_manifest(directory)
+    seconds = time.perf_counter() - began
+    if as_json:
+        content = {"directory": directory, "seconds": round(seconds, 3), "manifest": manifest}
+        console.say_json("compile", content)
+    else:
+        describe_compiled(explainer, directory, manifest, seconds)
+
+
+def default_directory(name: str, method: str) -> Path:
+    """Where a compiled model goes: ``build/<model>-<method>``."""
+    return Path("build") / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}-{method}"
+
+
+def describe_compiled(
+    explainer: CompiledExplainer, directory: Path, manifest: Mapping[str, Any], seconds: float
+) -> None:
+    """Print what was written, what it computes, and whether that holds."""
+    weighted = [layer for layer in explainer.layers if layer.role]
+    shape = ",".join(map(str, explainer.input_shape))
+    console.say(f"{explainer.name}: compiled with {explainer.method.name} in {seconds:.1f} s")
+    console.say()
+    rows = [
+        ("input", f"{shape} -> {explainer.classes} logits"),
+        ("parameters", assignments(manifest["parameters"])),
+        ("roles", console.counted(layer.role for layer in weighted)),
+        ("rules", console.counted(rule_name(layer) for layer in weighted)),
+    ]
+    if explainer.network.decisions:
+        rows.append(("batch norms", batch_norms(explainer.network.decisions)))
+    rows += [("note", note) for note in explainer.notes]
+    console.say_table(("", ""), rows, headed=False)
+    console.say()
+    console.say(f"{directory}/")
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    sizes = [(path.name, console.file_size(path.stat().st_size)) for path in files]
+    console.say_table(("file", "size"), sizes, indent=2, headed=False)
+    describe_check(manifest.get("check"))
+
+
+def describe_check(check: Mapping[str, Any] | None) -> None:
+    """Print the verdict on each backend, and what relevance sums to at start and input."""
+    from graphprop.checking.report import Report
+
+    console.say()
+    if check:
+        console.say(Report.from_dict(check).render())
+    else:
+        console.say("not checked: `graphprop check` does that; until then it is only a claim")
+
+
+def rule_name(layer: LayerInfo) -> str:
+    """A layer's rule without its parameters."""
+    return (layer.rule or "none").partition("(")[0]
+
+
+def batch_norms(decisions: Mapping[str, str]) -> str:
+    """In short what was done: "53 merged"."""
+    done = [re.split(r"[ :]", decision)[0] for decision in decisions.values()]
+    said = console.counted(done)
+    return said if set(done) == {"merged"} else f"{said} (`graphprop inspect` says why)"
+
+
+def assignments(parameters: Mapping[str, Any]) -> str:
+    """Parameters as ``key=value, ...``."""
+    return ", ".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in parameters.items()
+    )
+
+
+def run_check(directory: Path, samples: int, backends: tuple[str, ...], as_json: bool) -> bool:
+    """Check a compiled directory; whether all was well."""
+    from graphprop.check import check_directory
+
+    with console.progress(f"check {directory}") as progress:
+        report = check_directory(
+            directory, samples=samples, backends=backends or None, progress=progress
+        )
+    if as_json:
+        content = {"directory": directory, "passed": report.passed, "check": report.as_dict()}
+        console.say_json("check", content)
+    else:
+        console.say(report.render())
+    return report.passed
+
+
+def run_explain(
+    as_json: bool,
+    *,
+    directory: Path,
+    images: tuple[Path, ...],
+    target: int | None,
+    output: Path | None,
+    shared_scale: bool,
+) -> None:
+    """Explain pictures, and say what was written."""
+    from graphprop.explain import explain_images
+
+    with console.progress("load the explainer") as progress:
+        found = explain_images(
+            directory,
+            images,
+            target=target,
+            output=output,
+            shared_scale=shared_scale,
+            progress=progress,
+        )
+    for one in found:
+        for warning in one.warnings:
+            console.say_warning(warning)
+    results = [one.as_dict() for one in found]
+    if as_json:
+        console.say_json("explain", {"directory": directory, "images": results})
+        return
+    headers = ("picture", "class", "logit", "relevance sum", "scale", "written")
+    rows = []
+    for result in results:
+        numbers = (result["logit"], result["relevance_sum"], result["limit"])
+        shown = ["NaN" if number is None else f"{number:.4g}" for number in numbers]
+        rows.append((result["image"], result["target"], *shown, result["png"] or result["npz"]))
+    console.say_table(headers, rows)
+
+
+def run_inspect(
+    as_json: bool,
+    *,
+    source: str,
+    method: str,
+    settings: Iterable[str],
+    rules: Iterable[str],
+    roles: Iterable[str],
+    weights: Path | None,
+    input_shape: tuple[int, ...] | None,
+) -> None:
+    """Analyse a model without compiling it, and print its layers."""
+    parameters, rule_map, role_map = read_choices(method, settings, rules, roles)
+    chosen = find_method(method)
+    resolved = resolve_parameters(chosen, parameters)
+    with console.progress("load the model") as progress:
+        loaded = load_source(source, weights=weights, input_shape=input_shape)
+        progress("capture")
+        program = capture(loaded.model, loaded.example)
+        pipeline = Pipeline(progress=progress)
+        network = pipeline.run(analysis_steps(chosen, resolved, rule_map, role_map), program)
+    layers = [layer_info(node) for node in network.layers]
+    shape = tuple(loaded.example.shape[1:])
+    notes = [*loaded.notes, *network.notes]
+    if as_json:
+        content = {
+            "model": loaded.name,
+            "source": loaded.source,
+            "method": method,
+            "parameters": resolved,
+            "input_shape": shape,
+            "layers": [layer.as_dict() for layer in layers],
+            "batch_norms": network.decisions,
+            "notes": notes,
+        }
+        console.say_json("inspect", content)
+        return
+    console.say(f"{loaded.name}: {method} ({assignments(resolved)})")
+    console.say(f"input: {','.join(map(str, shape))}")
+    console.say()
+    headers = ("layer", "operator", "shape", "role", "input sign", "rule")
+    console.say_table(headers, (layer_row(layer) for layer in layers))
+    if network.decisions:
+        console.say()
+        console.say_table(("batch norm", "what was done"), network.decisions.items())
+    for note in notes:
+        console.say(f"note: {note}")
+
+
+def layer_row(layer: LayerInfo) -> tuple[str, ...]:
+    """A layer's line in the table."""
+    return (
+        layer.label,
+        layer.operator,
+        "x".join(map(str, layer.shape)),
+        layer.role or "-",
+        layer.sign,
+        layer.rule or "-",
+    )
+
+
+def run_methods(as_json: bool) -> None:
+    """Print every method and every rule."""
+    if as_json:
+        methods: list[dict[str, Any]] = [
+            {
+                "name": method.name,
+                "summary": method.summary,
+                "source": method.source,
+                "parameters": {**method.parameters, "batch_norm": method.batch_norm},
+                "table": [list(entry) for entry in method.table],
+            }
+            for method in METHODS.values()
+        ]
+        rules = [
+            {"name": rule.name, "summary": rule.summary, "parameters": dict(rule.parameters)}
+            for rule in RULES.values()
+        ]
+        console.say_json("methods", {"methods": methods, "rules": rules})
+        return
+    console.say("METHODS (compile --method NAME --set KEY=VALUE)")
+    for method in METHODS.values():
+        console.say(f"\n{method.name}")
+        console.say(f"  {method.summary}")
+        table = (f"{pattern}: {rule}" for pattern, rule, *_ in method.table)
+        console.say(f"  {'; '.join(table)}")
+        parameters = {**method.parameters, "batch_norm": method.batch_norm}
+        console.say(f"  {assignments(parameters)}")
+        console.say(f"  {method.source}")
+    console.say("\nRULES (compile --rule PATTERN=RULE:KEY=VALUE)")
+    for rule in RULES.values():
+        console.say(f"\n{rule.name}")
+        console.say(f"  {rule.summary}")
+        if rule.parameters:
+            console.say(f"  {assignments(rule.parameters)}")
+
+
+# Reading the options that need the registries.
+
+
+def read_choices(
+    method: str, settings: Iterable[str], rules: Iterable[str], roles: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, tuple[str, dict[str, Any]]], dict[str, str]]:
+    """Read --set, --rule and --role, refusing early what doesn't exist."""
+    parameters = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise click.BadParameter(f"write KEY=VALUE, not {text!r}", param_hint="--set")
+        parameters[key.strip()] = parse_value(value)
+    resolve_parameters(find_method(method), parameters)
+    rule_map = dict(split_rule(text) for text in rules)
+    role_map = dict(split_role(text) for text in roles)
+    return parameters, rule_map, role_map
+
+
+def split_rule(text: str) -> tuple[str, tuple[str, dict[str, Any]]]:
+    """Split ``PATTERN=RULE[:k=v,..]`` at the first ``=`` that a rule's name follows.
+
+    Where none does, at the first: looking the rule up will say what there is.
+    """
+    places = [place for place, letter in enumerate(text) if letter == "="]
+    if not places or not text[: places[0]].strip():
+        raise click.BadParameter(
+            f"write PATTERN=RULE, such as features.0=w_square, not {text!r}", param_hint="--rule"
+        )
+    fitting = (p for p in places if text[p + 1 :].partition(":")[0].strip() in RULES)
+    place = next(fitting, places[0])
+    name, own = parse_rule(text[place + 1 :])
+    return text[:place].strip(), (name, own)
+
+
+def split_role(text: str) -> tuple[str, str]:
+    """Split ``PATTERN=ROLE`` at the last ``=``: no role has one in its name."""
+    pattern, equals, role = text.rpartition("=")
+    if not equals or not pattern.strip():
+        raise click.BadParameter(
+            f"write PATTERN=ROLE, such as head.0=conv_stack, not {text!r}", param_hint="--role"
+        )
+    return pattern.strip(), role.strip()

@@ -1,0 +1,136 @@
+"""What the command line prints: results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+JSON_VERSION = 1
+"""The version of what ``--json`` prints: raised when a field changes its meaning or goes."""
+
+WIDE = 10_000
+"""Columns to fill where nothing is a terminal: tables are never cut then."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on stdout or stderr that takes no text for markup, and cuts nothing in a pipe."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(
+        stderr=stderr,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        width=None if stream.isatty() else WIDE,
+    )
+
+
+def printable(text: Any) -> str:
+    """Text with whatever would steer a terminal shown as an escape."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
+
+
+def say(text: str = "") -> None:
+    """Print a line of a result."""
+    console().print(printable(text), soft_wrap=True)
+
+
+def say_error(text: str) -> None:
+    """Print the one message of a failure."""
+    message = Text.assemble(("error: ", "bold red"), printable(text))
+    console(stderr=True).print(message, soft_wrap=True)
+
+
+def say_warning(text: str) -> None:
+    """Print a warning."""
+    message = Text.assemble(("warning: ", "bold yellow"), printable(text))
+    console(stderr=True).print(message, soft_wrap=True)
+
+
+def say_json(command: str, content: Mapping[str, Any]) -> None:
+    """Print a result as JSON, all that there is on stdout."""
+    document = {"version": JSON_VERSION, "command": command, **plain(content)}
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it: what is no number there becomes null, what is unknown its text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def say_table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    headed: bool = True,
+    indent: int = 0,
+) -> None:
+    """Print a table; a column whose cells are all numbers stands to the right."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=headed
+    )
+    for index, header in enumerate(headers):
+        right = bool(cells) and all(is_number(row[index]) for row in cells)
+        table.add_column(header, justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    target = console()
+    if target.is_terminal:
+        target.print(Padding(table, (0, 0, 0, indent), expand=False))
+        return
+    with target.capture() as capture:
+        target.print(table)
+    for line in capture.get().splitlines():
+        click.echo(" " * indent + line.rstrip())
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell holds a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def progress(start: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what is being done, on a terminal only; gives a function to change it."""
+    target = console(stderr=True)
+    if not target.is_terminal:
+        yield lambda text: None
+        return
+    with target.status(printable(start), spinner="line") as status:
+        yield lambda text: status.update(printable(text))
+
+
+def counted(names: Iterable[str]) -> str:
+    """``"1 input, 12 conv_stack"``: how often each name occurs, in the order of first sight."""
+    return ", ".join(f"{count} {name}" for name, count in Counter(names).items())
+
+
+def file_size(count: int) -> str:
+    """A number of bytes for a reader."""
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"

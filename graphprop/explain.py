@@ -1,0 +1,295 @@
+"""Explain pictures with a compiled directory, without compiling anything.
+
+The directory's ``explainer.py`` is code, and is run. The manifest says how a picture becomes an
+input. For each picture, the arrays go into an ``.npz``, the truth, and a drawing into a ``.png``.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from graphprop import picture
+from graphprop.artefact import read_manifest
+from graphprop.errors import InputError, OutputError
+from graphprop.preprocessing import Preprocessing
+
+DEFAULT_FOLDER = Path("explanations")
+ARRAYS = ("relevance", "logits", "target", "scale")
+
+
+@dataclass
+class Explanation:
+    """What was found for one picture, and where it was written.
+
+    Attributes
+    ----------
+    image
+        The picture's file.
+    shown
+        The picture at the size of an input, before mean and std.
+    relevance
+        ``[C, H, W]``, of the type that the explainer computes in.
+    logits
+        ``[classes]``.
+    target
+        The class explained.
+    limit
+        Where the drawing's scale ends: the largest magnitude of the relevance summed over
+        channels, of this picture or of all. NaN or 0 where there is nothing to draw.
+    npz, png
+        The files written; no drawing where it would be blank.
+    warnings
+        What the user should know.
+    """
+
+    image: Path
+    shown: Image.Image
+    relevance: NDArray[Any]
+    logits: NDArray[Any]
+    target: int
+    limit: float
+    npz: Path
+    png: Path | None
+    warnings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The findings as JSON knows them, without the arrays."""
+        summed = float(self.relevance.astype(np.float64).sum())
+        return {
+            "image": str(self.image),
+            "target": self.target,
+            "logit": finite_or_none(float(self.logits[self.target])),
+            "relevance_sum": finite_or_none(summed),
+            "limit": finite_or_none(self.limit),
+            "npz": str(self.npz),
+            "png": str(self.png) if self.png else None,
+            "warnings": self.warnings,
+        }
+
+
+def explain_images(
+    directory: str | Path,
+    images: Sequence[str | Path],
+    *,
+    target: int | None = None,
+    output: str | Path | None = None,
+    shared_scale: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> list[Explanation]:
+    """Explain pictures, and write arrays and drawings.
+
+    Parameters
+    ----------
+    directory
+        What ``graphprop compile`` wrote; its ``explainer.py`` is run.
+    images
+        Picture files. Each is scaled to cover the input's size, its middle kept, brought to
+        [0, 1], and normalised by the manifest's mean and std.
+    target
+        The class to explain; by default each picture's own largest logit.
+    output
+        A folder, ``explanations`` by default; or, for one picture, a name that ends in ``.png``.
+    shared_scale
+        Draw all pictures on one scale, so that their colours can be compared.
+    progress
+        Called with the name of each picture before it is explained.
+
+    Raises
+    ------
+    InputError
+        If a picture can't be read, the target is no class, or the explainer doesn't take pictures.
+    OutputError
+        If the directory isn't one of graphprop's, or a file would be overwritten that isn't.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    files = [Path(image) for image in images]
+    preprocessing = Preprocessing.of(manifest)
+    opened = [preprocessing.read(file) for file in files]
+    outputs = output_files(files, None if output is None else Path(output))
+    explainer = load_explainer(directory)
+    found = []
+    for file, (shown, warnings), (png, npz) in zip(files, opened, outputs, strict=True):
+        if progress is not None:
+            progress(f"explain {file.name}")
+        logits, relevance, chosen = explain_one(explainer, preprocessing.tensor(shown), target)
+        limit = picture.limit_of(picture.sum_channels(relevance))
+        one = Explanation(file, shown, relevance, logits, chosen, limit, npz, png, warnings)
+        found.append(one)
+        if not shared_scale:
+            write(one, manifest)
+    if shared_scale:
+        share_scale(found)
+        for one in found:
+            write(one, manifest)
+    return found
+
+
+def output_files(files: Sequence[Path], output: Path | None) -> list[tuple[Path, Path]]:
+    """Where drawing and arrays of each picture go: named after it, and made unique.
+
+    Raises
+    ------
+    OutputError
+        If that is the name of one of the pictures, or of a picture from elsewhere.
+    """
+    output = DEFAULT_FOLDER if output is None else output
+    if output.suffix.lower() == ".png" and not output.is_dir():
+        if len(files) != 1:
+            raise OutputError(
+                f"{output} is one file, for {len(files)} pictures: give a folder by -o"
+            )
+        names = [output]
+    else:
+        seen: Counter[str] = Counter()
+        names = []
+        for file in files:
+            seen[file.stem] += 1
+            number = f"_{seen[file.stem]}" if seen[file.stem] > 1 else ""
+            names.append(output / f"{file.stem}{number}.png")
+    given = {file.resolve() for file in files}
+    for png in names:
+        if png.resolve() in given:
+            raise OutputError(
+                f"the drawing would replace the picture {png}: name another folder by -o"
+            )
+        npz = png.with_suffix(".npz")
+        for path, own in ((png, picture.is_own), (npz, is_own)):
+            if path.exists() and not own(path):
+                raise OutputError(
+                    f"{path} exists and was not written by graphprop: name another folder by -o"
+                )
+    return [(png, png.with_suffix(".npz")) for png in names]
+
+
+def is_own(npz: Path) -> bool:
+    """Whether a file holds the arrays that are written here."""
+    try:
+        with zipfile.ZipFile(npz) as archive:
+            return set(archive.namelist()) == {f"{name}.npy" for name in ARRAYS}
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def load_explainer(directory: Path) -> torch.nn.Module:
+    """Run a directory's ``explainer.py``, and load its weights.
+
+    Raises
+    ------
+    OutputError
+        If the file is missing or doesn't work.
+    """
+    file = directory / "explainer.py"
+    module = ModuleType("graphprop_compiled")
+    module.__file__ = str(file)
+    try:
+        # compiled here rather than imported: that would leave a __pycache__ in the directory
+        exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
+        explainer: torch.nn.Module = module.load()
+    except Exception as error:
+        raise OutputError(
+            f"{file} can't be loaded ({type(error).__name__}: {error}): compile it again"
+        ) from error
+    return explainer
+
+
+def explain_one(
+    explainer: torch.nn.Module, x: torch.Tensor, target: int | None
+) -> tuple[NDArray[Any], NDArray[Any], int]:
+    """Explain one input ``[1, ...]``: logits, relevance and the class explained."""
+    with torch.no_grad():
+        logits, relevance = explainer(x)
+        classes = logits.shape[1]
+        if target is not None and not 0 <= target < classes:
+            raise InputError(f"the target must be a class from 0 to {classes - 1}, not {target}")
+        chosen = int(logits[0].argmax())
+        if target is not None and target != chosen:
+            chosen = target
+            _, relevance = explainer(x, torch.tensor([target]))
+    return logits[0].numpy(), relevance[0].numpy(), chosen
+
+
+def share_scale(found: Sequence[Explanation]) -> None:
+    """Give all maps that can be drawn the largest limit."""
+    drawable = [one for one in found if np.isfinite(one.limit) and one.limit > 0]
+    largest = max((one.limit for one in drawable), default=0.0)
+    for one in drawable:
+        one.limit = largest
+
+
+def write(found: Explanation, manifest: Mapping[str, Any]) -> None:
+    """Write arrays and drawing; a map that can't be drawn becomes a warning."""
+    found.npz.parent.mkdir(parents=True, exist_ok=True)
+    values = (found.relevance, found.logits, np.int64(found.target), np.float64(found.limit))
+    save_arrays(found.npz, dict(zip(ARRAYS, values, strict=True)))
+    assert found.png is not None
+    trouble = undrawable(found)
+    if trouble:
+        found.png.unlink(missing_ok=True)  # an older drawing would be of something else
+        found.png = None
+        found.warnings.append(trouble)
+        return
+    logit = float(found.logits[found.target])
+    drawn = picture.side_by_side(
+        found.shown,
+        picture.sum_channels(found.relevance),
+        found.limit,
+        ("input", f"relevance for class {found.target} (logit {logit:.4g})"),
+    )
+    text = {
+        "Description": "Relevance summed over channels: red positive, blue negative, white zero",
+        "Relevance-Limit": repr(found.limit),
+        "Target": str(found.target),
+        "Logit": repr(logit),
+        "Method": str(manifest.get("method", "")),
+    }
+    picture.write_png(drawn, found.png, text)
+
+
+def undrawable(found: Explanation) -> str | None:
+    """Why a map would make a blank picture, and what to do."""
+    where = f"{found.image}, class {found.target}"
+    if not np.isfinite(found.relevance).all():
+        bad = int((~np.isfinite(found.relevance)).sum())
+        return (
+            f"{where}: {bad} of {found.relevance.size} entries of the relevance are NaN or "
+            "infinite; no picture is drawn. Look at what `graphprop check` says about the "
+            "directory, or choose another method"
+        )
+    if not np.isfinite(found.limit):
+        return f"{where}: the relevance is too large to be summed; no picture is drawn"
+    if not picture.limit_of(picture.sum_channels(found.relevance)):
+        logit = float(found.logits[found.target])
+        return (
+            f"{where}: the relevance, summed over channels, is zero everywhere (the logit is "
+            f"{logit:.4g}); no picture is drawn. Choose another target or method"
+        )
+    return None
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an ``.npz``; a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number as JSON can hold it."""
+    return value if np.isfinite(value) else None

@@ -1,0 +1,89 @@
+"""From a picture's file to an input, as a compiled directory's manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from graphprop.errors import InputError
+
+MODES = {1: "L", 3: "RGB"}
+"""How Pillow calls pictures of so many channels."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes an input: the size ``(height, width)``, and mean and std by channel."""
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> Preprocessing:
+        """What a manifest records; refuses an explainer that doesn't take pictures."""
+        shape = tuple(manifest["input_shape"])
+        if len(shape) != 3 or shape[0] not in MODES:
+            raise InputError(
+                f"the explainer takes inputs of shape {shape}, and a picture has the shape "
+                "(1, H, W) or (3, H, W): call load() of its explainer.py from Python instead"
+            )
+        channels, height, width = shape
+        given = manifest.get("preprocessing") or {}
+        mean = tuple(given.get("mean") or [0.0] * channels)
+        std = tuple(given.get("std") or [1.0] * channels)
+        return cls((height, width), mean, std)
+
+    def read(self, file: Path) -> tuple[Image.Image, list[str]]:
+        """Read a picture at the size and in the channels of an input, with what was noticed."""
+        try:
+            with Image.open(file) as image:
+                upright = ImageOps.exif_transpose(image)
+                upright.load()
+        except FileNotFoundError:
+            raise InputError(f"there is no picture {file}") from None
+        except IsADirectoryError:
+            raise InputError(f"{file} is a folder: give the pictures in it") from None
+        except Image.DecompressionBombError as error:
+            raise InputError(f"the picture {file} is too large: scale it down first") from error
+        except (OSError, SyntaxError, ValueError) as error:
+            said = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+            raise InputError(
+                f"{file} can't be read as a picture{said}: give a PNG or a JPEG"
+            ) from error
+        warnings = []
+        if upright.has_transparency_data:
+            warnings.append(f"{file} is transparent in places: laid on white")
+            upright = upright.convert("RGBA")
+            ground = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(ground, upright)
+        height, width = self.size
+        upright = eight_bits(upright, file).convert(MODES[len(self.mean)])
+        fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+        return fitted, warnings
+
+    def tensor(self, shown: Image.Image) -> torch.Tensor:
+        """Make the input ``[1, C, H, W]`` of a picture that `read` returned."""
+        pixels = np.asarray(shown, dtype=np.float32) / np.float32(255)
+        channels_first = pixels.reshape(*self.size, len(self.mean)).transpose(2, 0, 1)
+        mean, std = (torch.tensor(v, dtype=torch.float32) for v in (self.mean, self.std))
+        x = torch.from_numpy(channels_first.copy())
+        return ((x - mean[:, None, None]) / std[:, None, None]).unsqueeze(0)
+
+
+def eight_bits(image: Image.Image, file: Path) -> Image.Image:
+    """Bring a picture of 16 bits to 8, which Pillow's own conversion would clip."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise InputError(
+            f"{file} holds numbers ({image.mode}), whose range isn't known: save it with 8 or 16 "
+            "bits"
+        )
+    return image

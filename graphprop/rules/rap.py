@@ -1,0 +1,168 @@
+"""Relative attributing propagation: RAP, and RAP-BN with its two flows.
+
+The formulas are those of methods.md, sections 2 and 3. Every sum runs over one sample.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from graphprop.errors import MethodError
+from graphprop.ops import (
+    Reshape,
+    absolute,
+    divide_or_zero,
+    keep_where,
+    ones_like,
+    positive,
+    total,
+)
+from graphprop.rules.lrp import box, excitatory, inhibitory
+from graphprop.rules.registry import Layer, rule
+
+
+def one_of(name: str, value: str, *known: str) -> None:
+    """Refuse a word that a parameter doesn't know."""
+    if value not in known:
+        raise MethodError(f"{name} is {' or '.join(map(repr, known))}, not {value!r}")
+
+
+def count_of(c: Any) -> Any:
+    """How many entries of each sample are not zero."""
+    return total(keep_where(c, "!=", ones_like(c)))
+
+
+@rule
+def rap_start(layer: Layer, x: Any, r: Any) -> Any:
+    """RAP at the logit layer: ``f |z_i| / sum |z_i|``, bias left out (Nam et al. 2020, eqs. 5-6).
+
+    Where something follows the logit layer: ``r_i = sum_j (z_ij / z_j) R_j``, and of it
+    ``|r_i| sum(r) / sum|r|``.
+    """
+    w = layer.weight
+    if layer.final:
+        a, v = absolute(x), absolute(w)
+        return a * layer.opT(v, divide_or_zero(r, layer.op(a, v)))
+    plain = x * layer.opT(w, divide_or_zero(r, layer.op(x, w)))
+    size = absolute(plain)
+    return size * divide_or_zero(total(plain), total(size))
+
+
+@rule
+def rap(layer: Layer, x: Any, r: Any, *, negative: str = "both", active: str = "input") -> Any:
+    """RAP below the logit layer: influence normalised, then shifted (Nam et al. 2020, eqs. 7-9).
+
+    ``Rbar = JP(R) + JN(nu)`` with ``nu = R |N| / (P + |N|)``; the surplus ``sum Rbar - sum R`` is
+    taken off evenly from the active inputs: those that are not zero, or (``active="support"``)
+    where Rbar is not.
+    """
+    one_of("negative", negative, "both", "inhibitory")
+    one_of("active", active, "input", "support")
+    above, below = positive(x), minus(x)
+    w_above, w_below = positive(layer.weight), minus(layer.weight)
+    p = layer.named("excitatory", layer.op(above, w_above) + layer.op(below, w_below))
+    n = layer.named("inhibitory", layer.op(above, w_below) + layer.op(below, w_above))
+    first = positive(r) if negative == "inhibitory" else r
+    # nu / |N| = R / (P + |N|): where N is zero, so is every share of it
+    q_p, q_n = divide_or_zero(first, p), divide_or_zero(r, p + n)
+    from_above = layer.opT(w_above, q_p) + layer.opT(w_below, q_n)
+    from_below = layer.opT(w_below, q_p) + layer.opT(w_above, q_n)
+    spread = above * from_above + below * from_below
+    chosen = x if active == "input" else spread
+    surplus = total(spread) - total(r)
+    shift = layer.named("shift", divide_or_zero(surplus, count_of(chosen)))
+    return keep_where(chosen, "!=", spread - shift)
+
+
+def minus(x: Any) -> Any:
+    """``|x-|``: how far x lies below zero."""
+    return positive(-x)
+
+
+@rule
+def rap_bn_start(layer: Layer, x: Any, r: Any) -> Any:
+    """RAP-BN at the logit layer: ``(z+ / sum z+ - z- / sum z-) f``, the seed of both flows."""
+    above, below = positive(x), minus(x)
+    w_above, w_below = positive(layer.weight), minus(layer.weight)
+    p = layer.op(above, w_above) + layer.op(below, w_below)
+    n = layer.op(above, w_below) + layer.op(below, w_above)
+    q_p, q_n = divide_or_zero(r, p), divide_or_zero(r, n)
+    from_above = layer.opT(w_above, q_p) - layer.opT(w_below, q_n)
+    from_below = layer.opT(w_below, q_p) - layer.opT(w_above, q_n)
+    return above * from_above + below * from_below
+
+
+@rule
+def compensate(layer: Layer, x: Any, r: Any, *, kappa: float = 1.0) -> Any:
+    """RAP-BN at a batch norm: S = BN(z) - z, centred over the active units, taken off evenly.
+
+    ``R <- R - kappa (S - mean_A S) / (c h w)`` on ``A = { R != 0 }``.
+    """
+    s = layer.named("compensation", layer.operator(x, *layer.constants) - x)
+    mean = divide_or_zero(total(keep_where(r, "!=", s)), count_of(r))
+    share = layer.named("centred_compensation", (s - mean) * (1.0 / prod(x.shape[1:])))
+    return keep_where(r, "!=", r - kappa * share)
+
+
+@rule
+def rap_bn(
+    layer: Layer,
+    x: Any,
+    r: Any,
+    *,
+    kappa: float = 1.0,
+    inversion_sign: float = 1.0,
+    lost: str = "spread",
+) -> Any:
+    """RAP-BN at a hidden layer: bias compensation, then JP (normal flow) or JN (inversed)."""
+    compensated = without_bias(layer, r, kappa)
+    above, below = positive(x), minus(x)
+    w_above, w_below = positive(layer.weight), minus(layer.weight)
+    if kappa > 0:
+        c = layer.op(above, w_above) + layer.op(below, w_below)
+        carried = excitatory(layer, x, compensated, "ignored", 0.0)
+    else:
+        c = layer.op(above, w_below) + layer.op(below, w_above)
+        carried = inhibitory(layer, x, compensated * inversion_sign, "ignored", 0.0)
+    return carried + recovered(x, c, compensated, lost)
+
+
+@rule
+def rap_bn_input(
+    layer: Layer,
+    x: Any,
+    r: Any,
+    *,
+    kappa: float = 1.0,
+    lost: str = "spread",
+    low: Any = "per_sample",
+    high: Any = "per_sample",
+) -> Any:
+    """RAP-BN at an input layer: bias compensation, then zB."""
+    compensated = without_bias(layer, r, kappa)
+    c, carry = box(layer, x, low, high)
+    carried = carry(divide_or_zero(compensated, c))
+    return carried + recovered(x, c, compensated, lost)
+
+
+def without_bias(layer: Layer, r: Any, kappa: float) -> Any:
+    """Relevance less the compensation of the bias: ``(b_c - mean b) / (h w)`` on every unit."""
+    if layer.bias is None:
+        return r
+    rank = len(r.shape)
+    axis = layer.operator.channel_axis % rank
+    places = prod(r.shape[1:]) // r.shape[axis]
+    shape = tuple(-1 if i == axis else 1 for i in range(rank))
+    b = Reshape(shape)(layer.bias)
+    centred = b - total(b) * (1.0 / r.shape[axis])
+    return r - kappa * layer.named("bias_compensation", centred * (1.0 / places))
+
+
+def recovered(x: Any, c: Any, r: Any, lost: str) -> Any:
+    """What zero denominators took, spread evenly over the active inputs, or dropped."""
+    one_of("lost", lost, "drop", "spread")
+    if lost == "drop":
+        return 0.0
+    active = keep_where(x, "!=", ones_like(x))
+    return active * divide_or_zero(total(keep_where(c, "==", r)), total(active))
