@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import keyword
 import logging
 import re
 import sys
@@ -16,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+import torch.fx.graph as fx_graph
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
@@ -50,7 +52,7 @@ def capture(model: nn.Module, example: torch.Tensor) -> ExportedProgram:
     batch = example[:1].repeat(2, *[1] * (example.dim() - 1))
     run_eagerly(model, batch)
     check_batch_independent(model, batch)
-    with quiet():
+    with quiet(), names_escaped():
         try:
             program = torch.export.export(
                 model, (batch,), strict=False, dynamic_shapes=({0: Dim("batch", min=1)},)
@@ -208,3 +210,21 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def names_escaped() -> Iterator[None]:
+    """Keep module names from becoming code: torch.fx quotes them, but escapes nothing."""
+
+    def attribute(base: str, path: str) -> str:
+        for name in path.split("."):
+            plain = name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+            base = f"{base}.{name}" if plain else f"getattr({base}, {name!a})"
+        return base
+
+    before = fx_graph._format_target
+    fx_graph._format_target = attribute
+    try:
+        yield
+    finally:
+        fx_graph._format_target = before

@@ -6,7 +6,8 @@ line where there is one, and says what to do. The command line prints the text a
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class GraphpropError(Exception):
@@ -62,3 +63,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return "there are: " + ", ".join(names)
+
+
+def described(value: Any) -> str:
+    """Name a value by its type, for messages."""
+    kind = value.__name__ if isinstance(value, type) else type(value).__name__
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"the class {kind}"
+    if isinstance(value, Mapping) and not value:
+        return f"an empty {kind}"
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"

@@ -18,6 +18,7 @@ from graphprop.capture import capture
 from graphprop.emit.python import PythonModule, to_python
 from graphprop.errors import InputError, MethodError, nearest
 from graphprop.legalise import legalise
+from graphprop.lower import in_flow
 from graphprop.network import Network, shape_of
 from graphprop.passes.assign_rules import RuleMap
 from graphprop.passes.pipeline import (
@@ -91,6 +92,8 @@ class CompiledExplainer(nn.Module):
         The graph of the explainer before it is legalised for a target.
     source
         The text of the generated ``explainer.py``.
+    method, settings
+        The method, and its parameters with the given ones in them.
     layers
         A `LayerInfo` for each layer.
     notes
@@ -112,7 +115,7 @@ class CompiledExplainer(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.lowered = network, lowered
-        self.name, self.method, self.parameters = name, method, dict(parameters)
+        self.name, self.method, self.settings = name, method, dict(parameters)
         self.rules, self.roles = dict(rules or {}), dict(roles or {})
         self.pipeline = pipeline
         self.notes = lowered.notes
@@ -126,7 +129,7 @@ class CompiledExplainer(nn.Module):
     def _print(self) -> PythonModule:
         from graphprop import __version__
 
-        shared = ", ".join(f"{key}={value}" for key, value in self.parameters.items())
+        shared = ", ".join(f"{key}={value}" for key, value in self.settings.items())
         return to_python(
             self.legal,
             title=f"Relevance propagation for {self.name}.",
@@ -205,13 +208,13 @@ class CompiledExplainer(nn.Module):
     def recorded_nodes(self, network: Network) -> dict[str, fx.Node]:
         """The relevance nodes that the patterns of ``record`` name."""
         relevances: dict[str, fx.Node] = network.output.args[0][2]
-        paths = {node.meta["label"]: node.meta["path"] for node in self.network.layers}
+        flows = self._flows()
         chosen: dict[str, fx.Node] = {}
         for pattern in self.record_patterns:
             hits = {
                 label: node
                 for label, node in relevances.items()
-                if fnmatchcase(label, pattern) or fnmatchcase(paths[label], pattern)
+                if any(fnmatchcase(name, pattern) for name in (label, *flows[label]))
             }
             if not hits:
                 raise MethodError(
@@ -221,13 +224,22 @@ class CompiledExplainer(nn.Module):
             chosen.update(hits)
         return chosen
 
+    def _flows(self) -> dict[str, tuple[str, str]]:
+        """Label of a layer's relevance (in one of several flows) -> the layer's label and path."""
+        return {
+            in_flow(node.meta["label"], flow): (node.meta["label"], node.meta["path"])
+            for node in self.network.layers
+            for flow, _ in self.method.flows
+        }
+
     def relevance_at(self, path: str) -> torch.Tensor:
         """Relevance of a layer's result in the last call.
 
         Parameters
         ----------
         path
-            A layer's path or label that ``record`` named when compiling.
+            A layer's path or label that ``record`` named when compiling. Where a method has
+            several flows, their sum; one of them as ``"label (flow)"``.
 
         Returns
         -------
@@ -244,13 +256,18 @@ class CompiledExplainer(nn.Module):
         recorded: dict[str, torch.Tensor] | None = getattr(self.module, "recorded", None)
         if recorded is None:
             raise MethodError("call the explainer before asking for recorded relevance")
-        if path in recorded:
-            return recorded[path]
-        paths = {node.meta["label"]: node.meta["path"] for node in self.network.layers}
-        hits = [label for label in recorded if paths[label] == path]
+        flows = self._flows()
+        hits: dict[str, torch.Tensor] = {}
+        for label, relevance in recorded.items():
+            layer, module = flows[label]
+            if path in (label, layer, module):
+                hits[layer] = hits[layer] + relevance if layer in hits else relevance
+        if path in hits:
+            return hits[path]
         if len(hits) == 1:
-            return recorded[hits[0]]
-        raise MethodError(f"no relevance is recorded at {path!r}: {nearest(path, recorded)}")
+            return next(iter(hits.values()))
+        known = hits or {layer: None for layer, _ in map(flows.__getitem__, recorded)}
+        raise MethodError(f"no one layer is recorded at {path!r}: {nearest(path, known)}")
 
     def check(self, samples: int = 3, backends: Sequence[str] | None = None) -> Report:
         """Check that all backends agree; see `graphprop.check.check_explainer`."""

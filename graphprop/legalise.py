@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from math import prod
-from typing import Any
 
 import torch
 from torch import fx
@@ -31,7 +30,6 @@ from graphprop.ops import (
     Divide,
     Expand,
     Linear,
-    LinearTranspose,
     Multiply,
     ResampleTranspose,
     Resampling,

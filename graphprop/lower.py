@@ -67,7 +67,6 @@ def lower(network: Network, method: Method, start: str = "logit") -> Network:
             f"the model's output has shape {('N', *logits.shape[1:])}; relevance starts at logits "
             "of shape (N, classes): wrap the model so that it returns those"
         )
-    (image,) = network.inputs
     target = writer.placeholder(
         "target", torch.empty(BATCH, dtype=torch.int64, device="meta"), Sign.POSITIVE
     )

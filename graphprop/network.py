@@ -232,18 +232,19 @@ class Writer(fx.proxy.GraphAppendingTracer):
         known = self._tensor_names.get(id(tensor))
         # an identity may have belonged to a tensor that is gone: believe it only if it holds
         if known is None or self.network.tensors.get(known) is not tensor:
-            known, count = name, 0
+            stem = known = storable(name)
+            count = 0
             while known in self.network.tensors:
                 count += 1
-                known = f"{name}_{count}"
+                known = f"{stem}_{count}"
             self.network.tensors[known] = tensor
             self._tensor_names[id(tensor)] = known
         return self.attribute(known)
 
     def register(self, tensor: torch.Tensor, name: str) -> None:
         """Make a tensor of the model known by its own name."""
-        self.network.tensors.setdefault(name, tensor)
-        self._tensor_names.setdefault(id(tensor), name)
+        self.network.tensors.setdefault(storable(name), tensor)
+        self._tensor_names.setdefault(id(tensor), storable(name))
 
     def attribute(self, name: str) -> Value:
         """Refer to the network's tensor ``name``."""
@@ -301,7 +302,7 @@ class Writer(fx.proxy.GraphAppendingTracer):
             return self.tensor(operand, f"{path}.{target.operand_name(index)}").node
         return operand
 
-    def create_proxy(  # type: ignore[override]  # fewer arguments are ever passed here
+    def create_proxy(
         self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any
     ) -> Any:
         """Translate what is applied to a `Value` into graphprop's operators."""
@@ -355,6 +356,12 @@ def identifier(name: str) -> str:
     if not cleaned or cleaned[0].isdigit():
         cleaned = f"layer_{cleaned}".rstrip("_")
     return cleaned + "_" if is_keyword(cleaned) else cleaned
+
+
+def storable(name: str) -> str:
+    """A tensor's name as a weight file can hold it: whole characters, and not its header's key."""
+    whole = name.encode("utf-8", "backslashreplace").decode()
+    return "metadata" if whole == "__metadata__" else whole
 
 
 def is_keyword(name: str) -> bool:

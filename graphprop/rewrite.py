@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import fx
 
 from graphprop.network import Network, Value, Writer, infer
 from graphprop.ops import Operator
 
-Replacement = Value | fx.Node | float | None
+Replacement: TypeAlias = "Value | fx.Node | float | None"
 RewriteFunction = Callable[[fx.Node, Writer], Replacement]
 
 CONTEXT = ("path", "label", "line", "kind", "section")

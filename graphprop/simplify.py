@@ -24,9 +24,6 @@ from graphprop.ops import (
     DivideOrZero,
     Expand,
     Item,
-    KeepWhere,
-    Linear,
-    LinearTranspose,
     MaxPool,
     Multiply,
     Negative,
@@ -34,10 +31,7 @@ from graphprop.ops import (
     OnesLike,
     Operator,
     Positive,
-    Reshape,
-    Route,
     Sign,
-    Spread,
     Stabilise,
     Subtract,
     Sum,
@@ -90,6 +84,8 @@ def _stabilise(node: fx.Node, writer: Writer) -> Replacement:
 
 @SIMPLIFY.rule("sum with zero", Add)
 def _add_zero(node: fx.Node, writer: Writer) -> Replacement:
+    if len(node.args) != 2:
+        return None
     first, second = node.args
     if is_zero(second) and same_shape(first, node):
         return first
@@ -116,6 +112,8 @@ def _multiply_one(node: fx.Node, writer: Writer) -> Replacement:
 
 @SIMPLIFY.rule("common factor", Add, Subtract)
 def _common_factor(node: fx.Node, writer: Writer) -> Replacement:
+    if len(node.args) != 2:
+        return None
     first, second = node.args
     if not (is_call(first, Multiply) and is_call(second, Multiply)):
         return None
@@ -131,6 +129,8 @@ def _common_factor(node: fx.Node, writer: Writer) -> Replacement:
 
 @SIMPLIFY.rule("stabiliser inside the bias", Add)
 def _stabiliser_inside(node: fx.Node, writer: Writer) -> Replacement:
+    if len(node.args) != 2:
+        return None
     z, epsilon = node.args
     if not isinstance(epsilon, float) or not isinstance(z, fx.Node) or len(z.users) > 1:
         return None

@@ -12,6 +12,8 @@ import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -104,7 +106,7 @@ def to_python(
     printer = Printer(network, record or {})
     body = printer.body()
     helpers = sorted({helper for node in network.layers for helper in node.target.helpers})
-    logits, relevance, relevances = network.output.args[0]
+    relevances = network.output.args[0][2]
     parts = [
         HEADER.format(title=comment(title), summary=comment(summary), version=version),
         *(without_annotations(source_of(name)) for name in helpers),
@@ -235,10 +237,10 @@ class Printer:
         marks = [f"\0{index}\0" for index in range(len(node.args))]
         text = node.target.source(*marks)
         for mark, operand in zip(marks, node.args, strict=True):
-            text = re.sub(mark, lambda found, o=operand: self._operand(found, o), text)
+            text = re.sub(mark, partial(self._operand, operand), text)
         return text
 
-    def _operand(self, found: re.Match[str], operand: Any) -> str:
+    def _operand(self, operand: Any, found: re.Match[str]) -> str:
         if not isinstance(operand, fx.Node):
             return f"({operand!r})" if operand < 0 else repr(operand)
         if operand not in self.inlined:
@@ -298,8 +300,10 @@ class Printer:
         return "\n".join(lines)
 
     def is_planar(self) -> bool:
-        """Whether the network has two-dimensional convolutions: on a CPU they run up to a third
-        faster with the channels last, where nothing needs reordering between them.
+        """Whether the network has two-dimensional convolutions.
+
+        On a CPU they run up to a third faster with the channels last in memory, where nothing
+        needs reordering between them.
         """
         return any(
             isinstance(n.target, Conv) and len(n.target.stride) == 2 for n in self.network.layers
@@ -328,8 +332,13 @@ def heading_of(node: fx.Node) -> str | None:
 
 def comment(text: str) -> str:
     """Text as one line of printable ASCII that can't end a comment or a docstring."""
-    shown = ascii(text)[1:-1].replace("\\'", "'").replace('"', "'")
-    return shown if len(shown) <= 90 else shown[:87] + "..."
+    pieces = ["'" if letter == '"' else ascii(letter)[1:-1] for letter in text]
+    shown = "".join(pieces)
+    if len(shown) <= 90:
+        return shown
+    # cut between letters: half an escape is a syntax error in a docstring
+    count = sum(end <= 87 for end in accumulate(map(len, pieces)))
+    return "".join(pieces[:count]) + "..."
 
 
 def without_annotations(source: str) -> str:

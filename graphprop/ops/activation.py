@@ -124,7 +124,7 @@ class Prelu(Activation):
 
 @dataclass(frozen=True)
 class Elu(Activation):
-    """``scale * x where x > 0, else scale * alpha * (exp(input_scale * x) - 1)``: ELU, SELU, CELU."""
+    """``scale * x``, below zero ``scale * alpha * (exp(input_scale * x) - 1)``: ELU, SELU, CELU."""
 
     alpha: float = 1.0
     scale: float = 1.0

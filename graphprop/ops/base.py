@@ -105,7 +105,7 @@ class Operator:
 
     @property
     def __name__(self) -> str:
-        return snake_case(type(self).__name__)
+        return snake_case(type(self).__qualname__.rpartition(".")[2])
 
     def __str__(self) -> str:
         attributes = (f"{field.name}={getattr(self, field.name)}" for field in fields(self))

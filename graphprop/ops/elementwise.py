@@ -6,6 +6,8 @@ Operands may be Python numbers as well as tensors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add, or_
 from typing import Any, ClassVar
 
 import torch
@@ -23,21 +25,21 @@ class Elementwise(Operator):
 
 @dataclass(frozen=True)
 class Add(Elementwise):
-    """``x + y``: a residual add, or relevance that meets at a fan-out."""
+    """``x + y (+ ...)``: a residual add, or relevance that meets at a fan-out."""
 
     relevance: ClassVar[str | None] = "share"
 
-    def run(self, x: Any, y: Any) -> Any:
-        return x + y
+    def run(self, *operands: Any) -> Any:
+        return reduce(add, operands)
 
     def sign(self, *signs: Sign) -> Sign:
-        return signs[0] | signs[1]
+        return reduce(or_, signs)
 
     def source(self, *operands: str) -> str:
-        return f"{operands[0]} + {operands[1]}"
+        return " + ".join(operands)
 
     def onnx(self, graph: Any, *operands: Any) -> Any:
-        return graph.node("Add", *operands)
+        return reduce(lambda x, y: graph.node("Add", x, y), operands)
 
 
 @dataclass(frozen=True)

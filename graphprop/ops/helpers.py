@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 
-def start(
-    logits: torch.Tensor, target: int | torch.Tensor | None, unit: bool = False
-) -> torch.Tensor:
+def start(logits: torch.Tensor, target: Any, unit: bool = False) -> torch.Tensor:
     """Relevance at the output: the target's logit (or 1, where ``unit``), zero elsewhere.
 
     The target is None (the largest logit), one class index per sample, or weights shaped like the

@@ -276,8 +276,8 @@ def _conv(
 ) -> Any:
     rank = len(weight.shape) - 2
     operands = (x, weight) if bias is None else (x, weight, bias)
-    attributes = (per_axis(value, rank) for value in (stride, padding, dilation))
-    return Conv(*attributes, groups)(*operands)
+    stride, padding, dilation = (per_axis(value, rank) for value in (stride, padding, dilation))
+    return Conv(stride, padding, dilation, groups)(*operands)
 
 
 @from_aten(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding)
@@ -316,8 +316,9 @@ def _conv_transpose(
 ) -> Any:
     rank = len(weight.shape) - 2
     operands = (x, weight) if bias is None else (x, weight, bias)
-    attributes = (per_axis(value, rank) for value in (stride, padding, dilation))
-    return ConvTranspose(*attributes, groups, per_axis(output_padding, rank))(*operands)
+    stride, padding, dilation = (per_axis(value, rank) for value in (stride, padding, dilation))
+    rest = per_axis(output_padding, rank)
+    return ConvTranspose(stride, padding, dilation, groups, rest)(*operands)
 
 
 @from_aten(aten.linear.default)

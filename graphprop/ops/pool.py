@@ -23,8 +23,8 @@ from graphprop.ops.shape import Reshape, Sum, _squeeze, axes_of
 
 aten = torch.ops.aten
 
-MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-ADAPTIVE_MAX_POOL = {
+MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+ADAPTIVE_MAX_POOL: dict[int, Any] = {
     1: F.adaptive_max_pool1d,
     2: F.adaptive_max_pool2d,
     3: F.adaptive_max_pool3d,
@@ -49,7 +49,7 @@ class Pooling(Operator):
 
 @dataclass(frozen=True)
 class MaxPool(Pooling):
-    """The largest entry of each window; with ``indices``, also where it was: `Item` takes either."""
+    """The largest entry of each window; with ``indices`` also where it was (see `Item`)."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -515,9 +515,8 @@ def _max_pool(
     x: Any, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False
 ) -> Any:
     rank = len(x.shape) - 2
-    stride = stride or kernel
-    attributes = (per_axis(value, rank) for value in (kernel, stride, padding, dilation))
-    return MaxPool(*attributes, ceil)(x)
+    kernel, stride = per_axis(kernel, rank), per_axis(stride or kernel, rank)
+    return MaxPool(kernel, stride, per_axis(padding, rank), per_axis(dilation, rank), ceil)(x)
 
 
 @from_aten(
@@ -556,9 +555,8 @@ def _avg_pool(
     divisor: int | None = None,
 ) -> Any:
     rank = len(x.shape) - 2
-    stride = stride or kernel
-    attributes = (per_axis(value, rank) for value in (kernel, stride, padding))
-    return AvgPool(*attributes, ceil, count_padding, divisor)(x)
+    kernel, stride = per_axis(kernel, rank), per_axis(stride or kernel, rank)
+    return AvgPool(kernel, stride, per_axis(padding, rank), ceil, count_padding, divisor)(x)
 
 
 @from_aten(

@@ -19,6 +19,7 @@ from graphprop.passes.assign_rules import RuleMap, assign_rules
 from graphprop.passes.canonicalise import canonicalise
 from graphprop.passes.fold_batchnorm import fold_batchnorm
 from graphprop.passes.infer_signs import infer_signs
+from graphprop.passes.join_sums import join_sums
 from graphprop.passes.tag_roles import tag_roles
 from graphprop.rules.registry import Method
 from graphprop.simplify import simplify
@@ -83,6 +84,7 @@ def analysis_steps(
     """The passes from a captured program to a network in which every layer has its rule."""
     return [
         ("canonicalise", canonicalise),
+        ("join_sums", join_sums),
         ("fold_batchnorm", lambda n: fold_batchnorm(n, parameters["batch_norm"])),
         ("tag_roles", lambda n: tag_roles(n, roles)),
         ("infer_signs", infer_signs),

@@ -1,7 +1,6 @@
 """Rules (mathematics) and methods (tables of rules)."""
 
-from graphprop.rules import lrp, rap, structure
-from graphprop.rules import methods as _methods
+from graphprop.rules import lrp, methods, rap, structure
 from graphprop.rules.registry import (
     METHODS,
     RULES,
@@ -26,6 +25,7 @@ __all__ = [
     "find_rule",
     "lrp",
     "method",
+    "methods",
     "rap",
     "rule",
     "structure",

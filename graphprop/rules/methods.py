@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from graphprop.rules import lrp, rap, structure
 from graphprop.rules.registry import Method, method
+
+RULE_MODULES = (lrp, rap, structure)
+"""The modules whose rules the tables name."""
 
 BACH = "Bach et al. 2015, PLoS ONE 10(7)"
 KOHLBRENNER = "Kohlbrenner et al. 2020, IJCNN (CMP)"

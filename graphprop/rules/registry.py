@@ -43,7 +43,7 @@ class Layer:
         Whether the layer's result is the model's output.
     """
 
-    operator: Operator
+    operator: Any
     weight: Any = None
     bias: Any = None
     shapes: Sequence[Shape] = ()

@@ -6,6 +6,7 @@ from typing import Any
 
 from graphprop.errors import MethodError
 from graphprop.ops import (
+    Add,
     Cat,
     Item,
     Route,
@@ -67,16 +68,16 @@ def share(
         return (r,)
     if residual == "absolute":
         sizes = [absolute(branch) for branch in x]
-        whole = sizes[0] + sizes[1]
+        whole = Add()(*sizes)
         even = keep_where(whole, "==", r) * (1.0 / len(sizes))
         q = divide_or_zero(r, whole)
         return tuple(size * q + even for size in sizes)
     if residual != "signed":
         raise MethodError(f"residual is 'signed' or 'absolute', not {residual!r}")
-    first, second = x
-    q = quotient(r, layer.operator(first, second), stabilizer)
-    difference = isinstance(layer.operator, Subtract)
-    return (first * q, -second * q if difference else second * q)
+    q = quotient(r, layer.operator(*x), stabilizer)
+    if isinstance(layer.operator, Subtract):
+        return (x[0] * q, -x[1] * q)
+    return tuple(branch * q for branch in x)
 
 
 @rule

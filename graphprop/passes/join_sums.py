@@ -1,0 +1,34 @@
+"""Join sums: ``(a + b) + c`` becomes one sum of three, where nothing else reads ``a + b``.
+
+A residual add shares relevance among all its branches at once; how the user nested them has no
+meaning.
+"""
+
+from torch import fx
+
+from graphprop.network import Network, infer
+from graphprop.ops import Add
+
+
+def join_sums(network: Network) -> Network:
+    """Join every sum into the sum that is its only consumer."""
+    for node in network.layers:
+        if not is_sum(node):
+            continue
+        operands: list[fx.Node] = []
+        for operand in node.args:
+            inner = is_sum(operand) and len(operand.users) == 1
+            operands += operand.args if inner else (operand,)
+        node.args = tuple(operands)
+        infer(node)
+    network.graph.eliminate_dead_code()
+    return network
+
+
+def is_sum(node: object) -> bool:
+    """Whether a node adds up values that all depend on the input."""
+    return (
+        isinstance(node, fx.Node)
+        and isinstance(node.target, Add)
+        and all(isinstance(a, fx.Node) and a.meta["batched"] for a in node.args)
+    )
