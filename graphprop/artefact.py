@@ -28,6 +28,7 @@ from graphprop.emit import onnx as emit_onnx
 from graphprop.errors import EquivalenceError, OutputError
 from graphprop.explainer import CompiledExplainer
 from graphprop.legalise import legalise
+from graphprop.lower import in_flow
 from graphprop.rules.registry import BoundRule
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def manifest_of(explainer: CompiledExplainer, folder: Path, report: Report | Non
         "torch": str(torch.__version__),
         "model": explainer.name,
         "method": explainer.method.name,
-        "parameters": plain(explainer.parameters),
+        "parameters": plain(explainer.settings),
         "rules": plain(explainer.rules),
         "roles": plain(explainer.roles),
         "input_shape": list(explainer.input_shape),
@@ -171,18 +172,31 @@ def manifest_of(explainer: CompiledExplainer, folder: Path, report: Report | Non
 def layer_entries(explainer: CompiledExplainer) -> list[dict[str, Any]]:
     """The facts about each layer, and which variables of ``forward`` hold its values.
 
-    ``signal`` are the labels of the layers that its rule sends relevance to, None for the input.
+    ``flows`` has those of relevance where a method has several flows; ``signal`` are the labels of
+    the layers that the rule sends relevance to, None for the input.
     """
     variables = local_variables(explainer.source)
     generated = explainer.generated
+
+    def local(name: str | None) -> str | None:
+        return name if name in variables else None
+
     entries = []
     for node, layer in zip(explainer.network.layers, explainer.layers, strict=True):
-        names = (generated.results.get(layer.label), generated.relevances.get(layer.label))
-        value, relevance = (name if name in variables else None for name in names)
+        named = {
+            flow: local(generated.relevances.get(in_flow(layer.label, flow)))
+            for flow, _ in explainer.method.flows
+        }
         operands = [node.args[index] for index in node.meta.get("signal", ())]
-        signal = [n.meta["label"] if n.op == "call_function" else None for n in operands]
-        facts = {**layer.as_dict(), "value": value, "relevance": relevance, "signal": signal}
-        entries.append(facts)
+        entries.append(
+            layer.as_dict()
+            | {
+                "value": local(generated.results.get(layer.label)),
+                "relevance": named.get(""),
+                "flows": {flow: name for flow, name in named.items() if flow and name},
+                "signal": [n.meta["label"] if n.op == "call_function" else None for n in operands],
+            }
+        )
     return entries
 
 

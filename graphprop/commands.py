@@ -12,11 +12,17 @@ import click
 
 from graphprop import console
 from graphprop.capture import capture
-from graphprop.explainer import CompiledExplainer, LayerInfo, compile, layer_info
+from graphprop.explainer import (
+    DEFAULT_METHOD,
+    CompiledExplainer,
+    LayerInfo,
+    compile,
+    layer_info,
+)
 from graphprop.load import load_source
 from graphprop.passes.assign_rules import parse_rule, parse_value
 from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
-from graphprop.rules import METHODS, RULES, find_method
+from graphprop.rules import METHODS, RULES, Method, find_method
 
 
 def run_compile(
@@ -253,37 +259,46 @@ def layer_row(layer: LayerInfo) -> tuple[str, ...]:
 def run_methods(as_json: bool) -> None:
     """Print every method and every rule."""
     if as_json:
-        methods: list[dict[str, Any]] = [
-            {
-                "name": method.name,
-                "summary": method.summary,
-                "source": method.source,
-                "parameters": {**method.parameters, "batch_norm": method.batch_norm},
-                "table": [list(entry) for entry in method.table],
-            }
-            for method in METHODS.values()
-        ]
-        rules = [
-            {"name": rule.name, "summary": rule.summary, "parameters": dict(rule.parameters)}
-            for rule in RULES.values()
-        ]
-        console.say_json("methods", {"methods": methods, "rules": rules})
+        content = {
+            "methods": [method_entry(method) for method in METHODS.values()],
+            "rules": [
+                {"name": rule.name, "summary": rule.summary, "parameters": dict(rule.parameters)}
+                for rule in RULES.values()
+            ],
+        }
+        console.say_json("methods", content)
         return
     console.say("METHODS (compile --method NAME --set KEY=VALUE)")
     for method in METHODS.values():
-        console.say(f"\n{method.name}")
-        console.say(f"  {method.summary}")
-        table = (f"{pattern}: {rule}" for pattern, rule, *_ in method.table)
-        console.say(f"  {'; '.join(table)}")
-        parameters = {**method.parameters, "batch_norm": method.batch_norm}
-        console.say(f"  {assignments(parameters)}")
-        console.say(f"  {method.source}")
+        default = " (default)" if method.name == DEFAULT_METHOD else ""
+        table = "; ".join(f"{pattern}: {rule}" for pattern, rule, *_ in method.table)
+        lines = [method.summary, table, assignments(method_entry(method)["parameters"])]
+        lines += [
+            f"{switch}=true sets {assignments(sets)}" for switch, sets in method.switches.items()
+        ]
+        say_entry(method.name + default, [*lines, method.source])
     console.say("\nRULES (compile --rule PATTERN=RULE:KEY=VALUE)")
     for rule in RULES.values():
-        console.say(f"\n{rule.name}")
-        console.say(f"  {rule.summary}")
-        if rule.parameters:
-            console.say(f"  {assignments(rule.parameters)}")
+        say_entry(rule.name, [rule.summary.replace("``", ""), assignments(rule.parameters)])
+
+
+def method_entry(method: Method) -> dict[str, Any]:
+    """A method as JSON holds it."""
+    return {
+        "name": method.name,
+        "summary": method.summary,
+        "source": method.source,
+        "table": [list(entry) for entry in method.table],
+        "parameters": {**method.parameters, "batch_norm": method.batch_norm},
+        "switches": {name: dict(sets) for name, sets in method.switches.items()},
+    }
+
+
+def say_entry(name: str, lines: Iterable[str]) -> None:
+    """Print a name, and below it what there is to say of it."""
+    console.say(f"\n{name}")
+    for line in filter(None, lines):
+        console.say(f"  {line}")
 
 
 # Reading the options that need the registries.

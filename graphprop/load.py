@@ -1,8 +1,7 @@
 """From what the user names to a model that can be captured.
 
 A model is named by a SOURCE: ``path/model.py``, ``path/model.py:attribute`` or
-``package.module:callable``. Its file is code and is run; its weights are data, and only tensors are
-ever read from them.
+``package.module:callable``. Its file is code and is run; its weights are data (`weights`).
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ import hashlib
 import importlib
 import inspect
 import math
-import pickle
 import re
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
@@ -23,19 +20,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from graphprop.capture import first_line, is_user_file
-from graphprop.errors import GraphpropError, InputError, LoadError, WeightsError, nearest
-
-SHOWN = 5
-"""How many keys of a state dict an error lists."""
+from graphprop.errors import GraphpropError, InputError, LoadError, described, nearest
+from graphprop.weights import load_weights
 
 STANDARD_NAMES = ("model", "build_model")
 """The names a file may give its model, in the order in which they are looked for."""
+
+PREPROCESSING = (
+    "it must be a dictionary such as {'size': [224, 224], 'mean': [0.5, 0.5, 0.5], "
+    "'std': [0.2, 0.2, 0.2]}"
+)
+"""What a file's ``preprocessing`` looks like, for errors."""
 
 
 @dataclass(frozen=True)
@@ -104,70 +104,25 @@ def load_source(
         check_shape(input_shape)
     code = read_code(file) if file else b""
     notes: list[str] = []
-    folder = file.parent if file else None
+    where, folder = (file.name, file.parent) if file else (package, None)
     with importing_from(folder) if folder else nullcontext(), seeded(), redirect_stdout(sys.stderr):
         module = execute(file, code) if file else import_package(package)
-        name, found = pick(module, attribute, file)
-        model = unwrap(build(found, name, module, folder), notes)
-        holders = (model, found, module)
-        example = example_input(holders, input_shape, folder)
+        name, found = pick(module, attribute, where)
+        model = unwrap(build(found, name, where, folder), notes)
+        example = example_input((model, found, module), input_shape, folder)
     make_ready(model, notes)
     if weights is not None:
         notes += load_weights(model, Path(weights))
-    shown = f"{file.name}:{attribute}" if file and attribute else file.name if file else source
+    stem = file.stem if file else package.rpartition(".")[2]
     return LoadedModel(
         model=model,
         example=example,
-        name=name if attribute not in ("", *STANDARD_NAMES) else module_stem(file, package),
-        source=shown,
+        name=stem if attribute in ("", *STANDARD_NAMES) else name,
+        source=f"{where}:{attribute}" if attribute else where,
         sha256=hashlib.sha256(code).hexdigest() if file else None,
         notes=notes,
         preprocessing=preprocessing_of(module, example, follow=input_shape is not None),
     )
-
-
-def load_weights(model: nn.Module, path: Path) -> list[str]:
-    """Load a state dict into a model in place.
-
-    Parameters
-    ----------
-    model
-        The network. After an error it may be partly loaded.
-    path
-        A ``.safetensors`` file, or one written by ``torch.save``, which is read with
-        ``weights_only=True`` and never otherwise. It holds a state dict, or a dictionary with one
-        under ``state_dict``, ``model_state_dict`` or ``model``. A prefix that data parallelism or
-        ``torch.compile`` has put before every key is removed.
-
-    Returns
-    -------
-    list of str
-        What was done to make the weights fit.
-
-    Raises
-    ------
-    WeightsError
-        If the file can't be read, holds anything but tensors, or doesn't fit the model.
-    """
-    path = Path(path)
-    notes: list[str] = []
-    state = state_dict_in(read_tensors(path), path, notes)
-    own = model.state_dict()
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if state and all(key.startswith(prefix) for key in state):
-            if all(key.startswith(prefix) for key in own):
-                break
-            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-            notes.append(f"the prefix {prefix!r} was removed from the keys of {path.name}")
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        text = misfit(own, state, own.keys() - state.keys(), state.keys() - own.keys())
-        raise WeightsError(misfits(path, text or first_line(error))) from error
-    text = misfit({}, {}, missing, unexpected)
-    if text:
-        raise WeightsError(misfits(path, text))
-    return notes
 
 
 # The source: which file or package, and which attribute of it.
@@ -240,9 +195,8 @@ def import_package(package: str) -> ModuleType:
         raise
 
 
-def pick(module: ModuleType, attribute: str, file: Path | None) -> tuple[str, Any]:
+def pick(module: ModuleType, attribute: str, where: str) -> tuple[str, Any]:
     """Find the model, or what builds it, in a module."""
-    where = file.name if file else module.__name__
     if attribute:
         if not hasattr(module, attribute):
             known = [name for name in vars(module) if is_candidate(module, name)]
@@ -276,9 +230,8 @@ def pick(module: ModuleType, attribute: str, file: Path | None) -> tuple[str, An
     )
 
 
-def build(found: Any, name: str, module: ModuleType, folder: Path | None) -> nn.Module:
+def build(found: Any, name: str, where: str, folder: Path | None) -> nn.Module:
     """Make a model of a module, a class or a function."""
-    where = Path(module.__file__ or "").name if folder else module.__name__
     if isinstance(found, nn.Module):
         return found
     if not callable(found) or (isinstance(found, type) and not is_module_class(found)):
@@ -357,7 +310,7 @@ def example_input(
         return torch.zeros(2, *input_shape)
     for holder in holders:
         example = getattr(holder, "example_input", None)
-        if callable(example) and not isinstance(example, torch.Tensor):
+        if callable(example):
             with user_code("example_input() fails", folder):
                 example = example()
         if example is not None:
@@ -422,12 +375,6 @@ def preprocessing_of(
     return {"size": spatial, "mean": [float(m) for m in mean], "std": [float(s) for s in std]}
 
 
-PREPROCESSING = (
-    "it must be a dictionary such as {'size': [224, 224], 'mean': [0.5, 0.5, 0.5], "
-    "'std': [0.2, 0.2, 0.2]}"
-)
-
-
 def numbers(
     given: Mapping[str, Any], key: str, default: list[Any], count: int, of: str
 ) -> list[Any]:
@@ -445,101 +392,6 @@ def numbers(
             f"the {key} of preprocessing has {len(value)} values, but the input has {count} {of}"
         )
     return list(value)
-
-
-# The weights: tensors and nothing else.
-
-
-def read_tensors(path: Path) -> Any:
-    """Read a weight file without ever running what is in it."""
-    if not path.exists():
-        raise WeightsError(f"there is no weight file {path}")
-    if not path.is_file():
-        raise WeightsError(f"{path} is a folder: give the weight file in it")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice on how to unpickle after all
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(unreadable(path, error)) from error
-
-
-def unreadable(path: Path, error: Exception) -> str:
-    """Say why a file gives no weights: it holds other things than tensors, or isn't one at all."""
-    text = str(error)
-    save = "torch.save(model.state_dict(), path)"
-    with path.open("rb") as file:
-        is_pickle = file.read(1) == b"\x80" and path.suffix != ".safetensors"
-    if "TorchScript" in text:
-        return f"{path.name} is a TorchScript archive: save the weights of it alone, {save}"
-    if is_pickle or "GLOBAL" in text:
-        found = re.search(r"GLOBAL ([\w.]+)", text)
-        return (
-            f"{path.name} is refused: it is a pickle that holds other things than tensors"
-            f"{f' ({found.group(1)})' if found else ''}, and only tensors are loaded, as "
-            f"unpickling can run any code. Save the weights alone: {save}"
-        )
-    said = "" if isinstance(error, pickle.UnpicklingError | EOFError) else first_line(error)
-    reason = f" ({said.partition('. ')[0]})" if " " in said else ""
-    return (
-        f"{path.name} can't be read as weights{reason}: give a .safetensors file, or one written "
-        f"by {save}"
-    )
-
-
-def state_dict_in(content: Any, path: Path, notes: list[str]) -> dict[str, torch.Tensor]:
-    """Find the state dict in what a weight file holds."""
-    if isinstance(content, Mapping):
-        for key in ("state_dict", "model_state_dict", "model"):
-            if isinstance(content.get(key), Mapping):
-                notes.append(f"the weights are those under {key!r} in {path.name}")
-                content = content[key]
-                break
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(
-            f"{path.name} holds {described(content)}, not a state dict: save the weights by "
-            "torch.save(model.state_dict(), path)"
-        )
-    others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise WeightsError(
-            f"{path.name} holds other things than tensors, under {some(map(repr, others))}: save "
-            "the weights alone, torch.save(model.state_dict(), path)"
-        )
-    return dict(content)
-
-
-def misfit(
-    own: Mapping[str, torch.Tensor],
-    state: Mapping[str, torch.Tensor],
-    missing: Iterable[str],
-    unexpected: Iterable[str],
-) -> str:
-    """Say which keys are missing, unexpected, or of another shape; "" where all is well."""
-    # How many batches a batch norm has seen matters in training only.
-    missing = sorted(key for key in missing if not key.endswith("num_batches_tracked"))
-    unexpected = sorted(unexpected)
-    wrong = [
-        f"{key!r} ({list(state[key].shape)} in the file, {list(tensor.shape)} in the model)"
-        for key, tensor in own.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    groups = (
-        ("missing", [repr(key) for key in missing]),
-        ("unexpected", [repr(key) for key in unexpected]),
-        ("of another shape", wrong),
-    )
-    return "; ".join(f"{len(keys)} {what}: {some(keys)}" for what, keys in groups if keys)
-
-
-def misfits(path: Path, text: str) -> str:
-    """Say that weights don't fit, and what to do."""
-    return (
-        f"{path.name} doesn't fit the model: {text}. Give the weights of this very architecture, "
-        "or the model that they belong to (SOURCE:NAME)"
-    )
 
 
 # How the user's code is run.
@@ -568,14 +420,15 @@ def location(error: BaseException, folder: Path | None) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}:{error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = Path(frame.filename)
-        if folder is None:
-            own = True
-        elif own := file.is_relative_to(folder):
-            own = "site-packages" not in file.relative_to(folder).parts
-        if own and is_user_file(frame.filename):
-            return f"{file.name}:{frame.lineno}"
+        if is_user_file(frame.filename) and (folder is None or lies_in(folder, frame.filename)):
+            return f"{Path(frame.filename).name}:{frame.lineno}"
     return ""
+
+
+def lies_in(folder: Path, file: str) -> bool:
+    """Whether a file is the user's own, in this folder, and not installed into it."""
+    path = Path(file)
+    return path.is_relative_to(folder) and "site-packages" not in path.relative_to(folder).parts
 
 
 @contextmanager
@@ -584,19 +437,17 @@ def importing_from(folder: Path) -> Iterator[None]:
 
     Another model's neighbours may have the same names: both are to get their own.
     """
-    neighbours = {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__"}
+    neighbours = {path.stem for path in folder.glob("*.py")}
     neighbours |= {path.parent.name for path in folder.glob("*/__init__.py")}
-    neighbours -= {*sys.stdlib_module_names, "graphprop"}
-    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    neighbours -= {"__init__", "__main__", "graphprop", *sys.stdlib_module_names}
     foreign = {
-        name: sys.modules.pop(name)
-        for name, file in files.items()
-        if name.partition(".")[0] in neighbours
-        and file
-        and "site-packages" not in file
-        and not Path(file).is_relative_to(folder)
+        name: module
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] in neighbours and is_elsewhere(module, folder)
     }
-    kept = set(sys.modules)
+    for name in foreign:
+        del sys.modules[name]
+    before = set(sys.modules)
     path, bytecode = list(sys.path), sys.dont_write_bytecode
     sys.path.insert(0, str(folder))
     sys.dont_write_bytecode = True
@@ -605,11 +456,18 @@ def importing_from(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path[:], sys.dont_write_bytecode = path, bytecode
-        for name in set(sys.modules) - kept:
-            top = name.partition(".")[0]
-            if top in neighbours and top not in kept:
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] in neighbours - before:
                 del sys.modules[name]
         sys.modules.update(foreign)
+
+
+def is_elsewhere(module: ModuleType, folder: Path) -> bool:
+    """Whether a module comes from a file that is neither in the folder nor installed."""
+    file = getattr(module, "__file__", None)
+    if not file:
+        return False
+    return "site-packages" not in file and not Path(file).is_relative_to(folder)
 
 
 @contextmanager
@@ -620,7 +478,7 @@ def seeded() -> Iterator[None]:
         yield
 
 
-# Words.
+# Questions to ask of the user's objects, and words for the answers.
 
 
 def is_module_class(value: Any) -> bool:
@@ -649,39 +507,15 @@ def required(function: Callable[..., Any]) -> list[str]:
     ]
 
 
-def module_stem(file: Path | None, package: str) -> str:
-    """The last part of a file's or a package's name."""
-    return file.stem if file else package.rpartition(".")[2]
-
-
 def shorten(file: Path) -> str:
     """Show a path as the user would write it."""
     here = Path.cwd()
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
-def described(value: Any) -> str:
-    """Name a value by its type."""
-    kind = value.__name__ if isinstance(value, type) else type(value).__name__
-    if value is None:
-        return "None"
-    if isinstance(value, type):
-        return f"the class {kind}"
-    if isinstance(value, Mapping) and not value:
-        return f"an empty {kind}"
-    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
-
-
 def listed(names: list[str]) -> str:
     """Name arguments."""
     return f"{'the arguments' if len(names) > 1 else 'the argument'} {', '.join(names)}"
-
-
-def some(names: Iterable[str]) -> str:
-    """List the first few of many names."""
-    names = list(names)
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + rest
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

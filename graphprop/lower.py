@@ -150,7 +150,9 @@ class Flow:
             signal=signal,
             constants=tuple(operands[1:]),
             final=node is self.network.output.args[0],
-            rename=lambda value, name: self.writer.rename(value, f"{prefix}_{name}"),
+            rename=lambda value, name, shared: self.writer.rename(
+                value, f"{node.name if shared else prefix}_{name}"
+            ),
         )
         several = node.target.relevance in ("share", "signal") or len(signal) > 1
         x = tuple(operands) if several else operands[signal[0]]

@@ -267,7 +267,7 @@ class Writer(fx.proxy.GraphAppendingTracer):
         if name is None:
             stem = self.prefix
             values = [a for a in arguments if isinstance(a, fx.Node)]
-            if values and values[0].op == "get_attr" and not any(v.meta["batched"] for v in values):
+            if values and not any(v.meta["batched"] for v in values):
                 stem = values[0].name
             name = f"{stem}_{target.__name__}" if stem else target.__name__
         node = self.graph.create_node(

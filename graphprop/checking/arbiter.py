@@ -24,6 +24,7 @@ from torch import fx
 from graphprop.checking.backends import Samples, Step, run_module
 from graphprop.checking.runner import measure
 from graphprop.interpret import interpret
+from graphprop.lower import in_flow
 from graphprop.network import Network
 
 DRAWS = 8
@@ -49,6 +50,8 @@ class Stage:
         The ONNX value that holds it.
     layers
         The layers that compute it: the layer itself, or those whose rules send it relevance.
+    flow
+        Which flow of relevance, where a method has several.
     """
 
     label: str | None
@@ -56,6 +59,12 @@ class Stage:
     name: str | None
     onnx: str | None
     layers: tuple[str, ...]
+    flow: str = ""
+
+    @property
+    def key(self) -> str:
+        """The label, with the flow."""
+        return in_flow(self.label or "", self.flow)
 
 
 def stages_of(entries: Sequence[Mapping[str, Any]], onnx: Mapping[str, str]) -> list[Stage]:
@@ -69,19 +78,36 @@ def stages_of(entries: Sequence[Mapping[str, Any]], onnx: Mapping[str, str]) -> 
         Variable -> ONNX value, where they aren't called alike.
     """
 
-    def stage(label: str | None, kind: str, name: str | None, layers: tuple[str, ...]) -> Stage:
-        return Stage(label, kind, name, onnx.get(name, name) if name else None, layers)
+    def stage(label: str | None, name: str | None, layers: tuple[str, ...], **more: str) -> Stage:
+        return Stage(
+            label=label,
+            name=name,
+            onnx=onnx.get(name, name) if name else None,
+            layers=layers,
+            **{"kind": "relevance", **more},
+        )
 
     def senders(label: str | None) -> tuple[str, ...]:
-        return tuple(e["label"] for e in entries if label in e["signal"] and e["relevance"])
+        return tuple(e["label"] for e in entries if label in e["signal"] and e["rule"])
 
-    results = [stage(e["label"], "result", e["value"], (e["label"],)) for e in entries]
-    relevances = [
-        stage(e["label"], "relevance", e["relevance"], senders(e["label"]))
-        for e in reversed(entries)
-        if e["relevance"]
+    relevances = [(e["label"], flow, name) for e in entries for flow, name in flows_of(e).items()]
+    return [
+        *(stage(e["label"], e["value"], (e["label"],), kind="result") for e in entries),
+        *(
+            stage(label, name, senders(label), flow=flow)
+            for current in dict.fromkeys(flow for _, flow, _ in relevances)
+            for label, flow, name in reversed(relevances)
+            if flow == current
+        ),
+        stage(None, "relevance", senders(None)),
     ]
-    return [*results, *relevances, stage(None, "relevance", "relevance", senders(None))]
+
+
+def flows_of(entry: Mapping[str, Any]) -> dict[str, str | None]:
+    """The variables of the relevance of a layer's result, by flow."""
+    if entry["flows"]:
+        return dict(entry["flows"])
+    return {"": entry["relevance"]} if entry["rule"] else {}
 
 
 @dataclass
@@ -139,7 +165,7 @@ class GraphArbiter:
         self.indices: dict[fx.Node, list[int]] = {}
         for index, stage in enumerate(stages):
             known = results if stage.kind == "result" else relevances
-            node = relevance if stage.label is None else known.get(stage.label)
+            node = relevance if stage.label is None else known.get(stage.key)
             if isinstance(node, fx.Node) and node.meta["batched"]:
                 self.indices.setdefault(node, []).append(index)
 

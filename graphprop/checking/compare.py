@@ -15,7 +15,6 @@ import torch
 from graphprop.checking.arbiter import Arbiter, Stage, Truth, Values, errors
 from graphprop.checking.backends import (
     LARGEST_BATCH,
-    Array,
     BackendError,
     OnnxReference,
     OnnxRuntime,
@@ -109,14 +108,13 @@ class Session:
             return [rounded(total, scale, max(e32, 1e-4)) for (total, scale, *_), e32 in rows]
 
         rows = [
-            {"label": stage.label, "relevance": sums(measures)}
+            {"label": stage.key, "relevance": sums(measures)}
             for stage, measures in self._measured()
-            if stage.kind == "relevance"
+            if stage.kind == "relevance" and stage.label is not None
         ]
         relevance = self.truth.relevance.flatten(1)
         end = sums(torch.stack([relevance.sum(1), relevance.abs().sum(1)], 1))
-        layers = [row for row in rows if row["label"] is not None]
-        return {"start": layers[0]["relevance"] if layers else end, "layers": layers, "input": end}
+        return {"start": rows[0]["relevance"] if rows else end, "layers": rows, "input": end}
 
     def _ill_conditioned(self, sample: int, error: float) -> str:
         self.say("check: find where the map is ill-conditioned")
@@ -237,6 +235,7 @@ def described(stage: Stage) -> str:
     if stage.kind == "result":
         return f"the result of {shown(stage.label or '')}"
     of = "the input" if stage.label is None else f"the result of {shown(stage.label)}"
+    of += f" in the {stage.flow} flow" if stage.flow else ""
     if not stage.layers:
         return f"the start: the relevance of {of}"
     rules = " and ".join(shown(label) for label in stage.layers[:3])
@@ -309,9 +308,9 @@ class OnnxBackend(Backend):
     def values(self, samples: Samples, sample: int) -> Values:
         names = [stage.onnx for stage in self.stages if stage.onnx]
         (batch,) = (rows for rows in batches(len(samples), 1, 2) if sample in rows)
-        found: dict[str | None, Array] = {**self.engine(self.path, names).run(samples, batch)}
+        found = self.engine(self.path, names).run(samples, batch)
         return {
             index: torch.from_numpy(found[stage.onnx][batch.index(sample)][None])
             for index, stage in enumerate(self.stages)
-            if stage.onnx in found and len(found[stage.onnx]) == len(batch)
+            if stage.onnx and len(found.get(stage.onnx, ())) == len(batch)
         }

@@ -57,7 +57,7 @@ def fingerprint(truth: Truth, stages: Sequence[Stage]) -> dict[str, Any]:
         content[name] = {"norm": norms, "product": products(measures, off)}
     for index, stage in enumerate(stages):
         if index in truth.measures and stage.label is not None:
-            content[stage.kind][stage.label] = products(truth.measures[index], off)
+            content[stage.kind][stage.key] = products(truth.measures[index], off)
     return content
 
 
@@ -108,8 +108,8 @@ def first_deviation(
 ) -> tuple[Stage, float, float] | None:
     """The first stage that is off from what was recorded, by how much, and by how much it may."""
     for index, stage in enumerate(stages):
-        known_products = recorded[stage.kind].get(stage.label) if stage.label is not None else None
-        if known_products is None or index not in truth.measures:
+        known_products = recorded[stage.kind].get(stage.key)
+        if stage.label is None or known_products is None or index not in truth.measures:
             continue
         for i, (row, product) in enumerate(
             zip(truth.measures[index].tolist(), known_products, strict=False)

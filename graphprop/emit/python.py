@@ -171,13 +171,13 @@ class Printer:
         heading = None
         pending: list[str] = []
         for node in nodes:
-            section = heading_of(node)
-            if section is not None and section != heading:
+            section, statement = heading_of(node), self._statement(node)
+            if statement and section is not None and section != heading:
                 lines += self._deleted(pending)
                 pending = []
                 lines += ["", f"# {comment(section)}"]
                 heading = section
-            lines += self._statement(node)
+            lines += statement
             pending += [self.names[dead] for dead in last_use.get(node, ())]
         return lines
 
@@ -323,7 +323,8 @@ def heading_of(node: fx.Node) -> str | None:
     if section == "forward":
         kind = node.meta.get("kind") or ""
         operator_name = str(node.target.__name__)
-        shown = kind if kind and node.meta["label"] == node.meta["path"] else operator_name
+        named_like_module = node.meta["label"].split("#")[0] == node.meta["path"]
+        shown = kind if kind and named_like_module else operator_name
         return f"{node.meta['label']}: {shown}"
     if section == "start":
         return "Relevance, from the logits back to the input"

@@ -63,9 +63,10 @@ def rap(layer: Layer, x: Any, r: Any, *, negative: str = "both", active: str = "
     w_above, w_below = positive(layer.weight), minus(layer.weight)
     p = layer.named("excitatory", layer.op(above, w_above) + layer.op(below, w_below))
     n = layer.named("inhibitory", layer.op(above, w_below) + layer.op(below, w_above))
-    first = positive(r) if negative == "inhibitory" else r
     # nu / |N| = R / (P + |N|): where N is zero, so is every share of it
-    q_p, q_n = divide_or_zero(first, p), divide_or_zero(r, p + n)
+    q_p, q_n = divide_or_zero(r, p), divide_or_zero(r, p + n)
+    if negative == "inhibitory" and not isinstance(layer.operator, Linear | LinearTranspose):
+        q_p, q_n = divide_or_zero(positive(r), p), q_n - divide_or_zero(minus(r), n)
     from_above = layer.opT(w_above, q_p) + layer.opT(w_below, q_n)
     from_below = layer.opT(w_below, q_p) + layer.opT(w_above, q_n)
     spread = above * from_above + below * from_below
@@ -99,7 +100,7 @@ def compensate(layer: Layer, x: Any, r: Any, *, kappa: float = 1.0) -> Any:
 
     ``R <- R - kappa (S - mean_A S) / (c h w)`` on ``A = { R != 0 }``.
     """
-    s = layer.named("compensation", layer.operator(x, *layer.constants) - x)
+    s = layer.named("compensation", layer.operator(x, *layer.constants) - x, shared=True)
     mean = divide_or_zero(total(keep_where(r, "!=", s)), count_of(r))
     share = layer.named("centred_compensation", (s - mean) * (1.0 / prod(x.shape[1:])))
     return keep_where(r, "!=", r - kappa * share)
@@ -156,7 +157,8 @@ def without_bias(layer: Layer, r: Any, kappa: float) -> Any:
     shape = tuple(-1 if i == axis else 1 for i in range(rank))
     b = Reshape(shape)(layer.bias)
     centred = b - total(b) * (1.0 / r.shape[axis])
-    return r - kappa * layer.named("bias_compensation", centred * (1.0 / places))
+    share = layer.named("bias_compensation", centred * (1.0 / places), shared=True)
+    return r - kappa * share
 
 
 def recovered(x: Any, c: Any, r: Any, lost: str) -> Any:

@@ -51,7 +51,7 @@ class Layer:
     signal: tuple[int, ...] = (0,)
     constants: tuple[Any, ...] = ()
     final: bool = True
-    rename: Callable[[Any, str], Any] | None = None
+    rename: Callable[[Any, str, bool], Any] | None = None
 
     @classmethod
     def of(cls, operator: Operator, x: Any, weight: Any = None, bias: Any = None) -> Layer:
@@ -79,9 +79,13 @@ class Layer:
             return z
         return AddBias(getattr(self.operator, "channel_axis", 1))(z, bias)
 
-    def named(self, name: str, value: Any) -> Any:
-        """Give a value a name in the compiled graph and source: ``<layer>_<name>``."""
-        return value if self.rename is None else self.rename(value, name)
+    def named(self, name: str, value: Any, *, shared: bool = False) -> Any:
+        """Give a value a name in the compiled graph and source: ``<layer>_<name>``.
+
+        Where a method has several flows the name bears the flow's too, unless the value is
+        ``shared``: the same in all of them.
+        """
+        return value if self.rename is None else self.rename(value, name, shared)
 
 
 @dataclass(frozen=True)
