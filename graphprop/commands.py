@@ -250,7 +250,7 @@ def layer_row(layer: LayerInfo) -> tuple[str, ...]:
         layer.label,
         layer.operator,
         "x".join(map(str, layer.shape)),
-        layer.role or "-",
+        ", ".join(layer.roles) or "-",
         layer.sign,
         layer.rule or "-",
     )

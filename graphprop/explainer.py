@@ -27,7 +27,7 @@ from graphprop.passes.pipeline import (
     lowering_steps,
     resolve_parameters,
 )
-from graphprop.passes.tag_roles import primary_role
+from graphprop.passes.tag_roles import ROLES, primary_role
 from graphprop.rules import Method, find_method
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ class CompiledExplainer(nn.Module):
 def layer_info(node: fx.Node) -> LayerInfo:
     """Collect a node's facts."""
     meta = node.meta
-    roles = tuple(sorted(meta["roles"]))
+    roles = tuple(sorted(meta["roles"], key=ROLES.index))
     rule = meta["rule"] if meta.get("signal") else None
     source = node.args[0]
     return LayerInfo(

@@ -11,6 +11,8 @@ from itertools import product
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from graphprop.ops import (
     Absolute,
@@ -33,8 +35,10 @@ from graphprop.ops import (
     Extreme,
     Flip,
     Gelu,
+    GroupNorm,
     Item,
     KeepWhere,
+    LayerNorm,
     LeakyRelu,
     Linear,
     LinearTranspose,
@@ -49,10 +53,12 @@ from graphprop.ops import (
     Pad,
     Permute,
     Positive,
+    Power,
     Prelu,
     Relu,
     ResampleTranspose,
     Reshape,
+    RmsNorm,
     Route,
     Simple,
     Slice,
@@ -66,6 +72,8 @@ from graphprop.ops import (
     Unslice,
     Upsample,
 )
+
+aten = torch.ops.aten
 
 N = -1
 """The batch axis in the shape of an operand; an operand without it is a constant."""
@@ -191,6 +199,17 @@ def dense_layers() -> Iterator[Case]:
 def normalisations() -> Iterator[Case]:
     for size in ((), (4,), (4, 5), (2, 3, 4)):
         yield Case(BatchNorm(), ((N, 3, *size), (3,), (3,)))
+        x, parameters = (N, 6, *size), ((6,), (6,))
+        for groups in (1, 2, 6) if size else (1, 2):
+            yield Case(GroupNorm(groups), (x,))
+            yield Case(GroupNorm(groups, 0.1), (x, *parameters))
+        yield Case(GroupNorm(3), (x, (6,)), "no bias")
+        for shape in (x[-1:], x[1:]):
+            yield Case(LayerNorm(shape), (x,))
+            yield Case(LayerNorm(shape), (x, shape), "no bias")
+            yield Case(LayerNorm(shape, 0.1), (x, shape, shape))
+            yield Case(RmsNorm(shape, 1e-6), (x,))
+            yield Case(RmsNorm(shape, 0.1), (x, shape))
 
 
 def ties(*shape: int) -> Given:
@@ -314,6 +333,8 @@ def activations() -> Iterator[Case]:
     yield Case(Gelu("tanh"), (x,))
     for name in Simple.KNOWN:
         yield Case(Simple(name), (x,))
+    for exponent in (2.0, 3.0, 0.75, 2.5):
+        yield Case(Power(exponent), (x,))
     yield Case(Softmax(1), (x,))
     yield Case(Softmax(3), (x,))
 
@@ -368,3 +389,277 @@ CASES: list[Case] = [
     )
     for case in family()
 ]
+
+
+# What is captured
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A small model, and the ATen operator it makes ``torch.export`` capture."""
+
+    target: Any
+    model: nn.Module
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.target} {self.note}".strip()
+
+
+class Function(nn.Module):
+    """A function as a model."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+class Together(nn.Module):
+    """Many models as one, their results one after another: capturing one takes little longer."""
+
+    def __init__(self, captured: list[Captured]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(part.model for part in captured)
+
+    def results(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [part(x).flatten(1) for part in self.parts]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat(self.results(x), 1)
+
+
+def of(target: Any, function: Callable[[torch.Tensor], torch.Tensor], note: str = "") -> Captured:
+    """A function, as a model."""
+    return Captured(target, Function(function), note)
+
+
+def normalised(norm: Any) -> nn.Module:
+    """A batch norm that has seen some data."""
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    return nn.Sequential(norm)
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """A model whose parameters are random: those of a new norm are ones and zeros."""
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
+def captured_by_rank(rank: int) -> Iterator[Captured]:
+    def layer(name: str, *arguments: Any, **options: Any) -> Any:
+        return getattr(nn, f"{name}{rank}d")(*arguments, **options)
+
+    def target(name: str, overload: str = "default") -> Any:
+        return getattr(getattr(aten, name.replace("*", f"{rank}d")), overload)
+
+    yield Captured(target("conv*"), layer("Conv", 4, 6, 3, padding=1))
+    yield Captured(target("conv*", "padding"), layer("Conv", 4, 6, 3, padding="same"), "same")
+    yield Captured(target("conv*", "padding"), layer("Conv", 4, 6, 2, padding="same"), "same, even")
+    yield Captured(target("conv*", "padding"), layer("Conv", 4, 6, 3, 2, "valid"), "valid")
+    yield Captured(
+        target("conv_transpose*", "default" if rank == 1 else "input"),
+        layer("ConvTranspose", 4, 6, 3, 2, 1, 1, groups=2),
+    )
+    yield Captured(target("max_pool*"), layer("MaxPool", 3, 2, 1, ceil_mode=True))
+    function = getattr(F, f"max_pool{rank}d")
+    yield of(target("max_pool*_with_indices"), lambda x: function(x, 2, return_indices=True)[0])
+    yield Captured(target("avg_pool*"), layer("AvgPool", 3, 2, 1, ceil_mode=True))
+    yield Captured(target("avg_pool*"), layer("AvgPool", 2), "stride as kernel")
+    for size, note in ((3, "uneven"), (2, "even"), (1, "global")):
+        yield Captured(target("adaptive_max_pool*"), layer("AdaptiveMaxPool", size), note)
+        yield Captured(target("adaptive_avg_pool*"), layer("AdaptiveAvgPool", size), note)
+    norm = aten._native_batch_norm_legit_no_training.default
+    yield Captured(norm, normalised(layer("BatchNorm", 4)))
+    yield Captured(norm, normalised(layer("BatchNorm", 4, affine=False)), "not affine")
+    norm = aten.instance_norm.default
+    yield Captured(norm, layer("InstanceNorm", 4))
+    yield Captured(norm, randomised(layer("InstanceNorm", 4, 0.1, affine=True)), "affine")
+    kept = layer("InstanceNorm", 4, track_running_stats=True)
+    yield Captured(norm, normalised(kept), "kept statistics")
+    yield Captured(aten.group_norm.default, randomised(nn.GroupNorm(2, 4)))
+    # torch composes it: squares, padded and averaged over channels, to a power
+    yield Captured(aten.pow.Tensor_Scalar, nn.LocalResponseNorm(3, 0.1), "local response norm")
+    yield Captured(aten.pow.Tensor_Scalar, nn.LocalResponseNorm(2, 0.1, 0.5, 2), "even window")
+    linear = Upsample.MODES[rank]
+    for name, mode, corners in (
+        ("upsample_nearest*", "nearest", None),
+        ("_upsample_nearest_exact*", "nearest-exact", None),
+        (f"upsample_{linear}*", linear, False),
+        (f"upsample_{linear}*", linear, True),
+    ):
+        for options in ({"size": 5}, {"scale_factor": 1.6}):
+            resize = nn.Upsample(**options, mode=mode, align_corners=corners)
+            yield Captured(target(name, "vec"), resize, f"{options}, align_corners={corners}")
+
+
+def captured_activations() -> Iterator[Captured]:
+    for name in (
+        *("relu", "hardtanh", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "softplus"),
+        *("sigmoid", "tanh", "silu", "hardswish", "hardsigmoid", "mish"),
+    ):
+        yield of(getattr(aten, name).default, getattr(F, name))
+    yield of(aten.relu.default, lambda x: F.relu(x * 2, inplace=True), "in place")
+    yield of(aten.gelu.default, lambda x: F.gelu(x, approximate="tanh"), "tanh")
+    yield of(aten.softplus.default, lambda x: F.softplus(x, beta=2.0), "scaled")
+    yield of(aten.celu.default, lambda x: F.celu(x, alpha=0.5), "alpha")
+    yield of(aten.elu.default, lambda x: F.elu(x, alpha=0.5), "alpha")
+    yield of(aten.abs.default, F.softsign, "softsign")
+    yield of(aten.exp.default, torch.exp)
+    yield of(aten.sqrt.default, lambda x: x.abs().sqrt())
+    yield of(aten.erf.default, torch.erf)
+    yield of(aten.log.default, lambda x: (x.abs() + 1).log())
+    yield of(aten.rsqrt.default, lambda x: (x.abs() + 1).rsqrt())
+    yield of(aten.square.default, torch.square)
+    for exponent in (2, -2, 1, 0.5, -0.5, 3):
+        yield of(
+            aten.pow.Tensor_Scalar, lambda x, e=exponent: (x.abs() + 1) ** e, f"to the {exponent}"
+        )
+    yield of(aten.pow.Tensor_Tensor, lambda x: x.clamp(min=0.1) ** torch.tensor([2.5]))
+    yield of(aten.clamp.default, lambda x: x.clamp(-0.5, 1), "both")
+    yield of(aten.clamp.default, lambda x: x.clamp(min=0), "as relu")
+    yield of(aten.clamp_min.default, lambda x: x.clamp_min(0.1))
+    yield of(aten.clamp_max.default, lambda x: x.clamp_max(0.1))
+    yield Captured(aten.prelu.default, nn.PReLU(4))
+    yield of(aten.softmax.int, lambda x: x * F.softmax(x, -1))
+
+
+def captured_arithmetic() -> Iterator[Captured]:
+    yield of(aten.add.Tensor, lambda x: x + x * x, "two values")
+    yield of(aten.add.Tensor, lambda x: 1 + x, "a number")
+    yield of(aten.add.Tensor, lambda x: torch.add(x, x * x, alpha=2), "alpha")
+    yield of(aten.add.Tensor, lambda x: x + torch.ones(x.shape[0], 1, 1, 1), "made for the batch")
+    yield of(aten.sub.Tensor, lambda x: torch.sub(x, x * x, alpha=2))
+    yield of(aten.rsub.Scalar, lambda x: 1 - x)
+    yield of(aten.rsub.Tensor, lambda x: torch.rsub(x, x * x, alpha=2))
+    yield of(aten.mul.Tensor, lambda x: x.clone().mul_(2).add_(x), "in place")
+    yield of(aten.mul.Tensor, lambda x: x * x.mean((2, 3), keepdim=True), "gate")
+    yield of(aten.mul.Tensor, lambda x: x * torch.arange(4).view(4, 1, 1), "integers")
+    yield of(aten.div.Tensor, lambda x: x / 3, "a number")
+    yield of(aten.div.Tensor, lambda x: x / (x * x + 1), "two values")
+    yield of(aten.reciprocal.default, lambda x: 1 / (x * x + 1))
+    yield of(aten.neg.default, lambda x: -x)
+    yield Captured(aten.linear.default, nn.Linear(8, 3))
+    yield Captured(aten.linear.default, nn.Linear(8, 3, bias=False), "no bias")
+    yield of(aten.matmul.default, lambda x: x @ torch.ones(8, 2))
+    yield of(aten.mm.default, lambda x: torch.mm(x[:, 0, 0], torch.ones(8, 2)))
+    yield of(aten.addmm.default, lambda x: torch.addmm(torch.ones(2), x[:, 0, 0], torch.ones(8, 2)))
+
+
+def captured_norms() -> Iterator[Captured]:
+    layer, rms = aten.layer_norm.default, aten.rms_norm.default
+    weight, bias = torch.randn(8), torch.randn(8)
+    yield Captured(layer, randomised(nn.LayerNorm((4, 6, 8), 0.1)), "of all axes")
+    yield Captured(layer, randomised(nn.LayerNorm(8, bias=False)), "no bias")
+    yield of(layer, lambda x: F.layer_norm(x, (8,)), "no parameters")
+    yield of(layer, lambda x: F.layer_norm(x, (8,), bias=bias), "no weight")
+    yield of(layer, lambda x: F.layer_norm(x.mT, (6,)).mT, "of an axis moved to the end")
+    yield Captured(aten.group_norm.default, randomised(nn.GroupNorm(2, 4, 0.1)))
+    yield Captured(aten.group_norm.default, nn.GroupNorm(4, 4, affine=False), "no parameters")
+    yield of(aten.group_norm.default, lambda x: F.group_norm(x, 2, bias=bias[:4]), "no weight")
+    yield Captured(rms, randomised(nn.RMSNorm((6, 8), 0.1)))
+    yield Captured(rms, nn.RMSNorm(8, elementwise_affine=False), "torch's own epsilon")
+    norm = aten._native_batch_norm_legit_no_training.default
+    mean, variance = torch.randn(4), torch.rand(4) + 0.5
+    yield of(norm, lambda x: F.batch_norm(x, mean, variance, weight[:4], eps=0.1), "no bias")
+    yield of(norm, lambda x: F.batch_norm(x, mean, variance, None, bias[:4]), "no weight")
+    yield of(norm, lambda x: F.batch_norm(x, mean, variance.exp(), weight[:4] * 2), "computed")
+    axes = (1, -1)
+    yield of(aten.var.dim, lambda x: x.var(axes))
+    yield of(aten.var.dim, lambda x: x.var((2, 3), unbiased=False, keepdim=True), "biased")
+    yield of(aten.var.correction, lambda x: x.var(1, correction=0))
+    yield of(aten.std.dim, lambda x: x.std(axes))
+    yield of(aten.std.correction, lambda x: x.std((2, 3), correction=2, keepdim=True))
+    yield of(aten.var_mean.dim, lambda x: torch.cat(torch.var_mean(x, 1), 1))
+    yield of(aten.var_mean.correction, lambda x: torch.stack(torch.var_mean(x, 1, correction=0), 1))
+    yield of(aten.linalg_vector_norm.default, lambda x: F.normalize(x))
+    yield of(aten.linalg_vector_norm.default, lambda x: x.norm(dim=(2, 3)))
+
+
+def captured_shapes() -> Iterator[Captured]:
+    yield of(aten.view.default, lambda x: x.flatten(1), "flatten")
+    yield of(aten.view.default, lambda x: x.view(-1, 4, 48), "batch as -1")
+    yield of(aten.view.default, lambda x: x.reshape(x.shape[0], 2, 2, -1), "rest as -1")
+    yield of(aten.view.default, lambda x: x.unflatten(1, (2, -1)), "unflatten")
+    yield of(aten._unsafe_view.default, lambda x: x.permute(0, 2, 3, 1).flatten(1))
+    yield of(aten.unsqueeze.default, lambda x: x.unsqueeze(-1))
+    yield of(aten.squeeze.default, lambda x: x[:, :1].squeeze().reshape(x.shape[0], -1))
+    yield of(aten.squeeze.dim, lambda x: x[:, :1].squeeze(1))
+    yield of(aten.squeeze.dims, lambda x: x[:, :1, :1].squeeze((1, -2)))
+    yield of(aten.permute.default, lambda x: x.permute(0, 2, -1, 1))
+    yield of(aten.transpose.int, lambda x: x.mT)
+    yield of(aten.slice.Tensor, lambda x: x[:, 1:-1, ::2])
+    yield of(aten.select.int, lambda x: x[..., -1])
+    yield of(aten.split.Tensor, lambda x: x.chunk(3, 2)[1])
+    yield of(aten.split_with_sizes.default, lambda x: x.split([1, 3], 1)[1])
+    yield of(aten.unbind.int, lambda x: x.unbind(1)[2])
+    yield of(aten.cat.default, lambda x: torch.cat([x, -x], -1))
+    yield of(
+        aten.cat.default,
+        lambda x: torch.cat([x, torch.arange(8.0).expand(x.shape[0], 1, 6, 8)], 1),
+        "with a constant",
+    )
+    yield of(aten.stack.default, lambda x: torch.stack([x, -x], -1))
+    yield of(aten.flip.default, lambda x: x.flip(1, 3))
+    yield of(aten.roll.default, lambda x: x.roll((1, -2), (2, 3)))
+    yield of(aten.expand.default, lambda x: x[:, :1].expand_as(x))
+    yield of(aten.repeat.default, lambda x: x.repeat(1, 2, 1, 3))
+    yield of(aten.tile.default, lambda x: x.tile(2, 3))
+    yield of(aten.pixel_shuffle.default, lambda x: F.pixel_shuffle(x, 2))
+    yield of(aten.pixel_unshuffle.default, lambda x: F.pixel_unshuffle(x, 2))
+    yield of(aten.channel_shuffle.default, lambda x: F.channel_shuffle(x, 2))
+    yield of(aten.constant_pad_nd.default, lambda x: torch.constant_pad_nd(x, (1, 0, -1, 2), 1.5))
+    for mode in ("constant", "reflect", "replicate", "circular"):
+        yield of(aten.pad.default, lambda x, m=mode: F.pad(x, (1, 2, 3, 0), mode=m), mode)
+    yield of(aten.sum.dim_IntList, lambda x: x.sum((1, -1)))
+    yield of(aten.mean.dim, lambda x: x.mean((-1, -2)), "spatial")
+    yield of(aten.mean.dim, lambda x: x.mean(1, keepdim=True), "channels")
+    yield of(aten.amax.default, lambda x: x.amax((-1, -2)))
+    yield of(aten.amax.default, lambda x: x.amax((2, 3), keepdim=True), "kept")
+    yield of(aten.max.dim, lambda x: x.flatten(2).max(2).values)
+    yield of(aten.clone.default, lambda x: x.clone() * 2)
+    yield of(aten.detach.default, lambda x: x.detach() * 2)
+    yield of(aten.alias.default, lambda x: aten.alias(x) * 2)
+    yield of(aten.type_as.default, lambda x: (x * 2).type_as(x))
+    yield of(aten._to_copy.default, lambda x: x.double().float() * 2)
+    yield of(aten._assert_tensor_metadata.default, lambda x: x.double().float() * 2)
+
+
+def captured_together() -> Iterator[tuple[str, tuple[int, ...], list[Captured]]]:
+    """Families of models: a name, the shape of their input, and the models."""
+    torch.manual_seed(0)
+    for rank, size in {1: (8,), 2: (6, 8), 3: (4, 6, 4)}.items():
+        yield f"{rank}-d", (4, *size), list(captured_by_rank(rank))
+    for family in (captured_activations, captured_arithmetic, captured_norms, captured_shapes):
+        yield family.__name__, (4, 6, 8), list(family())
+
+
+CAPTURED = list(captured_together())
+
+DECOMPOSED: set[Any] = {
+    aten._softmax.default,
+    aten.alpha_dropout.default,
+    aten.chunk.default,
+    aten.contiguous.default,
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.flatten.using_ints,
+    aten.lift_fresh_copy.default,
+    aten.narrow.default,
+    aten.reshape.default,
+    aten.split.sizes,
+    aten.to.dtype,
+    aten.unflatten.int,
+}
+"""Operators with a meaning that ``torch.export`` writes as others, in the versions tested."""
+
+REFUSED: set[Any] = {
+    aten.mean.default,
+    aten._native_batch_norm_legit.no_stats,
+    aten._native_batch_norm_legit_functional.default,
+}
+"""Operators registered so that they are refused in better words."""

@@ -14,7 +14,8 @@ from torch import nn
 
 from graphprop.capture import capture
 from graphprop.errors import InputError, LoadError, WeightsError
-from graphprop.load import load_source, load_weights
+from graphprop.load import load_source
+from graphprop.weights import load_weights
 
 NET = """
 import torch

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,18 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import CASES, Case, N
+from cases import CAPTURED, CASES, DECOMPOSED, REFUSED, Captured, Case, Function, N, Together
+from torch import fx, nn
 
-from graphprop.emit.onnx import to_onnx
+from graphprop.capture import capture
+from graphprop.emit.onnx import OnnxWriter, save, to_onnx
 from graphprop.errors import UnsupportedOperator
 from graphprop.network import BATCH, Network, Writer, verify
 from graphprop.ops import (
+    ATEN,
     AdaptiveMaxPool,
     Cat,
+    Conv,
     ConvTranspose,
     Item,
     MaxPool,
@@ -28,12 +34,15 @@ from graphprop.ops import (
     Pad,
     ResampleTranspose,
     Resampling,
+    Reshape,
     Route,
     Sign,
+    Start,
     Sum,
     Upsample,
     helpers,
 )
+from graphprop.passes.canonicalise import canonicalise
 
 
 def parametrise(cases: list[Case]) -> pytest.MarkDecorator:
@@ -269,3 +278,173 @@ def test_onnx_routes_to_the_winners(case: Case) -> None:
         logits, relevance = run(session, x)
         assert_equal(logits, values, 0)
         assert_equal(relevance, helpers.route(values * 0.5, indices, size), 1e-6)
+
+
+# The ONNX writer
+
+
+def small_network(name: str = "features.0", dtype: torch.dtype = torch.float32) -> Network:
+    """A convolution, doubled by a number, and its start: two results."""
+    network = Network(level="onnx")
+    writer = Writer(network)
+    x = writer.placeholder("x", torch.empty(BATCH, 3, 5, dtype=dtype, device="meta"))
+    target = writer.placeholder("target", torch.empty(BATCH, dtype=torch.int64, device="meta"))
+    weight = torch.linspace(-1, 1, 60, dtype=dtype).reshape(4, 3, 5)
+    with writer.at(prefix=name, label=name, rule="epsilon"):
+        conv = Conv((1,), (0,), (1,))(x, writer.tensor(weight, f"{name}.weight")) * 2
+    logits = writer.rename(Reshape((N, 4))(conv), "head")
+    relevance = Start()(logits, target) * 2
+    network.graph.output((logits.node, relevance.node, {name: conv.node}))
+    return network
+
+
+HOSTILE = "a\n';\u00e9\u4e2d\x00" + "b" * 10_000
+
+
+@pytest.mark.parametrize("name", ["features.0", HOSTILE, "constant_2_0", "input", "\u4e2d"])
+def test_onnx_names(name: str) -> None:
+    """Names are readable where the user's are, and short, ASCII and unique whatever they are."""
+    network = small_network(name)
+    session_of(network)
+    node = next(iter(network.output.args[0][2].values()))
+    recorded = {name: node, name + "\u00e9": node, name + "\u4e2d": node}
+    model = to_onnx(network, recorded)
+    assert [value.name for value in model.graph.inputs] == ["input", "target"]
+    outputs = [str(value.name) for value in model.graph.outputs]
+    assert outputs[:2] == ["logits", "relevance"]
+    assert all(re.fullmatch(r"relevance:[0-9A-Za-z_.#-]{1,90}", name) for name in outputs[2:])
+    values = [str(v.name) for node in model.graph for v in node.outputs]
+    values += [*map(str, model.graph.initializers), "input", "target"]
+    assert len(values) == len(set(values))
+    assert all(re.fullmatch(r"[0-9A-Za-z_]{1,100}", v) for v in set(values) - set(outputs))
+    metadata = [text for node in model.graph for text in node.metadata_props.values()]
+    assert all(text.isascii() and text.isprintable() for text in metadata)
+    session_of(network, recorded=recorded)
+    if name == "features.0":
+        assert "features_0_weight" in values
+        assert "features_0_conv" in values
+        assert outputs[2] == "relevance:features.0"
+        assert "features.0" in metadata
+
+
+def test_onnx_is_single_precision() -> None:
+    network = small_network(dtype=torch.float64)
+    session = session_of(network)
+    assert [value.type for value in session.get_inputs()] == ["tensor(float)", "tensor(int64)"]
+    x, target = torch.randn(3, 3, 5), torch.tensor([0, 3, 2])
+    logits, relevance = run(session, x, target)
+    conv = F.conv1d(x, network.tensors["features.0.weight"].float())
+    assert_equal(logits, 2 * conv.flatten(1), 1e-5)
+    assert_equal(relevance, 2 * helpers.start(logits, target), 1e-5)
+
+
+def test_onnx_constants_are_written_once() -> None:
+    names = list(to_onnx(small_network()).graph.initializers)
+    assert names.count("constant_2") == 1
+    assert len([name for name in names if name.startswith("constant_2")]) == 1
+
+
+def test_onnx_writer_knows_the_shapes_of_what_it_writes() -> None:
+    writer = OnnxWriter([])
+    weight = writer.tensor(torch.zeros(4, 6), "weight")
+    product = writer.node("MatMul", writer.node("Transpose", weight, perm=(1, 0)), weight)
+    assert writer.shape(writer.node("Reshape", product, writer.integers((2, -1)))) == (2, 18)
+    assert writer.dtype(writer.node("Equal", product, 0)) == onnx_ir.DataType.BOOL
+    assert writer.dtype(writer.node("Shape", product)) == onnx_ir.DataType.INT64
+
+
+@pytest.mark.parametrize("limit", [0, 2**20])
+def test_saved_onnx_is_the_same_everywhere(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes don't depend on the folder; large weights lie beside the model."""
+    monkeypatch.setattr("graphprop.emit.onnx.EXTERNAL_ABOVE", limit)
+    monkeypatch.setattr("graphprop.emit.onnx.EMBEDDED_UP_TO", 100)
+    written = []
+    for folder in (tmp_path / "one", tmp_path / "another"):
+        folder.mkdir()
+        save(to_onnx(small_network()), folder / "explainer.onnx")
+        written.append({file.name: file.read_bytes() for file in folder.iterdir()})
+        onnxruntime.InferenceSession(str(folder / "explainer.onnx"))
+    assert written[0] == written[1]
+    data = {"explainer.onnx.data"} if limit == 0 else set()
+    assert set(written[0]) == {"explainer.onnx"} | data
+    assert str(tmp_path).encode() not in written[0]["explainer.onnx"]
+    if data:
+        assert len(written[0]["explainer.onnx.data"]) == 60 * 4
+
+
+# Capture
+
+
+def evaluate(network: Network, x: torch.Tensor) -> torch.Tensor:
+    """Run a network node by node."""
+    values: dict[Any, Any] = {}
+    for node in network.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = x
+        elif node.op == "get_attr":
+            values[node] = network.tensor(node)
+        elif node.op == "call_function":
+            operands = [values.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
+            values[node] = node.target.run(*operands)
+    result: torch.Tensor = values[network.output.args[0]]
+    return result
+
+
+@pytest.mark.parametrize(
+    ("shape", "family"), [rest for _, *rest in CAPTURED], ids=[name for name, *_ in CAPTURED]
+)
+def test_captured_models_compute_what_the_modules_do(
+    shape: tuple[int, ...], family: list[Captured]
+) -> None:
+    model = Together(family).eval()
+    program = capture(model, torch.randn(2, *shape))
+    targets = {node.target for node in program.graph.nodes}
+    assert not [str(captured) for captured in family if captured.target not in targets]
+    network = canonicalise(program)
+    verify(network)
+    for batch in (2, 3):
+        x = torch.randn(batch, *shape)
+        expected = model.results(x)
+        found = evaluate(network, x).split([part.shape[1] for part in expected], 1)
+        for captured, one, other in zip(family, found, expected, strict=True):
+            # torch finds the weights of a resizing in single precision
+            tolerance = 1e-5 if isinstance(captured.model, nn.Upsample) else 1e-6
+            assert one.shape == other.shape, captured
+            assert torch.allclose(one, other, rtol=tolerance, atol=tolerance), captured
+
+
+def test_every_captured_operator_has_a_model() -> None:
+    covered = {captured.target for _, _, family in CAPTURED for captured in family}
+    assert not set(ATEN) - covered - DECOMPOSED - REFUSED, "add a model to tests/cases.py"
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x - x.mean(), "along the batch axis mixes samples"),
+        (lambda x: x.sum((0, 1)), "along the batch axis mixes samples"),
+        (lambda x: F.softmax(x, 0) * x, "along the batch axis mixes samples"),
+        (lambda x: x.flip(0), "along the batch axis mixes samples"),
+        (lambda x: x + torch.arange(x.shape[0]).view(-1, 1, 1, 1), "differs from sample to sample"),
+        (lambda x: x.permute(1, 0, 2, 3), "moves the batch away from the first axis"),
+        (lambda x: x.flatten(0, 1), "moves the batch away from the first axis"),
+        (lambda x: x.int() * 0.5, "a cast to torch.int32 loses the fraction"),
+        (lambda x: F.softplus(x, threshold=5), "leave its threshold at 20"),
+        (lambda x: x.amax(1), "over all spatial axes only"),
+        (lambda x: F.batch_norm(x, None, None, training=True), "mixes samples: give it running"),
+        (lambda x: F.batch_norm(x, *torch.ones(2, 4), training=True), "mixes samples: give it"),
+        (lambda x: 2**x, "the operator pow.Scalar at layer 'pow'"),
+        (lambda x: (x + 9) ** x, "an exponent that depends on the input has no relevance rule"),
+        (lambda x: (x + 9) ** torch.rand(8), "where its exponent is one number"),
+        (lambda x: x.norm(1, 1), "a vector norm of order 1 has no relevance rule"),
+        (lambda x: torch.where(x > 0, x, 2 * x), "has no relevance rule"),
+        (lambda x: x @ x.mT, "has no relevance rule"),
+        (lambda x: torch.cumsum(x, 1), "the operator cumsum at layer 'cumsum'"),
+    ],
+)
+def test_refused(function: Any, message: str) -> None:
+    """What can't be explained is refused in words, never computed otherwise."""
+    with pytest.raises(UnsupportedOperator, match=re.escape(message)):
+        canonicalise(capture(Function(function).eval(), torch.randn(2, 4, 6, 8)))

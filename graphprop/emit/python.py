@@ -378,7 +378,7 @@ CALLABLE_ROOTS = frozenset({"F", "torch"})
 CALLABLE_METHODS = frozenset(
     "__init__ register_buffer eval items to new_ones new_tensor new_zeros reshape permute flip "
     "expand sum clamp abs dim amin amax transpose flatten unsqueeze scatter scatter_add_ argmax "
-    "masked_fill_ contiguous is_floating_point numel".split()
+    "reciprocal nan_to_num_ contiguous is_floating_point numel".split()
 )
 
 

@@ -205,7 +205,11 @@ class Stabilise(Elementwise):
 
 @dataclass(frozen=True)
 class DivideOrZero(Elementwise):
-    """``a (/) c``: a / c where c is not 0, and exactly 0 where it is."""
+    """``a (/) c``: a / c where c is not 0, and exactly 0 where it is.
+
+    A c so small that 1 / c or a / c is infinite counts as 0: the product of infinity with a zero
+    beside it would not be a number.
+    """
 
     levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
     helpers: ClassVar[tuple[str, ...]] = ("divide_or_zero",)
@@ -221,8 +225,10 @@ class DivideOrZero(Elementwise):
 
     def onnx(self, graph: Any, *operands: Any) -> Any:
         a, c = operands
-        zero = graph.number(0.0, like=c)
-        return graph.node("Where", graph.node("Equal", c, zero), zero, graph.node("Div", a, c))
+        quotient = graph.node("Div", a, c)
+        small = graph.node("IsInf", graph.node("Reciprocal", c))
+        lost = graph.node("Or", small, graph.node("IsInf", quotient))
+        return graph.node("Where", lost, graph.number(0.0, like=c), quotient)
 
 
 @dataclass(frozen=True)

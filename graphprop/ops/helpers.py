@@ -37,8 +37,9 @@ def stabilise(z: torch.Tensor, epsilon: float) -> torch.Tensor:
 
 
 def divide_or_zero(a: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """Divide a by c, giving exactly 0 where c is 0."""
-    return (a / c).masked_fill_(c == 0, 0.0)
+    """Divide a by c, giving exactly 0 where c is 0, or so small that the quotient is infinite."""
+    inverse = c.reciprocal().nan_to_num_(torch.nan, posinf=0.0, neginf=0.0)
+    return (a * inverse).nan_to_num_(torch.nan, posinf=0.0, neginf=0.0)
 
 
 def batch_norm(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:

@@ -45,23 +45,33 @@ def assign_rules(
         If a rule or parameter doesn't exist, a pattern matches no layer, or a weighted layer ends
         without a rule.
     """
-    chosen = [(pattern, bound(rule, parameters)) for pattern, rule in (user_rules or {}).items()]
-    unused = {pattern for pattern, _ in chosen}
+    chosen = []
+    for pattern, rule in (user_rules or {}).items():
+        named = layers_named(pattern, network)
+        if not named:
+            known = [node.meta["label"] for node in network.weighted]
+            raise MethodError(
+                f"the rule pattern {pattern!r} matches no layer: {nearest(pattern, known)}"
+            )
+        chosen.append((named, bound(rule, parameters)))
     for node in network.layers:
-        hits = [(pattern, rule) for pattern, rule in chosen if matches(pattern, node)]
-        unused -= {pattern for pattern, _ in hits}
+        hits = [rule for named, rule in chosen if node in named]
         if "gate" in node.meta["roles"]:
             node.meta["rule"] = None
-        elif hits:
-            node.meta["rule"] = hits[0][1]
         else:
-            node.meta["rule"] = from_method(node, method, parameters)
-    for pattern in sorted(unused):
-        known = [node.meta["label"] for node in network.weighted]
-        raise MethodError(
-            f"the rule pattern {pattern!r} matches no layer: {nearest(pattern, known)}"
-        )
+            node.meta["rule"] = hits[0] if hits else from_method(node, method, parameters)
     return network
+
+
+def layers_named(pattern: str, network: Network) -> list[fx.Node]:
+    """The layers that a user's pattern is meant for.
+
+    What a wildcard matches is restricted to layers with weights, if there are any among it:
+    ``classifier.*`` is meant for the layers between the activations.
+    """
+    found = [node for node in network.layers if matches(pattern, node)]
+    weighted = [node for node in found if node.target.weighted]
+    return weighted if weighted and any(c in pattern for c in "*?[") else found
 
 
 def from_method(node: fx.Node, method: Method, parameters: Mapping[str, Any]) -> BoundRule:

@@ -98,6 +98,7 @@ def translate(
 
     arguments = fx.map_arg(node.args, known)
     options = fx.map_arg(node.kwargs, known)
+    refuse_mixing(node, labels)
     if node.target is operator.getitem:
         return arguments[0][arguments[1]]
     if node.target is aten.sym_size.int:
@@ -126,6 +127,26 @@ def translate(
             raise UnsupportedOperator(f"{described(facts)}: {error}") from error
     name_written(writer, before, result, facts, labels)
     return result
+
+
+def refuse_mixing(node: fx.Node, labels: Counter[str]) -> None:
+    """Refuse what would freeze a random number, or the number of samples, into the network."""
+    numbers = torch.SymInt | torch.SymFloat | torch.SymBool
+    counts = (
+        isinstance(argument, fx.Node) and isinstance(argument.meta.get("val"), numbers)
+        for argument in (*node.args, *node.kwargs.values())
+    )
+    if isinstance(node.meta.get("val"), torch.Tensor) and any(counts):
+        raise UnsupportedOperator(
+            f"the operator {short_name(node.target)} at {described(origin(node, labels))} computes "
+            "with the number of samples, so that a result depends on the batch it came in"
+        )
+    random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    if random and node.target not in ATEN:
+        raise UnsupportedOperator(
+            f"the operator {short_name(node.target)} at {described(origin(node, labels))} draws "
+            "random numbers: draw them once, and keep them as a buffer of the model"
+        )
 
 
 def evaluated(target: Any, arguments: Any, options: Any) -> Any:

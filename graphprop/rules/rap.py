@@ -10,6 +10,8 @@ from typing import Any
 
 from graphprop.errors import MethodError
 from graphprop.ops import (
+    Linear,
+    LinearTranspose,
     Reshape,
     absolute,
     divide_or_zero,
@@ -55,7 +57,8 @@ def rap(layer: Layer, x: Any, r: Any, *, negative: str = "both", active: str = "
 
     ``Rbar = JP(R) + JN(nu)`` with ``nu = R |N| / (P + |N|)``; the surplus ``sum Rbar - sum R`` is
     taken off evenly from the active inputs: those that are not zero, or (``active="support"``)
-    where Rbar is not.
+    where Rbar is not. With ``negative="inhibitory"`` a convolution's first term is
+    ``JP(R+) + JN(R-)``, as in the authors' code; dense layers stay as they are, there too.
     """
     one_of("negative", negative, "both", "inhibitory")
     one_of("active", active, "input", "support")
@@ -64,9 +67,10 @@ def rap(layer: Layer, x: Any, r: Any, *, negative: str = "both", active: str = "
     p = layer.named("excitatory", layer.op(above, w_above) + layer.op(below, w_below))
     n = layer.named("inhibitory", layer.op(above, w_below) + layer.op(below, w_above))
     # nu / |N| = R / (P + |N|): where N is zero, so is every share of it
-    q_p, q_n = divide_or_zero(r, p), divide_or_zero(r, p + n)
+    first, q_n = r, divide_or_zero(r, p + n)
     if negative == "inhibitory" and not isinstance(layer.operator, Linear | LinearTranspose):
-        q_p, q_n = divide_or_zero(positive(r), p), q_n - divide_or_zero(minus(r), n)
+        first, q_n = positive(r), q_n - divide_or_zero(minus(r), n)
+    q_p = divide_or_zero(first, p)
     from_above = layer.opT(w_above, q_p) + layer.opT(w_below, q_n)
     from_below = layer.opT(w_below, q_p) + layer.opT(w_above, q_n)
     spread = above * from_above + below * from_below
@@ -103,7 +107,7 @@ def compensate(layer: Layer, x: Any, r: Any, *, kappa: float = 1.0) -> Any:
     s = layer.named("compensation", layer.operator(x, *layer.constants) - x, shared=True)
     mean = divide_or_zero(total(keep_where(r, "!=", s)), count_of(r))
     share = layer.named("centred_compensation", (s - mean) * (1.0 / prod(x.shape[1:])))
-    return keep_where(r, "!=", r - kappa * share)
+    return keep_where(r, "!=", taken_off(r, share, kappa))
 
 
 @rule
@@ -125,7 +129,8 @@ def rap_bn(
         carried = excitatory(layer, x, compensated, "ignored", 0.0)
     else:
         c = layer.op(above, w_below) + layer.op(below, w_above)
-        carried = inhibitory(layer, x, compensated * inversion_sign, "ignored", 0.0)
+        compensated = compensated * inversion_sign
+        carried = inhibitory(layer, x, compensated, "ignored", 0.0)
     return carried + recovered(x, c, compensated, lost)
 
 
@@ -158,7 +163,12 @@ def without_bias(layer: Layer, r: Any, kappa: float) -> Any:
     b = Reshape(shape)(layer.bias)
     centred = b - total(b) * (1.0 / r.shape[axis])
     share = layer.named("bias_compensation", centred * (1.0 / places), shared=True)
-    return r - kappa * share
+    return taken_off(r, share, kappa)
+
+
+def taken_off(r: Any, share: Any, kappa: float) -> Any:
+    """``R - kappa * share``: the normal flow loses its share, the inversed one gains it."""
+    return r - share if kappa > 0 else r + share
 
 
 def recovered(x: Any, c: Any, r: Any, lost: str) -> Any:

@@ -1,0 +1,76 @@
+# make demo   compile two networks, check them, and explain handwritten digits
+# make test   format, lint, types and tests
+#
+# Everything is installed into .venv, once; `make clean` removes it and what was built.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+GRAPHPROP := $(BIN)/graphprop
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+DIGITS := build/digits-epsilon_plus_flat
+VGG16 := build/vgg16-epsilon_plus_flat
+
+.PHONY: help install demo test format lint types pytest clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+install: $(INSTALLED)
+
+# torch by its exact version first: a build without CUDA is found for that one.
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing graphprop into $(VENV) (torch is large: this takes minutes, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) torch==2.13.0
+	@$(PIP) -e .
+	@touch $@
+
+# What the tests compare with. Its own wishes for older versions are not needed here: --no-deps.
+$(INSTALLED_DEV): $(INSTALLED)
+	@echo "Installing what the tests need ..."
+	@$(PIP) -e '.[dev]' tqdm
+	@$(PIP) --no-deps torchvision==0.28.0 zennit==0.5.1 captum==0.9.0
+	@touch $@
+
+demo: $(INSTALLED)
+	@echo
+	@echo "1. A small residual network, trained on handwritten digits, becomes a module that says"
+	@echo "   for every pixel how much it spoke for the answer (its relevance). The result is"
+	@echo "   checked: Python and ONNX must compute the same."
+	@echo
+	$(GRAPHPROP) compile models/digits.py -o $(DIGITS)
+	@echo
+	@echo "2. It explains pictures that it was not trained on: red spoke for the class, blue"
+	@echo "   against it. What is handed out is the logit, and a little of it stays in the biases."
+	@echo
+	$(GRAPHPROP) explain $(DIGITS) models/digits_examples/*.png -o build/explanations
+	@echo
+	@echo "3. The same for VGG-16 at full size, with random weights (138 million of them)."
+	@echo
+	$(GRAPHPROP) compile models/vgg16.py -o $(VGG16)
+	@echo
+	@echo "Done. Look at build/explanations/*.png, and read $(DIGITS)/explainer.py:"
+	@echo "that file and its weights are all it takes to explain, without graphprop."
+
+test: format lint types pytest
+
+format: $(INSTALLED_DEV)
+	$(BIN)/ruff format --check
+
+lint: $(INSTALLED_DEV)
+	$(BIN)/ruff check
+
+types: $(INSTALLED_DEV)
+	$(BIN)/mypy
+
+# Two workers, each with one thread.
+pytest: $(INSTALLED_DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,388 @@
+"""Explaining pictures: what is written is what the library computes, and the drawing is honest."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import graphprop
+from graphprop import explain, picture
+from graphprop.errors import InputError, OutputError
+from graphprop.explain import explain_images
+from graphprop.preprocessing import Preprocessing
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+
+
+class Tiny(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4, 3, padding=1, bias=False)
+        self.fc = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+def compiled(folder, mean, std, size):
+    torch.manual_seed(0)
+    model = Tiny(len(mean)).eval()
+    explainer = graphprop.compile(model, torch.zeros(2, len(mean), *size), "lrp_epsilon")
+    preprocessing = {"size": size, "mean": mean, "std": std}
+    explainer.save(folder, onnx=False, check=False, preprocessing=preprocessing)
+    return explainer, folder
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("colour") / "compiled", MEAN, STD, [6, 8])
+
+
+@pytest.fixture(scope="module")
+def gray(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("gray") / "compiled", [0.0], [1.0], [5, 5])
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def black(tmp_path):
+    path = tmp_path / "black.png"
+    Image.new("L", (5, 5)).save(path)
+    return path
+
+
+def expected_input(path):
+    pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) / 255
+    return ((pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])[None]
+
+
+# The arrays
+
+
+@pytest.mark.parametrize("target", [None, 0, 2])
+def test_the_arrays_are_the_library_s_result(colour, photo, tmp_path, target):
+    explainer, folder = colour
+    (found,) = explain_images(folder, [photo], target=target, output=tmp_path / "out")
+    logits, relevance = explainer(expected_input(photo), target)
+    arrays = np.load(tmp_path / "out" / "photo.npz")
+    assert sorted(arrays) == ["logits", "relevance", "scale", "target"]
+    torch.testing.assert_close(torch.from_numpy(arrays["relevance"]), relevance[0])
+    torch.testing.assert_close(torch.from_numpy(arrays["logits"]), logits[0])
+    assert arrays["target"] == (int(logits.argmax()) if target is None else target)
+    summed = arrays["relevance"].astype(np.float64).sum(0)
+    assert arrays["scale"] == np.abs(summed).max() == found.limit
+
+
+def test_the_same_picture_gives_the_same_bytes(colour, photo, tmp_path):
+    written = []
+    for name in ("a", "b"):
+        (found,) = explain_images(colour[1], [photo], output=tmp_path / name)
+        written.append((found.npz.read_bytes(), found.png.read_bytes()))
+    assert written[0] == written[1]
+    assert not list(tmp_path.glob("*/.*"))
+
+
+def test_what_is_known_fits_into_json(colour, photo, tmp_path):
+    (found,) = explain_images(colour[1], [photo], target=1, output=tmp_path / "o")
+    known = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert known["image"] == str(photo)
+    assert known["target"] == 1
+    assert known["logit"] == pytest.approx(float(found.logits[1]))
+    assert known["relevance_sum"] == pytest.approx(float(found.relevance.sum()), rel=1e-5)
+    assert known["png"] == str(tmp_path / "o" / "photo.png")
+    assert known["warnings"] == []
+
+
+def test_a_compiled_directory_stays_as_it_is(colour, photo, tmp_path):
+    before = sorted(path.name for path in colour[1].iterdir())
+    explain_images(colour[1], [photo], output=tmp_path / "o")
+    assert sorted(path.name for path in colour[1].iterdir()) == before
+
+
+# The drawing
+
+
+def test_colours_are_seismic_and_symmetric():
+    values = np.linspace(-1, 1, 21)
+    colours = picture.seismic(values).astype(int)
+    assert colours[10].tolist() == [255, 255, 255]
+    for low, high in zip(colours[:10], colours[:10:-1], strict=True):
+        assert low[2] - low[0] > 0  # negative is blue
+        assert high[0] - high[2] > 0  # positive is red
+    assert picture.seismic(np.array([0.5, -0.5])).tolist() == [[255, 0, 0], [0, 0, 255]]
+
+
+def test_an_opposite_map_has_the_opposite_colours():
+    summed = np.random.default_rng(0).normal(size=(4, 4))
+    summed[0] = 0
+    limit = picture.limit_of(summed)
+    drawn = np.asarray(picture.heatmap(summed, limit)).astype(int)
+    assert (drawn[0] == 255).all()
+    red, blue = drawn[..., 0] > drawn[..., 2], drawn[..., 2] > drawn[..., 0]
+    assert (red == (summed > 0)).all()
+    assert (blue == (summed < 0)).all()
+
+
+def test_the_drawing_shows_input_and_relevance_enlarged(colour, photo, tmp_path):
+    (found,) = explain_images(colour[1], [photo], output=tmp_path / "o")
+    summed = found.relevance.astype(np.float64).sum(0)
+    drawn = np.asarray(Image.open(found.png).convert("RGB"))
+    factor = picture.enlargement((8, 6))
+    assert factor == 32
+    panels = []
+    for left in (picture.MARGIN, picture.MARGIN + 8 * factor + picture.GAP):
+        panel = drawn[picture.MARGIN :][: 6 * factor, left : left + 8 * factor]
+        cells = panel.reshape(6, factor, 8, factor, 3)
+        assert (cells == cells[:, :1, :, :1]).all()  # crisp: an entry is a square of one colour
+        panels.append(cells[:, 0, :, 0])
+    assert (panels[0] == np.asarray(Image.open(photo))).all()
+    assert (panels[1] == picture.seismic(summed / np.abs(summed).max())).all()
+
+
+@pytest.mark.parametrize(("size", "factor"), [((8, 8), 32), ((224, 224), 2), ((300, 200), 1)])
+def test_small_pictures_are_enlarged(size, factor):
+    assert picture.enlargement(size) == factor
+
+
+def test_the_text_in_the_drawing_holds_its_scale(colour, photo, tmp_path):
+    (found,) = explain_images(colour[1], [photo], target=2, output=tmp_path / "o")
+    text = Image.open(found.png).text
+    assert float(text["Relevance-Limit"]) == found.limit
+    assert text["Target"] == "2"
+    assert float(text["Logit"]) == float(found.logits[2])
+    assert text["Method"] == "lrp_epsilon"
+    assert text["Software"] == "graphprop"
+
+
+def test_a_shared_scale_is_the_largest(colour, photo, tmp_path):
+    faint = tmp_path / "faint.png"
+    Image.fromarray(np.asarray(Image.open(photo)) // 4 + 90).save(faint)
+    alone = explain_images(colour[1], [photo, faint], output=tmp_path / "a")
+    shared = explain_images(colour[1], [photo, faint], output=tmp_path / "b", shared_scale=True)
+    limits = [found.limit for found in alone]
+    assert limits[0] != limits[1]
+    assert [found.limit for found in shared] == [max(limits)] * 2
+    for found in shared:
+        assert float(Image.open(found.png).text["Relevance-Limit"]) == max(limits)
+        assert np.load(found.npz)["scale"] == max(limits)
+
+
+# Maps that can't be drawn
+
+
+def test_a_zero_map_is_a_warning(gray, black, tmp_path):
+    (found,) = explain_images(gray[1], [black], target=1, output=tmp_path / "o")
+    assert found.png is None
+    assert found.warnings == [
+        f"{black}, class 1: the relevance, summed over channels, is zero everywhere (the logit is "
+        "0); no picture is drawn. Choose another target or method"
+    ]
+    assert not np.load(tmp_path / "o" / "black.npz")["relevance"].any()
+    assert not (tmp_path / "o" / "black.png").exists()
+
+
+def test_a_zero_map_removes_an_older_drawing_of_the_same_name(gray, black, tmp_path):
+    other = tmp_path / "other" / "black.png"
+    other.parent.mkdir()
+    Image.new("L", (5, 5), 100).save(other)
+    (found,) = explain_images(gray[1], [other], output=tmp_path / "o")
+    assert found.png.exists()
+    explain_images(gray[1], [black], output=tmp_path / "o")
+    assert not found.png.exists()
+
+
+@pytest.mark.parametrize("shared_scale", [False, True])
+def test_nan_is_a_warning(gray, tmp_path, monkeypatch, shared_scale):
+    def broken(x, target=None):
+        relevance = x.clone()
+        if x.max() > 0.5:
+            relevance[0, 0, 0, 0] = torch.nan
+        return torch.tensor([[1.0, 2.0, 3.0]]), relevance
+
+    images = []
+    for name, level in (("dark", 50), ("bright", 200)):
+        images.append(tmp_path / f"{name}.png")
+        Image.new("L", (5, 5), level).save(images[-1])
+    monkeypatch.setattr(explain, "load_explainer", lambda directory: broken)
+    fine, bad = explain_images(gray[1], images, output=tmp_path / "o", shared_scale=shared_scale)
+    assert fine.png is not None
+    assert fine.limit == pytest.approx(50 / 255)
+    assert bad.png is None
+    assert "class 2: 1 of 25 entries of the relevance are NaN or infinite" in bad.warnings[0]
+    assert "graphprop check" in bad.warnings[0]
+    json.dumps(bad.as_dict(), allow_nan=False)
+
+
+# Preprocessing
+
+
+def test_a_colour_picture_is_turned_gray_for_one_channel(photo):
+    preprocessing = Preprocessing((6, 8), (0.0,), (1.0,))
+    shown, _ = preprocessing.read(photo)
+    assert shown.mode == "L"
+    want = torch.from_numpy(np.array(Image.open(photo).convert("L"))) / 255
+    torch.testing.assert_close(preprocessing.tensor(shown), want[None, None])
+
+
+def test_a_gray_picture_fills_three_channels(black):
+    preprocessing = Preprocessing((5, 5), tuple(MEAN), tuple(STD))
+    shown, warnings = preprocessing.read(black)
+    assert warnings == []
+    want = -torch.tensor(MEAN) / torch.tensor(STD)
+    torch.testing.assert_close(
+        preprocessing.tensor(shown), want[None, :, None, None].expand(1, 3, 5, 5)
+    )
+
+
+def test_a_picture_covers_the_input_and_keeps_its_middle(tmp_path):
+    pixels = np.zeros((10, 40), dtype=np.uint8)
+    pixels[:, 15:25] = 255
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    shown, _ = Preprocessing((5, 5), (0.0,), (1.0,)).read(tmp_path / "wide.png")
+    assert shown.size == (5, 5)
+    assert (np.asarray(shown)[:, 1:4] > 250).all()
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    Image.fromarray(np.full((5, 5), 32896, dtype=np.uint16)).save(tmp_path / "deep.png")
+    shown, _ = Preprocessing((5, 5), (0.0,), (1.0,)).read(tmp_path / "deep.png")
+    assert (np.asarray(shown) == 128).all()
+
+
+def test_transparency_is_laid_on_white_and_said(tmp_path):
+    path = tmp_path / "ghost.png"
+    Image.new("RGBA", (5, 5), (0, 0, 0, 0)).save(path)
+    shown, warnings = Preprocessing((5, 5), (0.0,) * 3, (1.0,) * 3).read(path)
+    assert (np.asarray(shown) == 255).all()
+    assert warnings == [f"{path} is transparent in places: laid on white"]
+
+
+def test_a_turned_photo_is_set_upright(tmp_path):
+    image = Image.new("L", (4, 2))
+    image.putpixel((0, 0), 255)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    image.save(tmp_path / "turned.png", exif=exif)
+    shown, _ = Preprocessing((4, 2), (0.0,), (1.0,)).read(tmp_path / "turned.png")
+    assert np.argwhere(np.asarray(shown) == 255).tolist() == [[0, 1]]
+
+
+def test_jpeg_is_read(colour, photo, tmp_path):
+    Image.open(photo).save(tmp_path / "photo.jpg")
+    (found,) = explain_images(colour[1], [tmp_path / "photo.jpg"], output=tmp_path / "o")
+    assert found.png == tmp_path / "o" / "photo.png"
+
+
+# Names of files
+
+
+def test_two_pictures_of_one_name_get_two_files(colour, photo, tmp_path):
+    other = tmp_path / "other" / "photo.png"
+    other.parent.mkdir()
+    other.write_bytes(photo.read_bytes())
+    found = explain_images(colour[1], [photo, other], output=tmp_path / "o")
+    assert [one.png.name for one in found] == ["photo.png", "photo_2.png"]
+
+
+def test_the_folder_by_default(colour, photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (found,) = explain_images(colour[1], [photo])
+    assert str(found.png) == "explanations/photo.png"
+    assert (tmp_path / "explanations" / "photo.npz").exists()
+
+
+def test_one_picture_may_name_its_file(colour, photo, tmp_path):
+    explain_images(colour[1], [photo], output=tmp_path / "map.png")
+    assert (tmp_path / "map.npz").exists()
+    with pytest.raises(OutputError, match=r"map.png is one file, for 2 pictures: give a folder"):
+        explain_images(colour[1], [photo, photo], output=tmp_path / "map.png")
+
+
+def test_own_files_are_replaced_and_others_are_not(colour, photo, tmp_path):
+    for _ in range(2):
+        explain_images(colour[1], [photo], output=tmp_path / "o")
+    before = photo.read_bytes()
+    with pytest.raises(OutputError, match="would replace the picture"):
+        explain_images(colour[1], [photo], output=tmp_path)
+    assert photo.read_bytes() == before
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "photo.png").write_bytes(before)
+    with pytest.raises(OutputError, match=r"photo.png exists and was not written by graphprop"):
+        explain_images(colour[1], [photo], output=other)
+    (other / "photo.png").unlink()
+    with zipfile.ZipFile(other / "photo.npz", "w") as archive:
+        archive.writestr("measured.npy", b"")
+    with pytest.raises(OutputError, match=r"photo.npz exists and was not written by graphprop"):
+        explain_images(colour[1], [photo], output=other)
+
+
+# Refusals
+
+
+def refusal(kind, folder, images, **options):
+    with pytest.raises(kind) as caught:
+        explain_images(folder, images, **options)
+    return str(caught.value)
+
+
+def test_what_is_no_picture(colour, tmp_path):
+    text = tmp_path / "text.png"
+    text.write_text("not a picture")
+    assert refusal(InputError, colour[1], [tmp_path / "gone.png"]) == (
+        f"there is no picture {tmp_path / 'gone.png'}"
+    )
+    assert refusal(InputError, colour[1], [text]) == (
+        f"{text} can't be read as a picture: give a PNG or a JPEG"
+    )
+    assert refusal(InputError, colour[1], [tmp_path]) == (
+        f"{tmp_path} is a folder: give the pictures in it"
+    )
+
+
+def test_half_a_picture(colour, photo, tmp_path):
+    photo.write_bytes(photo.read_bytes()[:120])
+    assert refusal(InputError, colour[1], [photo]).endswith("give a PNG or a JPEG")
+
+
+def test_numbers_without_a_range(colour, tmp_path):
+    path = tmp_path / "numbers.tif"
+    Image.fromarray(np.zeros((5, 5), dtype=np.float32)).save(path)
+    assert "holds numbers (F), whose range isn't known" in refusal(InputError, colour[1], [path])
+
+
+def test_a_bad_picture_stops_all_before_anything_is_written(colour, photo, tmp_path):
+    refusal(InputError, colour[1], [photo, tmp_path / "gone.png"], output=tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("target", [-1, 3])
+def test_a_target_out_of_range(colour, photo, tmp_path, target):
+    said = refusal(InputError, colour[1], [photo], target=target, output=tmp_path / "o")
+    assert said == f"the target must be a class from 0 to 2, not {target}"
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_directory_of_another_kind(photo, tmp_path):
+    said = refusal(OutputError, tmp_path, [photo])
+    assert str(tmp_path) in said
+
+
+def test_inputs_that_are_no_pictures():
+    with pytest.raises(InputError) as caught:
+        Preprocessing.of({"input_shape": [2, 16, 16]})
+    assert str(caught.value) == (
+        "the explainer takes inputs of shape (2, 16, 16), and a picture has the shape (1, H, W) or "
+        "(3, H, W): call load() of its explainer.py from Python instead"
+    )
