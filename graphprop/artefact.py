@@ -6,7 +6,6 @@ the time, the place, the process, or the order of a set: the same input gives th
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import math
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
+from graphprop.checking.runner import local_variables
 from graphprop.emit import onnx as emit_onnx
 from graphprop.errors import EquivalenceError, OutputError
 from graphprop.explainer import CompiledExplainer
@@ -175,7 +175,7 @@ def layer_entries(explainer: CompiledExplainer) -> list[dict[str, Any]]:
     ``flows`` has those of relevance where a method has several flows; ``signal`` are the labels of
     the layers that the rule sends relevance to, None for the input.
     """
-    variables = local_variables(explainer.source)
+    variables = set(local_variables(explainer.source))
     generated = explainer.generated
 
     def local(name: str | None) -> str | None:
@@ -211,17 +211,6 @@ def onnx_names(explainer: CompiledExplainer) -> dict[str, str]:
         if labels and name != "logits":
             renamed[explainer.generated.relevances[labels[0]]] = name
     return {name: other for name, other in renamed.items() if name != other}
-
-
-def local_variables(source: str) -> set[str]:
-    """The variables that ``Explainer.forward`` assigns."""
-    functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef))
-    forward = next(function for function in functions if function.name == "forward")
-    return {
-        node.id
-        for node in ast.walk(forward)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
 
 
 def plain(value: Any) -> Any:
@@ -319,6 +308,9 @@ def writing_beside(directory: Path) -> Iterator[Path]:
     """A new folder to write to, beside a directory; whatever is left in it is removed."""
     parent = directory.absolute().parent
     missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    above = next(folder for folder in (parent, *parent.parents) if folder.exists())
+    if not above.is_dir():
+        raise OutputError(f"{directory} can't be written: {above} is a file")
     try:
         try:
             parent.mkdir(parents=True, exist_ok=True)

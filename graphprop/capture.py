@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import keyword
 import logging
@@ -132,12 +133,15 @@ def lines_taken(model: nn.Module, batch: torch.Tensor) -> list[tuple[str, int]]:
             lines.append((frame.f_code.co_filename, frame.f_lineno))
         return trace
 
-    before = sys.gettrace()
+    before, collecting = sys.gettrace(), gc.isenabled()
+    gc.disable()  # what runs as garbage is collected isn't the model's
     sys.settrace(trace)
     try:
         model(batch)
     finally:
         sys.settrace(before)
+        if collecting:
+            gc.enable()
     return lines
 
 

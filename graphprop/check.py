@@ -3,8 +3,10 @@
 Relevance divides by small numbers, so that two right backends differ by more than rounding, and a
 fixed tolerance either lies or cries wolf. The arbiter is the same graph in float64; ``e32`` is the
 error of torch in float32 against it. A backend passes where the error of every sample is at most
-``max(1e-5, 10 * e32)``. Where one fails, intermediate values are exposed, and the first layer that
-diverges is named.
+``max(1e-5, 10 * e32)``. Where one is off by more, intermediate values are exposed, and each step is
+computed in float64 from that backend's own values before it. The first step that is wrong is named.
+If none is, what differs is rounding that the map magnifies (another winner of a max pool, say),
+and the backend passes, with a note that says so.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graphprop.artefact import layer_entries, onnx_names, read_manifest, sha256, write_files
-from graphprop.checking.arbiter import GraphArbiter, ModuleArbiter, Stage, Truth, stages_of
+from graphprop.checking.arbiter import GraphArbiter, ModuleArbiter, Truth
 from graphprop.checking.backends import BackendError, Samples
-from graphprop.checking.compare import ENGINES, PythonBackend, Session, described
+from graphprop.checking.compare import ENGINES, PythonBackend, Session
 from graphprop.checking.fingerprint import deviations, fingerprint, first_deviation, same_inputs
 from graphprop.checking.report import BackendResult, Divergence, Report
 from graphprop.checking.runner import SEED
+from graphprop.checking.stages import Stage, described, stages_of
 from graphprop.errors import InputError, MethodError, nearest
 from graphprop.interpret import interpret
 
@@ -78,7 +81,7 @@ def check_explainer(
     x, target = inputs_for(explainer.input_shape, explainer.classes, samples)
     logits, _ = interpret(explainer.network, {"x": x[:1]}, dtype=torch.float32)
     target[0] = logits.argmax()
-    arbiter = GraphArbiter(explainer.lowered, stages, Samples(x, target))
+    arbiter = GraphArbiter(explainer, stages, Samples(x, target))
     say("check: explain in float64")
     truth = arbiter.truth()
     session = Session(directory, stages, arbiter, truth, say)
@@ -86,7 +89,7 @@ def check_explainer(
     if session.sound:
         report.fingerprint = fingerprint(truth, stages)
         if "python" in chosen:
-            session.hold("python", PythonBackend(directory, stages))
+            session.hold("python", PythonBackend(directory))
         written = (directory / "explainer.onnx").exists() or backends is not None
         session.hold_onnx(chosen if written else (), explicit=backends is not None)
     return report
@@ -129,7 +132,7 @@ def check_directory(
     recorded = manifest["fingerprint"]
     known = recorded["targets"][:samples] if recorded else [-1]
     target[: len(known)] = torch.tensor(known)
-    arbiter = ModuleArbiter(directory, stages, Samples(x, target))
+    arbiter = ModuleArbiter(directory, stages, Samples(x, target), manifest["onnx_names"])
     say("check: explain in float64")
     began = time.perf_counter()
     try:

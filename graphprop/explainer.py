@@ -164,6 +164,9 @@ class CompiledExplainer(nn.Module):
             If x has another shape than the explainer was compiled for, or a target is no class.
         """
         self.check_input(x, target)
+        if target is not None and not isinstance(target, int):
+            given = torch.as_tensor(target, device=x.device)
+            target = given if given.dim() else int(given)
         logits, relevance = self.module(x, target)
         return logits, relevance
 

@@ -17,7 +17,7 @@ def interpret(
     *,
     dtype: torch.dtype = torch.float64,
     keep: Mapping[str, fx.Node] | None = None,
-    observe: Callable[[fx.Node, Any], None] | None = None,
+    observe: Callable[[fx.Node, Any], Any] | None = None,
 ) -> tuple[Any, dict[str, torch.Tensor]]:
     """Compute a network's output, its floating-point tensors and inputs cast to ``dtype``.
 
@@ -28,7 +28,8 @@ def interpret(
     keep
         Name -> node whose value to return besides.
     observe
-        Called with each operator node and its value, before the value is let go.
+        Called with each operator node and its value; what it returns, unless that is None, takes
+        the value's place.
 
     Returns
     -------
@@ -56,7 +57,8 @@ def interpret(
                 operands = [values[a] if isinstance(a, fx.Node) else a for a in node.args]
                 values[node] = node.target.run(*operands)
                 if observe is not None:
-                    observe(node, values[node])
+                    replaced = observe(node, values[node])
+                    values[node] = values[node] if replaced is None else replaced
             for operand in node.all_input_nodes:
                 if last[operand] is node and operand not in wanted and operand not in needed:
                     del values[operand]

@@ -65,11 +65,15 @@ def legalise(network: Network, target: str) -> tuple[Network, Counter[str]]:
 
 
 def tidy_names(network: Network) -> None:
-    """Drop the numbers from names whose first bearer has been simplified away."""
+    """Drop the numbers from names whose first bearer has been simplified away.
+
+    A name that was given on purpose keeps its number: it is the layer's.
+    """
     names = {node.name for node in network.graph.nodes}
     for node in network.graph.nodes:
         stem = re.sub(r"_\d+$", "", node.name)
-        if node.op == "call_function" and not node.meta.get("records") and stem not in names:
+        given = node.meta.get("records") or node.meta.get("named")
+        if node.op == "call_function" and not given and stem not in names:
             names = names - {node.name} | {stem}
             node.name = stem
 

@@ -24,7 +24,7 @@ from graphprop.network import (
     sign_of,
     where,
 )
-from graphprop.ops import Multiply, Sign, Start
+from graphprop.ops import Multiply, Pad, Sign, Start
 from graphprop.rules.registry import Layer, Method
 
 
@@ -119,8 +119,7 @@ class Flow:
             if node is image:
                 return r
             self.relevance[in_flow(node.meta["label"], self.name)] = r.node
-            operands = (node.args[i] for i in node.meta["signal"])
-            for operand, part in zip(operands, self.carried_back(node, r), strict=True):
+            for operand, part in zip(receivers(node), self.carried_back(node, r), strict=True):
                 incoming[operand].append(part)
         raise MethodError("no relevance reaches the input: the logits do not depend on it")
 
@@ -139,17 +138,21 @@ class Flow:
         """Ask a node's rule for the relevance of its operands."""
         rule, signal = node.meta["rule"].in_flow(self.parameters), node.meta["signal"]
         operands = [self.forward.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
-        weighted = node.target.weighted
+        shapes = [operand.shape for operand in operands if isinstance(operand, Value)]
+        weighted, padding = node.target.weighted, padding_of(node)
+        if padding is not None:
+            operands[0] = self.forward[padding.args[0]]
         prefix = "_".join(filter(None, (node.name, self.name)))
         layer = Layer(
             node.target,
             weight=operands[1] if weighted else None,
             bias=operands[2] if weighted and len(operands) > 2 else None,
-            shapes=[operand.shape for operand in operands if isinstance(operand, Value)],
+            shapes=shapes,
             label=node.meta["label"],
             signal=signal,
             constants=tuple(operands[1:]),
             final=node is self.network.output.args[0],
+            before=None if padding is None else padding.target,
             rename=lambda value, name, shared: self.writer.rename(
                 value, f"{node.name if shared else prefix}_{name}"
             ),
@@ -171,6 +174,27 @@ class Flow:
                 ) from error
             parts = result if isinstance(result, tuple) else (result,)
             return tuple(whole(operands[i], part) for i, part in zip(signal, parts, strict=True))
+
+
+def receivers(node: fx.Node) -> tuple[fx.Node, ...]:
+    """The nodes that a node hands its relevance to."""
+    padding = padding_of(node)
+    if padding is not None:
+        return (padding.args[0],)
+    return tuple(node.args[i] for i in node.meta["signal"])
+
+
+def padding_of(node: fx.Node) -> fx.Node | None:
+    """The zero padding in front of a layer with weights: a part of the layer, as its own is.
+
+    By rules that go by connections alone, padding would get a share otherwise.
+    """
+    source = node.args[0]
+    if not (
+        node.target.weighted and isinstance(source, fx.Node) and isinstance(source.target, Pad)
+    ):
+        return None
+    return source if source.target.value == 0 else None
 
 
 def in_flow(label: str, flow: str) -> str:

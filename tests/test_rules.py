@@ -887,3 +887,52 @@ def test_division_by_zero_gives_zero() -> None:
             layer, torch.full((1, 1), zero), torch.ones(1, 1)
         )
         assert float(found) == 0.0
+
+
+# Padding that the model applies by itself
+
+
+PADDED: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
+    "as a module": (
+        lambda: nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(2, 3, 3)),
+        lambda: nn.Conv2d(2, 3, 3, padding=1),
+    ),
+    "as a word": (
+        lambda: nn.Conv2d(2, 3, 3, padding="same"),
+        lambda: nn.Conv2d(2, 3, 3, padding=1),
+    ),
+    "and its own": (
+        lambda: nn.Sequential(nn.ZeroPad2d((2, 2, 0, 0)), nn.Conv2d(2, 3, 3, padding=(1, 0))),
+        lambda: nn.Conv2d(2, 3, 3, padding=(1, 2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_padding_before_a_layer_is_like_the_layers_own(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    padded, own = (nn.Sequential(make(), nn.Flatten()).double().eval() for make in PADDED[name])
+    for theirs, ours in zip(padded.parameters(), own.parameters(), strict=True):
+        theirs.data = ours.data
+    x = torch.randn(3, 2, 5, 4, dtype=torch.float64) + 3
+    programs = {model: capture(model, x) for model in (padded, own)}
+    monkeypatch.setattr("graphprop.explainer.capture", lambda model, example: programs[model])
+    for rule in RULES_OF_LAYERS:
+        maps = [
+            compiled(model, x, rules={"type:Conv2d": rule})(x, x.new_ones(3, 60))[1]
+            for model in (padded, own)
+        ]
+        assert_equal(*maps, rule)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("rule", ["flat", "w_square", "zB", "z_plus"])
+def test_uneven_padding_receives_nothing(rule: str) -> None:
+    """Half a pixel more behind than before, as kernels of even length have it."""
+    conv = nn.Conv2d(2, 3, (2, 4), padding="same", bias=False)
+    x = torch.rand(3, 2, 5, 4, dtype=torch.float64) + 1
+    found, r = explain_given(conv, x, rules={"type:Conv2d": rule})
+    p, _ = halves_of(Layer.of(Conv((1, 1), (0, 0), (1, 1)), x, conv.weight.detach()), x)
+    assert p.min() > 0
+    torch.testing.assert_close(total(found), r.sum(1), rtol=1e-9, atol=1e-9)

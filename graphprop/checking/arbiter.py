@@ -3,111 +3,46 @@
 At compile time the arbiter is the explainer's graph, run node by node. Of a compiled directory it
 is the generated module itself, in float64.
 
-Relevance is not continuous: where two entries of a max-pooling window are nearly equal, rounding
-decides which one wins, and one winner more or less can be most of the error. One float32 run is
-therefore one draw. Where a backend is off by more than that draw allows, further draws are made,
-from inputs whose last bit is changed, and the largest error counts.
+Relevance is not continuous: where two entries of a max-pooling window, or a sum and zero, are
+nearly equal, rounding decides, and one decision more or less can be most of the error. So an
+arbiter can also follow a backend step by step, each step computed from the backend's own values.
+What rounding decides is then decided alike, and whatever still differs is wrong.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import fx
 
 from graphprop.checking.backends import Samples, Step, run_module
-from graphprop.checking.runner import measure
+from graphprop.checking.report import Divergence, shown
+from graphprop.checking.runner import local_variables, measure
+from graphprop.checking.stages import Stage, described
+from graphprop.emit.onnx import named_outputs
 from graphprop.interpret import interpret
-from graphprop.lower import in_flow
-from graphprop.network import Network
+from graphprop.legalise import legalise
+from graphprop.network import Network, has_shape
 
-DRAWS = 8
-"""How many further float32 runs say how large the error may be."""
+if TYPE_CHECKING:
+    from graphprop.explainer import CompiledExplainer
 
-STAGE_DRAWS = 3
-"""The same where a divergence is being located."""
+FLOOR = 1e-5
+"""An error below this is never a failure."""
 
+MARGIN = 10.0
+"""How many times the error of float32 a backend may be off."""
 
-@dataclass(frozen=True)
-class Stage:
-    """A value that every backend computes: a layer's result, or the relevance of that.
+SAME = 1e-6
+"""How far two graphs that mean the same may be apart in float64."""
 
-    Attributes
-    ----------
-    label
-        The layer's; None for the input.
-    kind
-        ``"result"`` or ``"relevance"``.
-    name
-        The local variable of ``Explainer.forward`` that holds it, None where there is none.
-    onnx
-        The ONNX value that holds it.
-    layers
-        The layers that compute it: the layer itself, or those whose rules send it relevance.
-    flow
-        Which flow of relevance, where a method has several.
-    """
-
-    label: str | None
-    kind: str
-    name: str | None
-    onnx: str | None
-    layers: tuple[str, ...]
-    flow: str = ""
-
-    @property
-    def key(self) -> str:
-        """The label, with the flow."""
-        return in_flow(self.label or "", self.flow)
-
-
-def stages_of(entries: Sequence[Mapping[str, Any]], onnx: Mapping[str, str]) -> list[Stage]:
-    """The stages in the order of computation: the results, then relevance from the output back.
-
-    Parameters
-    ----------
-    entries
-        A manifest's ``layers``.
-    onnx
-        Variable -> ONNX value, where they aren't called alike.
-    """
-
-    def stage(label: str | None, name: str | None, layers: tuple[str, ...], **more: str) -> Stage:
-        return Stage(
-            label=label,
-            name=name,
-            onnx=onnx.get(name, name) if name else None,
-            layers=layers,
-            **{"kind": "relevance", **more},
-        )
-
-    def senders(label: str | None) -> tuple[str, ...]:
-        return tuple(e["label"] for e in entries if label in e["signal"] and e["rule"])
-
-    relevances = [(e["label"], flow, name) for e in entries for flow, name in flows_of(e).items()]
-    return [
-        *(stage(e["label"], e["value"], (e["label"],), kind="result") for e in entries),
-        *(
-            stage(label, name, senders(label), flow=flow)
-            for current in dict.fromkeys(flow for _, flow, _ in relevances)
-            for label, flow, name in reversed(relevances)
-            if flow == current
-        ),
-        stage(None, "relevance", senders(None)),
-    ]
-
-
-def flows_of(entry: Mapping[str, Any]) -> dict[str, str | None]:
-    """The variables of the relevance of a layer's result, by flow."""
-    if entry["flows"]:
-        return dict(entry["flows"])
-    return {"": entry["relevance"]} if entry["rule"] else {}
+Observer = Callable[[fx.Node, Any], Any]
 
 
 @dataclass
@@ -133,10 +68,6 @@ class Truth:
     measures: dict[int, torch.Tensor]
 
 
-Values = dict[int, torch.Tensor]
-"""Stage's index -> its value for one sample, ``[1, ...]``."""
-
-
 class Arbiter(Protocol):
     """What knows the right values."""
 
@@ -145,11 +76,19 @@ class Arbiter(Protocol):
     def truth(self) -> Truth:
         """Explain the samples."""
 
-    def draw(self, sample: int) -> tuple[float, float]:
-        """The largest error of relevance and of logits over further float32 runs."""
+    def conditioning(self, sample: int) -> dict[int, float]:
+        """The error of float32 at each stage."""
 
-    def values(self, sample: int) -> tuple[Values, dict[int, float]]:
-        """The values of the stages for one sample, and the error of float32 at each."""
+    def names(self, level: str) -> list[str]:
+        """The values of a backend ("torch" or "onnx") that it can follow."""
+
+    def first_wrong(
+        self, level: str, values: Mapping[str, torch.Tensor], sample: int
+    ) -> Divergence | None:
+        """Follow a backend, and name the first step that goes wrong; None if none does.
+
+        ``values`` are the backend's, for one sample, by name; its outputs are among them.
+        """
 
 
 class GraphArbiter:
@@ -157,74 +96,134 @@ class GraphArbiter:
 
     name = "the graph in float64"
 
-    def __init__(self, lowered: Network, stages: Sequence[Stage], samples: Samples) -> None:
-        self.lowered, self.samples = lowered, samples
-        output: Any = lowered.output.args[0]
-        _, relevance, relevances = output
-        results = {n.meta["records"]: n for n in lowered.layers if "records" in n.meta}
-        self.indices: dict[fx.Node, list[int]] = {}
-        for index, stage in enumerate(stages):
-            known = results if stage.kind == "result" else relevances
-            node = relevance if stage.label is None else known.get(stage.key)
-            if isinstance(node, fx.Node) and node.meta["batched"]:
-                self.indices.setdefault(node, []).append(index)
+    def __init__(
+        self, explainer: CompiledExplainer, stages: Sequence[Stage], samples: Samples
+    ) -> None:
+        self.explainer, self.stages, self.samples = explainer, stages, samples
 
     def _run(
-        self, sample: int, dtype: torch.dtype, observe: Any = None, draw: int = 0
+        self, network: Network, sample: int, dtype: torch.dtype, observe: Observer | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        x = perturbed(self.samples.x[sample : sample + 1], draw)
-        inputs = {"x": x, "target": self.samples.target[sample : sample + 1]}
-
-        def seen(node: fx.Node, value: Any) -> None:
-            if node in self.indices:
-                observe(self.indices[node], value)
-
+        chosen = slice(sample, sample + 1)
+        inputs = {"x": self.samples.x[chosen], "target": self.samples.target[chosen]}
         with threads(1 if dtype == torch.float32 else torch.get_num_threads()):
-            output, _ = interpret(
-                self.lowered, inputs, dtype=dtype, observe=seen if observe else None
-            )
+            output, _ = interpret(network, inputs, dtype=dtype, observe=observe)
         return output[0], output[1]
 
     def truth(self) -> Truth:
+        lowered = self.explainer.lowered
+        nodes = stage_nodes(lowered, self.stages)
         measured: dict[int, list[torch.Tensor]] = {}
 
-        def keep(indices: list[int], value: torch.Tensor) -> None:
-            numbers = measure(value)
-            for index in indices:
-                measured.setdefault(index, []).append(numbers)
+        def keep(node: fx.Node, value: Any) -> None:
+            if node in nodes:
+                numbers = measure(value)
+                for index in nodes[node]:
+                    measured.setdefault(index, []).append(numbers)
 
-        found = [self._run(i, torch.float64, keep) for i in range(len(self.samples))]
-        single = [self._run(i, torch.float32) for i in range(len(self.samples))]
-        logits, relevance = (torch.cat(parts) for parts in zip(*found, strict=True))
+        count = range(len(self.samples))
+        exact = [self._run(lowered, i, torch.float64, keep) for i in count]
+        logits, relevance = (torch.cat(parts) for parts in zip(*exact, strict=True))
+        single = [self._run(lowered, i, torch.float32) for i in count]
         rough = [torch.cat(parts) for parts in zip(*single, strict=True)]
         float32 = {"logits": errors(rough[0], logits), "relevance": errors(rough[1], relevance)}
         measures = {index: torch.cat(parts) for index, parts in measured.items()}
         return Truth(self.samples, logits, relevance, float32, measures)
 
-    def draw(self, sample: int) -> tuple[float, float]:
-        logits, relevance = self._run(sample, torch.float64)
-        found = [self._run(sample, torch.float32, draw=k) for k in range(1, DRAWS + 1)]
-        return (
-            largest(errors(r, relevance)[0] for _, r in found),
-            largest(errors(z, logits)[0] for z, _ in found),
-        )
+    def conditioning(self, sample: int) -> dict[int, float]:
+        lowered = self.explainer.lowered
+        return dict(self._apart(lowered, torch.float64, lowered, torch.float32, sample))
 
-    def values(self, sample: int) -> tuple[Values, dict[int, float]]:
-        values: Values = {}
-        off: dict[int, float] = {}
+    def _apart(
+        self,
+        first: Network,
+        first_type: torch.dtype,
+        second: Network,
+        second_type: torch.dtype,
+        sample: int,
+    ) -> list[tuple[int, float]]:
+        """How far each stage of a second graph is off from a first one."""
+        nodes, others = stage_nodes(first, self.stages), stage_nodes(second, self.stages)
+        values: dict[int, torch.Tensor] = {}
+        off: list[tuple[int, float]] = []
 
-        def keep(indices: list[int], value: torch.Tensor) -> None:
-            values.update(dict.fromkeys(indices, value))
+        def keep(node: fx.Node, value: Any) -> None:
+            values.update(dict.fromkeys(nodes.get(node, ()), value))
 
-        def compare(indices: list[int], value: torch.Tensor) -> None:
-            error = errors(value, values[indices[0]])[0]
-            for index in indices:
-                off[index] = largest([off.get(index, 0.0), error])
+        def compare(node: fx.Node, value: Any) -> None:
+            for index in others.get(node, ()):
+                if index in values:
+                    off.append((index, errors(value, values[index])[0]))
 
-        self._run(sample, torch.float64, keep)
-        for k in range(STAGE_DRAWS + 1):
-            self._run(sample, torch.float32, compare, draw=k)
-        return values, off
+        self._run(first, sample, first_type, keep)
+        self._run(second, sample, second_type, compare)
+        return sorted(off)
+
+    def names(self, level: str) -> list[str]:
+        return list(self._named(level)[1].values())
+
+    def _named(self, level: str) -> tuple[Network, dict[fx.Node, str]]:
+        """The graph that a backend was printed from, and what its values are called there."""
+        explainer = self.explainer
+        network = explainer.legal if level == "torch" else legalise(explainer.lowered, level)[0]
+        nodes = [n for n in network.layers if n.meta["batched"] and has_shape(n)]
+        names = {n: n.name for n in nodes if n.meta["value"].is_floating_point()}
+        output: Any = network.output.args[0]
+        outputs = named_outputs(network, explainer.recorded_nodes(network))
+        if level == "torch":
+            outputs = {"logits": output[0], "relevance": output[1]}
+        return network, names | {node: name for name, node in outputs.items()}
+
+    def first_wrong(
+        self, level: str, values: Mapping[str, torch.Tensor], sample: int
+    ) -> Divergence | None:
+        network, names = self._named(level)
+        lowered = self.explainer.lowered
+        for index, error in self._apart(lowered, torch.float64, network, torch.float64, sample):
+            if not error <= SAME:
+                stage = self.stages[index]
+                return Divergence(stage.layers, described(stage), error, SAME)
+        exact: dict[fx.Node, torch.Tensor] = {}
+        wrong: list[tuple[fx.Node, float, float]] = []
+
+        def forced(node: fx.Node, value: Any) -> torch.Tensor | None:
+            own = values.get(names.get(node, ""))
+            return own.to(value.dtype) if own is not None and own.shape == value.shape else None
+
+        def follow(node: fx.Node, value: Any) -> torch.Tensor | None:
+            own = forced(node, value)
+            if own is not None:
+                exact[node] = value
+            return own
+
+        def compare(node: fx.Node, value: Any) -> torch.Tensor | None:
+            own = forced(node, value)
+            if own is not None and not wrong:
+                error, e32 = (errors(v, exact[node])[0] for v in (own, value))
+                if not error <= allowance(e32):
+                    wrong.append((node, error, allowance(e32)))
+            exact.pop(node, None)
+            return own
+
+        self._run(network, sample, torch.float64, follow)
+        self._run(network, sample, torch.float32, compare)
+        if not wrong:
+            return None
+        node, error, allowed = wrong[0]
+        return self._divergence(network, node, names[node], error, allowed)
+
+    def _divergence(
+        self, network: Network, node: fx.Node, name: str, error: float, allowed: float
+    ) -> Divergence:
+        label = node.meta.get("label")
+        indices = stage_nodes(network, self.stages).get(node)
+        stage = self.stages[indices[0]] if indices else None
+        layers = (label,) if label in {s.label for s in self.stages} else ()
+        if stage:
+            return Divergence(layers or stage.layers, described(stage), error, allowed)
+        part = "the result" if node.meta.get("section") == "forward" else "the rule"
+        place = f"{shown(name)}, in {part} of {shown(label or '')}"
+        return Divergence(layers, place, error, allowed)
 
 
 class ModuleArbiter:
@@ -232,17 +231,20 @@ class ModuleArbiter:
 
     name = "explainer.py in float64"
 
-    def __init__(self, directory: Path, stages: Sequence[Stage], samples: Samples) -> None:
-        self.directory, self.samples = directory, samples
-        self.watch = list(dict.fromkeys(stage.name for stage in stages if stage.name))
-        self.indices: dict[str, list[int]] = {name: [] for name in self.watch}
-        for index, stage in enumerate(stages):
-            if stage.name:
-                self.indices[stage.name].append(index)
+    def __init__(
+        self,
+        directory: Path,
+        stages: Sequence[Stage],
+        samples: Samples,
+        onnx_names: Mapping[str, str],
+    ) -> None:
+        self.directory, self.stages, self.samples = directory, stages, samples
+        self.onnx_names = onnx_names
 
     def truth(self) -> Truth:
         rows = [[i] for i in range(len(self.samples))]
-        exact = Step("exact", "float64", "x", torch.get_num_threads(), rows, self.watch)
+        watch = self._watch()
+        exact = Step("exact", "float64", "x", torch.get_num_threads(), rows, watch)
         inputs = {"x": self.samples.x, "target": self.samples.target}
         found = run_module(self.directory, inputs, [exact, Step("single", rows=rows)])
         logits, relevance = found["exact/logits"], found["exact/relevance"]
@@ -250,55 +252,89 @@ class ModuleArbiter:
             "logits": errors(found["single/logits"], logits),
             "relevance": errors(found["single/relevance"], relevance),
         }
-        samples = Samples(self.samples.x, found["target"])
-        self.samples = samples
-        return Truth(samples, logits, relevance, float32, self._by_stage(found, "exact/measure"))
-
-    def draw(self, sample: int) -> tuple[float, float]:
-        found = self._drawn(sample, DRAWS, [])
-        singles = [f"draw{k}" for k in range(DRAWS + 1)]
-        logits, relevance = found["exact/logits"], found["exact/relevance"]
-        return (
-            largest(errors(found[f"{name}/relevance"], relevance)[0] for name in singles),
-            largest(errors(found[f"{name}/logits"], logits)[0] for name in singles),
-        )
-
-    def values(self, sample: int) -> tuple[Values, dict[int, float]]:
-        found = self._drawn(sample, STAGE_DRAWS, self.watch)
-        values = self._by_stage(found, "exact/value")
-        off: dict[int, float] = {}
-        for k in range(STAGE_DRAWS + 1):
-            for index, value in self._by_stage(found, f"draw{k}/value").items():
-                off[index] = largest([off.get(index, 0.0), errors(value, values[index])[0]])
-        return values, off
-
-    def _drawn(self, sample: int, draws: int, watch: list[str]) -> dict[str, torch.Tensor]:
-        """One sample in float64, and in float32 from inputs whose last bit differs."""
-        chosen = slice(sample, sample + 1)
-        inputs = {"target": self.samples.target[chosen]}
-        inputs |= {f"x{k}": perturbed(self.samples.x[chosen], k) for k in range(draws + 1)}
-        steps = [Step("exact", "float64", "x0", torch.get_num_threads(), [[0]], watch, True)]
-        steps += [
-            Step(f"draw{k}", "float32", f"x{k}", 1, [[0]], watch, True) for k in range(draws + 1)
-        ]
-        return run_module(self.directory, inputs, steps)
-
-    def _by_stage(self, found: Mapping[str, torch.Tensor], prefix: str) -> Values:
-        return {
-            index: found[f"{prefix}/{place}"]
-            for place, name in enumerate(self.watch)
-            for index in self.indices[name]
-            if f"{prefix}/{place}" in found
+        measures = {
+            index: found[f"exact/measure/{watch.index(stage.name)}"]
+            for index, stage in enumerate(self.stages)
+            if stage.name and f"exact/measure/{watch.index(stage.name)}" in found
         }
+        self.samples = Samples(self.samples.x, found["target"])
+        return Truth(self.samples, logits, relevance, float32, measures)
+
+    def _watch(self) -> list[str]:
+        return list(dict.fromkeys(stage.name for stage in self.stages if stage.name))
+
+    def conditioning(self, sample: int) -> dict[int, float]:
+        watch = self._watch()
+        off = {
+            name: errors(single, exact)[0] for name, exact, single in self._twice(sample, watch, {})
+        }
+        return {i: off[s.name] for i, s in enumerate(self.stages) if s.name and s.name in off}
+
+    def _twice(
+        self, sample: int, watch: list[str], values: Mapping[str, torch.Tensor]
+    ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Variables in float64 and in float32, following a backend's values where given."""
+        chosen = slice(sample, sample + 1)
+        inputs = {"x": self.samples.x[chosen], "target": self.samples.target[chosen]}
+        inputs |= {f"force/{name}": values[name] for name in watch if name in values}
+        count = torch.get_num_threads()
+        steps = [
+            Step("exact", "float64", "x", count, [[0]], watch, keep=True, force=True),
+            Step("single", "float32", "x", 1, [[0]], watch, keep=True, force=True),
+        ]
+        found = run_module(self.directory, inputs, steps)
+        for index, name in enumerate(watch):
+            if f"exact/value/{index}" in found:
+                yield name, found[f"exact/value/{index}"], found[f"single/value/{index}"]
+        for name in ("logits", "relevance"):
+            yield f"return {name}", found[f"exact/{name}"], found[f"single/{name}"]
+
+    def names(self, level: str) -> list[str]:
+        variables = local_variables((self.directory / "explainer.py").read_bytes())
+        return [self.onnx_names.get(name, name) for name in variables]
+
+    def first_wrong(
+        self, level: str, values: Mapping[str, torch.Tensor], sample: int
+    ) -> Divergence | None:
+        variables = local_variables((self.directory / "explainer.py").read_bytes())
+        renamed = {name: self.onnx_names.get(name, name) for name in variables}
+        own = {name: values[other] for name, other in renamed.items() if other in values}
+        # what is returned need not be a variable
+        own |= {f"return {name}": values[name] for name in ("logits", "relevance")}
+        for name, exact, single in self._twice(sample, variables, own):
+            if name not in own or own[name].shape != exact.shape:
+                continue
+            allowed = allowance(errors(single, exact)[0])
+            (error,) = errors(own[name], exact)
+            if not error <= allowed:
+                return self._divergence(variables, name, error, allowed)
+        return None
+
+    def _divergence(
+        self, variables: list[str], name: str, error: float, allowed: float
+    ) -> Divergence:
+        """Name the stage that a variable is, or else that it is on the way to."""
+        places = {stage.name: stage for stage in reversed(self.stages)}
+        if name.startswith("return "):
+            return Divergence((), f"{name.removeprefix('return ')}, as returned", error, allowed)
+        rest = variables[variables.index(name) :]
+        stage = next((places[other] for other in rest if other in places), self.stages[-1])
+        way = "" if stage.name == name else f"{shown(name)}, on the way to "
+        return Divergence(stage.layers, way + described(stage), error, allowed)
 
 
-def perturbed(x: torch.Tensor, draw: int) -> torch.Tensor:
-    """An input that float32 can hardly tell from x: last bits changed at random; x at draw 0."""
-    if draw == 0:
-        return x
-    generator = torch.Generator().manual_seed(draw)
-    steps = torch.randint(-1, 2, x.shape, generator=generator)
-    return x * (1 + steps * 2.0**-23)
+def stage_nodes(network: Network, stages: Sequence[Stage]) -> dict[fx.Node, list[int]]:
+    """The nodes of a lowered or legal graph that hold stages: node -> indices of stages."""
+    output: Any = network.output.args[0]
+    _, relevance, relevances = output
+    results = {node.meta["records"]: node for node in network.layers if "records" in node.meta}
+    found: dict[fx.Node, list[int]] = {}
+    for index, stage in enumerate(stages):
+        known = results if stage.kind == "result" else relevances
+        node = relevance if stage.label is None else known.get(stage.key)
+        if isinstance(node, fx.Node) and node.meta["batched"]:
+            found.setdefault(node, []).append(index)
+    return found
 
 
 def errors(found: torch.Tensor, reference: torch.Tensor) -> list[float]:
@@ -310,9 +346,9 @@ def errors(found: torch.Tensor, reference: torch.Tensor) -> list[float]:
     return relative
 
 
-def largest(values: Any) -> float:
-    """The largest of some errors, infinite where one is not a number."""
-    return max((v if math.isfinite(v) else math.inf for v in values), default=0.0)
+def allowance(e32: float) -> float:
+    """How far a backend may be off where float32 is off by ``e32``."""
+    return max(FLOOR, MARGIN * e32) if math.isfinite(e32) else FLOOR
 
 
 @contextmanager

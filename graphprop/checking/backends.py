@@ -65,6 +65,7 @@ class Step:
     rows: list[list[int]] = field(default_factory=list)
     watch: list[str] = field(default_factory=list)
     keep: bool = False
+    force: bool = False
 
 
 def run_module(
@@ -82,14 +83,19 @@ def run_module(
         save_file({name: t.contiguous() for name, t in inputs.items()}, paths["inputs"])
         job = {**paths, "directory": str(directory.absolute()), "runs": [vars(s) for s in steps]}
         Path(paths["job"]).write_text(json.dumps(job))
-        command = [sys.executable, "-I", str(RUNNER), paths["job"]]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = done.stderr.strip().splitlines()
-            reason = said[-1] if said else f"its process ended with code {done.returncode}"
-            raise BackendError(f"explainer.py does not run: {reason}")
+        run_job(Path(paths["job"]))
         with safe_open(paths["output"], "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def run_job(job: Path) -> None:
+    """Run a job of `graphprop.checking.runner` in a process of its own."""
+    command = [sys.executable, "-I", str(RUNNER), str(job)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        reason = said[-1] if said else f"its process ended with code {done.returncode}"
+        raise BackendError(f"explainer.py does not run: {reason}")
 
 
 class OnnxFile:
@@ -107,7 +113,7 @@ class OnnxFile:
         self.path = path
         self.names = ["logits", "relevance"]
         if names:
-            model = onnx.load(path, load_external_data=False)
+            model = load_graph(path)
             present = {output for node in model.graph.node for output in node.output}
             self.names += [n for n in dict.fromkeys(names) if n in present - {*self.names}]
 
@@ -137,7 +143,7 @@ class OnnxRuntime(OnnxFile):
 
     def _with_outputs(self, options: Any) -> bytes:
         """The model with its intermediate values as outputs; its weights stay where they are."""
-        model = onnx.load(self.path, load_external_data=False)
+        model = load_graph(self.path)
         known = {output.name for output in model.graph.output}
         described = {value.name: value for value in model.graph.value_info}
         for name in self.names:
@@ -176,6 +182,14 @@ class OnnxReference(OnnxFile):
         except Exception as error:
             raise BackendError(f"onnx.reference stops: {one_line(error)}") from error
         return {name: found[name] for name in self.names}
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file without the weights that lie beside it."""
+    try:
+        return onnx.load(path, load_external_data=False)
+    except Exception as error:
+        raise BackendError(f"{path.name} is no ONNX file: {one_line(error)}") from error
 
 
 def feeds_of(samples: Samples, rows: list[int]) -> dict[str, Array]:

@@ -9,43 +9,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 
-from graphprop.checking.arbiter import Arbiter, Stage, Truth, Values, errors
+from graphprop.checking.arbiter import Arbiter, Truth, allowance, errors
 from graphprop.checking.backends import (
-    LARGEST_BATCH,
     BackendError,
     OnnxReference,
     OnnxRuntime,
     Samples,
     Step,
     batches,
+    load_graph,
     run_module,
 )
 from graphprop.checking.fingerprint import rounded
-from graphprop.checking.report import (
-    BackendResult,
-    Comparison,
-    Divergence,
-    Report,
-    number,
-    shown,
-)
+from graphprop.checking.report import BackendResult, Comparison, Report, number
+from graphprop.checking.stages import Stage, described
 
 ENGINES = {"onnxruntime": OnnxRuntime, "onnx.reference": OnnxReference}
 
-FLOOR = 1e-5
-"""An error below this is never a failure."""
-
-MARGIN = 10.0
-"""How many times the error of float32 a backend may be off."""
-
 ILL_CONDITIONED = 1e-2
 """Above this error of float32 a map depends on rounding."""
-
-CLOSE = 0.1
-"""Up to this error it is worth asking whether rounding alone explains it."""
 
 REFERENCE_PARAMETERS = 200_000
 REFERENCE_ENTRIES = 3 * 64 * 64
@@ -66,7 +50,6 @@ class Session:
         self.directory, self.stages, self.arbiter = directory, stages, arbiter
         self.truth, self.say = truth, say
         self.report = Report(arbiter.name, truth.samples.target.tolist(), truth.float32)
-        self.refined: set[int] = set()
         self.sound = True
 
     def begin(self) -> Report:
@@ -118,7 +101,7 @@ class Session:
 
     def _ill_conditioned(self, sample: int, error: float) -> str:
         self.say("check: find where the map is ill-conditioned")
-        _, off = self.arbiter.values(sample)
+        off = self.arbiter.conditioning(sample)
         first = next((k for k in sorted(off) if not off[k] <= ILL_CONDITIONED), None)
         place = ""
         if first is not None:
@@ -133,20 +116,23 @@ class Session:
         """Hold the ONNX engines against the arbiter; ``explicit``: however long that takes."""
         path = self.directory / "explainer.onnx"
         for name in (name for name in chosen if name in ENGINES):
-            reason = None if explicit or name == "onnxruntime" else self._too_large(path)
-            if not path.exists():
-                problem = f"there is no {path.name}"
-                self.report.backends.append(BackendResult(name, problem=problem))
-            elif reason:
-                self.report.backends.append(BackendResult(name, skipped=reason))
+            skipped = problem = None
+            try:
+                if not path.exists():
+                    problem = f"there is no {path.name}"
+                elif name == "onnx.reference" and not explicit:
+                    skipped = self._too_large(path)
+            except BackendError as error:
+                problem = str(error)
+            if problem or skipped:
+                result = BackendResult(name, problem=problem, skipped=skipped)
+                self.report.backends.append(result)
             else:
-                self.hold(name, OnnxBackend(name, path, self.stages))
+                self.hold(name, OnnxBackend(name, path))
 
     def _too_large(self, path: Path) -> str | None:
-        if not path.exists():
-            return None
-        model = onnx.load(path, load_external_data=False)
-        parameters = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
+        tensors = load_graph(path).graph.initializer
+        parameters = sum(math.prod(tensor.dims) for tensor in tensors)
         entries = self.truth.samples.x[0].numel()
         if parameters <= REFERENCE_PARAMETERS and entries <= REFERENCE_ENTRIES:
             return None
@@ -166,11 +152,25 @@ class Session:
             except BackendError as error:
                 result.problem = str(error)
         if result.samples and not result.passed:
-            self.say(f"check: find where {name} diverges")
+            self.say(f"check: follow {name} step by step")
             try:
-                result.divergence = self._bisect(backend, result)
+                self._follow(backend, result)
             except BackendError as error:
-                self.report.warnings.append(f"{name}: no layer can be named: {error}")
+                self.report.warnings.append(f"{name} can't be followed step by step: {error}")
+
+    def _follow(self, backend: Backend, result: BackendResult) -> None:
+        """Find out whether a backend that is off goes wrong anywhere, or only rounds."""
+        names = self.arbiter.names(backend.level)
+        for index in [i for i, sample in enumerate(result.samples) if not sample.passed]:
+            values = backend.values(self.truth.samples, index, names)
+            result.divergence = self.arbiter.first_wrong(backend.level, values, index)
+            if result.divergence:
+                return
+        if result.problem is None:
+            result.explained = (
+                "every step is right, computed from the values before it: that is rounding, which "
+                "the map magnifies"
+            )
 
     def _misshapen(self, logits: torch.Tensor, relevance: torch.Tensor) -> str | None:
         for name, found, wanted in (
@@ -182,65 +182,14 @@ class Session:
         return None
 
     def _judge(self, result: BackendResult, logits: torch.Tensor, relevance: torch.Tensor) -> None:
-        off = errors(relevance, self.truth.relevance), errors(logits, self.truth.logits)
-        count = len(self.truth.samples)
-        result.samples = [self._comparison(i, off[0][i], off[1][i]) for i in range(count)]
-        for i, sample in enumerate(result.samples):
-            close = sample.error <= CLOSE and sample.logits_error <= CLOSE
-            if not sample.passed and close and i not in self.refined:
-                self.refined.add(i)
-                self.say("check: find how large rounding errors can be")
-                drawn = dict(zip(("relevance", "logits"), self.arbiter.draw(i), strict=True))
-                for key, error in drawn.items():
-                    self.truth.float32[key][i] = max(self.truth.float32[key][i], error)
-                result.samples[i] = self._comparison(i, sample.error, sample.logits_error)
+        off, logits_off = errors(relevance, self.truth.relevance), errors(logits, self.truth.logits)
+        allowed = {key: [*map(allowance, values)] for key, values in self.truth.float32.items()}
+        rows = zip(off, allowed["relevance"], logits_off, allowed["logits"], strict=True)
+        result.samples = [Comparison(*row) for row in rows]
         for name, found in (("logits", logits), ("relevance", relevance)):
             broken = (~found.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-            if broken:
+            if broken and result.problem is None:
                 result.problem = f"NaN or infinity in the {name} of sample {broken[0]}"
-                return
-
-    def _comparison(self, sample: int, error: float, logits_error: float) -> Comparison:
-        off = self.truth.float32
-        allowed = allowance(off["relevance"][sample]), allowance(off["logits"][sample])
-        return Comparison(error, allowed[0], logits_error, allowed[1])
-
-    def _bisect(self, backend: Backend, result: BackendResult) -> Divergence | None:
-        """The first stage at which a backend is further off than it may be."""
-        sample = next((i for i, s in enumerate(result.samples) if not s.passed), 0)
-        final = result.samples[sample]
-        # what is small beside the error at the end (a pooling's winner) is not its cause
-        size = max(e for e in (final.error, final.logits_error, 0.0) if math.isfinite(e))
-        values = backend.values(self.truth.samples, sample)
-        wanted, off = self.arbiter.values(sample)
-        for index, stage in enumerate(self.stages):
-            if index not in values or index not in wanted:
-                continue
-            if values[index].shape != wanted[index].shape:
-                continue
-            (error,) = errors(values[index], wanted[index])
-            allowed = max(allowance(off.get(index, 0.0)), size / 1000)
-            if not error <= allowed:
-                return Divergence(stage.layers, described(stage), error, allowed)
-        return None
-
-
-def allowance(e32: float) -> float:
-    """How far a backend may be off where float32 is off by ``e32``."""
-    return max(FLOOR, MARGIN * e32) if math.isfinite(e32) else FLOOR
-
-
-def described(stage: Stage) -> str:
-    """A stage in words."""
-    if stage.kind == "result":
-        return f"the result of {shown(stage.label or '')}"
-    of = "the input" if stage.label is None else f"the result of {shown(stage.label)}"
-    of += f" in the {stage.flow} flow" if stage.flow else ""
-    if not stage.layers:
-        return f"the start: the relevance of {of}"
-    rules = " and ".join(shown(label) for label in stage.layers[:3])
-    more = f" and {len(stage.layers) - 3} more" if len(stage.layers) > 3 else ""
-    return f"the relevance of {of}, from the rule of {rules}{more}"
 
 
 @contextmanager
@@ -252,22 +201,34 @@ def timed(result: BackendResult) -> Iterator[None]:
 
 
 class Backend:
-    """What is held against the arbiter."""
+    """What is held against the arbiter.
+
+    Attributes
+    ----------
+    level
+        Which graph it was printed from: ``"torch"`` or ``"onnx"``.
+    """
+
+    level: str
 
     def run(self, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and relevance of all samples."""
         raise NotImplementedError
 
-    def values(self, samples: Samples, sample: int) -> Values:
-        """The values of the stages for one sample."""
+    def values(
+        self, samples: Samples, sample: int, names: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        """The values with these names for one sample, ``logits`` and ``relevance`` among them."""
         raise NotImplementedError
 
 
 class PythonBackend(Backend):
     """The generated module in float32."""
 
-    def __init__(self, directory: Path, stages: Sequence[Stage]) -> None:
-        self.directory, self.stages = directory, stages
+    level = "torch"
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
 
     def _run(self, samples: Samples, rows: list[list[int]], watch: list[str]) -> Any:
         inputs = {"x": samples.x, "target": samples.target}
@@ -275,26 +236,32 @@ class PythonBackend(Backend):
         return run_module(self.directory, inputs, [step])
 
     def run(self, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
-        found = self._run(samples, batches(len(samples), LARGEST_BATCH), [])
+        found = self._run(samples, batches(len(samples)), [])
         return found["python/logits"], found["python/relevance"]
 
-    def values(self, samples: Samples, sample: int) -> Values:
-        watch = list(dict.fromkeys(stage.name for stage in self.stages if stage.name))
-        (batch,) = (rows for rows in batches(len(samples), LARGEST_BATCH) if sample in rows)
+    def values(
+        self, samples: Samples, sample: int, names: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        (batch,) = (rows for rows in batches(len(samples)) if sample in rows)
+        watch = list(dict.fromkeys(names))
         found = self._run(samples, [batch], watch)
         places = {name: f"python/value/{index}" for index, name in enumerate(watch)}
+        # what is returned counts, not a variable of the same name
+        places |= {name: f"python/{name}" for name in ("logits", "relevance")}
         return {
-            index: found[places[stage.name]][batch.index(sample)][None]
-            for index, stage in enumerate(self.stages)
-            if stage.name and places[stage.name] in found
+            name: found[place][batch.index(sample)][None]
+            for name, place in places.items()
+            if place in found
         }
 
 
 class OnnxBackend(Backend):
     """The ONNX file on one of the engines."""
 
-    def __init__(self, name: str, path: Path, stages: Sequence[Stage]) -> None:
-        self.engine, self.path, self.stages = ENGINES[name], path, stages
+    level = "onnx"
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.engine, self.path = ENGINES[name], path
 
     def run(self, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
         session = self.engine(self.path)
@@ -305,12 +272,14 @@ class OnnxBackend(Backend):
         )
         return logits, relevance
 
-    def values(self, samples: Samples, sample: int) -> Values:
-        names = [stage.onnx for stage in self.stages if stage.onnx]
+    def values(
+        self, samples: Samples, sample: int, names: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
         (batch,) = (rows for rows in batches(len(samples), 1, 2) if sample in rows)
         found = self.engine(self.path, names).run(samples, batch)
+        place = batch.index(sample)
         return {
-            index: torch.from_numpy(found[stage.onnx][batch.index(sample)][None])
-            for index, stage in enumerate(self.stages)
-            if stage.onnx and len(found.get(stage.onnx, ())) == len(batch)
+            name: torch.from_numpy(value[place : place + 1].copy())
+            for name, value in found.items()
+            if len(value.shape) and len(value) == len(batch)
         }

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from graphprop.checking.arbiter import Stage, Truth
+from graphprop.checking.arbiter import Truth
 from graphprop.checking.report import Comparison, known
 from graphprop.checking.runner import SEED, measure
+from graphprop.checking.stages import Stage
 
 FINEST, COARSEST = 1e-10, 1e-4
 """Bounds of what numbers are rounded to, relative to their scale."""

@@ -73,6 +73,8 @@ class BackendResult:
         What is wrong, in words, where the numbers alone don't say it.
     divergence
         Where it first diverges, if it does.
+    explained
+        Why errors beyond what is allowed are none of its fault.
     skipped
         Why it was not run, if it wasn't.
     """
@@ -82,12 +84,14 @@ class BackendResult:
     seconds: float | None = None
     problem: str | None = None
     divergence: Divergence | None = None
+    explained: str | None = None
     skipped: str | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every sample is as close as it must be."""
-        return self.problem is None and all(sample.passed for sample in self.samples)
+        """Whether every sample is as close as it must be, or rounding explains why not."""
+        close = self.explained is not None or all(sample.passed for sample in self.samples)
+        return self.problem is None and close
 
     @property
     def worst(self) -> Comparison | None:
@@ -207,6 +211,7 @@ def backend_dict(result: BackendResult, timing: bool) -> dict[str, Any]:
         "passed": result.passed,
         "skipped": result.skipped,
         "problem": result.problem,
+        "explained": result.explained,
         "error": known(worst.error) if worst else None,
         "allowed": known(worst.allowed) if worst else None,
         "logits_error": known(worst.logits_error) if worst else None,
@@ -237,6 +242,7 @@ def backend_from(entry: Mapping[str, Any]) -> BackendResult:
         samples=[Comparison(**{k: unknown(v) for k, v in s.items()}) for s in entry["samples"]],
         seconds=entry.get("seconds"),
         problem=entry["problem"],
+        explained=entry["explained"],
         skipped=entry["skipped"],
         divergence=where
         and Divergence(
@@ -256,7 +262,7 @@ def backend_lines(result: BackendResult) -> list[str]:
     time = f"{result.seconds:.1f} s" if result.seconds is not None else ""
     verdict = ", ".join(filter(None, ("passed" if result.passed else "FAILED", worst, time)))
     lines = [f"{result.name:14} {verdict}"]
-    lines += [f"  {text}" for text in (result.problem, result.divergence) if text]
+    lines += [f"  {text}" for text in (result.problem, result.divergence, result.explained) if text]
     return lines
 
 

@@ -7,9 +7,10 @@ A script for a process of its own: ``python -I runner.py JOB``. JOB is a JSON fi
 ``inputs``, ``output``
     Safetensors files: what to read, ``target`` among it (-1: the largest logit), and what to write.
 ``runs``
-    A list; each has a ``name``, the ``input`` it reads, a ``dtype``, how many ``threads``,
-    ``rows``, a list of batches of samples, ``watch``, the local variables of ``forward`` to look
-    at, and ``keep``: whether to write those whole or only to `measure` them.
+    A list; each has a ``name``, the ``input`` it reads, a ``dtype``, how many ``threads``, and
+    ``rows``, a list of batches of samples. ``watch`` are local variables of ``forward`` to look at,
+    ``keep`` says whether to write those whole or only to `measure` them. With ``force``, the input
+    ``force/<variable>``, where there is one, takes the variable's value once that is written.
 
 Each run writes ``<name>/logits`` and ``<name>/relevance``; of the watched variable number i,
 ``<name>/measure/<i>`` or ``<name>/value/<i>``.
@@ -17,11 +18,13 @@ Each run writes ``<name>/logits`` and ``<name>/relevance``; of the watched varia
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -48,56 +51,92 @@ def measure(value: torch.Tensor) -> torch.Tensor:
 
 
 class Watch:
-    """Sees local variables of a function while it runs, before it deletes them."""
+    """Is handed each local variable of ``forward`` when that is assigned."""
 
-    def __init__(self, function: Any, names: list[str], keep: bool) -> None:
-        self.code, self.keep = function.__code__, keep
-        self.waiting = dict.fromkeys(names)
+    def __init__(self, names: list[str], keep: bool, forced: Mapping[str, torch.Tensor]) -> None:
+        self.names, self.keep, self.forced = set(names), keep, forced
         self.seen: dict[str, torch.Tensor] = {}
 
-    def __enter__(self) -> Watch:
-        if self.waiting:
-            sys.settrace(self._entered)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        sys.settrace(None)
-
-    def _entered(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._look if frame.f_code is self.code else None
-
-    def _look(self, frame: FrameType, event: str, argument: Any) -> Any:
-        variables = frame.f_locals
-        for name in [name for name in self.waiting if name in variables]:
-            del self.waiting[name]
-            value = variables[name]
-            if isinstance(value, torch.Tensor) and value.dim():
-                self.seen[name] = value.detach().clone() if self.keep else measure(value)
-        return self._look
+    def __call__(self, name: str, value: Any) -> Any:
+        """Look at a value; returns what the variable shall hold."""
+        if name not in self.names or not isinstance(value, torch.Tensor):
+            return value
+        if not value.is_floating_point() or not value.dim():
+            return value
+        self.seen[name] = value.detach().clone() if self.keep else measure(value)
+        forced = self.forced.get(name)
+        if forced is None or forced.shape != value.shape:
+            return value
+        return forced.to(value.dtype)
 
 
-def load_explainer(directory: Path, dtype: torch.dtype) -> Any:
+def assigned(statement: ast.AST) -> list[str]:
+    """The names that a statement assigns."""
+    names = (n for n in ast.walk(statement) if isinstance(n, ast.Name))
+    return [name.id for name in names if isinstance(name.ctx, ast.Store)]
+
+
+def forward_of(tree: ast.AST) -> ast.FunctionDef | None:
+    """The method ``forward`` of the class ``Explainer``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.name == "Explainer":
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and method.name == "forward":
+                    return method
+    return None
+
+
+def local_variables(source: str | bytes) -> list[str]:
+    """The variables that ``Explainer.forward`` assigns, in order."""
+    forward = forward_of(ast.parse(source))
+    statements = forward.body if forward else []
+    return list(dict.fromkeys(name for part in statements for name in assigned(part)))
+
+
+def watched(source: bytes) -> ast.Module:
+    """The source with a call of ``_watch`` after each assignment in ``forward``."""
+    tree = ast.parse(source)
+    forward = forward_of(tree)
+    if forward is not None:
+        body: list[ast.stmt] = []
+        for statement in forward.body:
+            body.append(statement)
+            for name in assigned(statement):
+                call = ast.parse(f"{name} = _watch({name!r}, {name})").body[0]
+                for node in ast.walk(call):
+                    ast.copy_location(node, statement)
+                body.append(call)
+        forward.body = body
+    return tree
+
+
+def load_explainer(directory: Path, dtype: torch.dtype, watch: Watch) -> Any:
     """Run ``explainer.py`` and load its weights."""
     file = directory / "explainer.py"
     module = ModuleType("explainer")
     module.__file__ = str(file)
+    source = file.read_bytes()
+    module.__dict__["_watch"] = watch
+    code: Any = watched(source) if watch.names else source
     # not imported: that would leave a __pycache__ in the directory
-    exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
+    exec(compile(code, str(file), "exec", dont_inherit=True), module.__dict__)
     return module.load(dtype=dtype)
 
 
-def run(explainer: Any, x: torch.Tensor, target: torch.Tensor, step: Any) -> Any:
+def run(
+    explainer: Any, x: torch.Tensor, target: torch.Tensor, step: Any, watch: Watch
+) -> dict[str, torch.Tensor]:
     """Run batches of samples; returns what is written for one run, without its name."""
     collected: dict[str, list[torch.Tensor]] = {}
+    kind = "value" if watch.keep else "measure"
     for batch in step["rows"]:
-        with torch.no_grad(), Watch(type(explainer).forward, step["watch"], step["keep"]) as watch:
+        watch.seen = {}
+        with torch.no_grad():
             logits, relevance = explainer(x[batch], target[batch])
         collected.setdefault("logits", []).append(logits)
         collected.setdefault("relevance", []).append(relevance)
-        kind = "value" if step["keep"] else "measure"
         for name, value in watch.seen.items():
-            index = step["watch"].index(name)
-            collected.setdefault(f"{kind}/{index}", []).append(value)
+            collected.setdefault(f"{kind}/{step['watch'].index(name)}", []).append(value)
     return {name: torch.cat(parts).contiguous().clone() for name, parts in collected.items()}
 
 
@@ -119,9 +158,15 @@ def main(job: dict[str, Any]) -> None:
         torch.set_num_threads(step["threads"])
         dtype = getattr(torch, step["dtype"])
         x = tensors[step["input"]].to(dtype)
-        explainer = load_explainer(directory, dtype)
+        forced = {
+            name.removeprefix("force/"): value
+            for name, value in tensors.items()
+            if name.startswith("force/") and step["force"]
+        }
+        watch = Watch(step["watch"], step["keep"], forced)
+        explainer = load_explainer(directory, dtype, watch)
         target = resolved(explainer, x, target)
-        found = run(explainer, x, target, step)
+        found = run(explainer, x, target, step, watch)
         written |= {f"{step['name']}/{name}": value for name, value in found.items()}
         del explainer
     save_file(written | {"target": target}, job["output"])

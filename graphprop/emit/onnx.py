@@ -243,7 +243,7 @@ class OnnxWriter:
             for key in ("label", "rule")
             if node.meta.get(key) is not None
         }
-        result = node.target.onnx(self, *operands)  # type: ignore[union-attr]
+        result = node.target.onnx(self, *operands)
         if isinstance(result, ir.Value) and has_shape(node) and result.producer() is not None:
             self._names.discard(str(result.name))
             result.name = node.name

@@ -26,7 +26,7 @@ def start(logits: torch.Tensor, target: Any, unit: bool = False) -> torch.Tensor
         target = torch.full_like(logits[:, 0], target, dtype=torch.int64)
     if not target.is_floating_point():
         index = target.unsqueeze(1)
-        target = torch.zeros_like(logits).scatter(1, index, torch.ones_like(logits))
+        target = torch.zeros_like(logits).scatter(1, index, 1.0)
     weights = target.to(logits.dtype)
     return weights if unit else logits * weights
 

@@ -105,7 +105,8 @@ def translate(
         size = arguments[0].shape[arguments[1]]
         return BATCH if size == -1 else size
     if not any(isinstance(leaf, Value) for leaf in leaves((arguments, options))):
-        return evaluated(node.target, arguments, options)
+        dtype = writer.network.inputs[0].meta["value"].dtype
+        return evaluated(node.target, arguments, options, dtype)
     facts = origin(node, labels)
     function = ATEN.get(node.target)
     if function is None:
@@ -149,14 +150,16 @@ def refuse_mixing(node: fx.Node, labels: Counter[str]) -> None:
         )
 
 
-def evaluated(target: Any, arguments: Any, options: Any) -> Any:
-    """What doesn't depend on the input, computed; casts from floating to floating point aside."""
+def evaluated(target: Any, arguments: Any, options: Any, dtype: torch.dtype) -> Any:
+    """What doesn't depend on the input, computed; floating-point numbers in the input's type."""
     if target is aten._assert_tensor_metadata.default:
         return None
     result = target(*arguments, **options)
-    if target in CASTS and result.is_floating_point() and arguments[0].is_floating_point():
+    if not isinstance(result, torch.Tensor) or not result.is_floating_point():
+        return result
+    if target in CASTS and arguments[0].is_floating_point():
         return arguments[0]
-    return result
+    return result.to(dtype)
 
 
 def name_written(

@@ -20,7 +20,7 @@ from graphprop.ops import (
     positive,
     total,
 )
-from graphprop.rules.lrp import box, excitatory, inhibitory
+from graphprop.rules.lrp import box
 from graphprop.rules.registry import Layer, rule
 
 
@@ -121,16 +121,17 @@ def rap_bn(
     lost: str = "spread",
 ) -> Any:
     """RAP-BN at a hidden layer: bias compensation, then JP (normal flow) or JN (inversed)."""
+    if inversion_sign not in (1, -1):
+        raise MethodError(f"inversion_sign is 1 or -1, not {inversion_sign:g}")
     compensated = without_bias(layer, r, kappa)
     above, below = positive(x), minus(x)
     w_above, w_below = positive(layer.weight), minus(layer.weight)
-    if kappa > 0:
-        c = layer.op(above, w_above) + layer.op(below, w_below)
-        carried = excitatory(layer, x, compensated, "ignored", 0.0)
-    else:
-        c = layer.op(above, w_below) + layer.op(below, w_above)
-        compensated = compensated * inversion_sign
-        carried = inhibitory(layer, x, compensated, "ignored", 0.0)
+    if kappa < 0:
+        # JN is JP with the halves of the weights exchanged; what is lost bears the sign, too
+        w_above, w_below, compensated = w_below, w_above, compensated * inversion_sign
+    c = layer.op(above, w_above) + layer.op(below, w_below)
+    q = divide_or_zero(compensated, layer.named("excitatory" if kappa > 0 else "inhibitory", c))
+    carried = above * layer.opT(w_above, q) + below * layer.opT(w_below, q)
     return carried + recovered(x, c, compensated, lost)
 
 

@@ -41,6 +41,8 @@ class Layer:
         The operands behind the first.
     final
         Whether the layer's result is the model's output.
+    before
+        Zero padding that the model applies first: a part of ``op``, so that x has no padding.
     """
 
     operator: Any
@@ -51,6 +53,7 @@ class Layer:
     signal: tuple[int, ...] = (0,)
     constants: tuple[Any, ...] = ()
     final: bool = True
+    before: Operator | None = None
     rename: Callable[[Any, str, bool], Any] | None = None
 
     @classmethod
@@ -64,12 +67,14 @@ class Layer:
 
     def op(self, x: Any, w: Any = None) -> Any:
         """Apply the layer without bias: ``op(x, w)``."""
+        x = x if self.before is None else self.before(x)
         return self.operator(x) if w is None else self.operator(x, w)
 
     def opT(self, w: Any, r: Any) -> Any:
         """Apply the adjoint in x: ``opT(w, r)``, of the shape of x."""
         adjoint = self.operator.adjoint(*self.shapes)
-        return adjoint(r) if w is None else adjoint(r, w)
+        back = adjoint(r) if w is None else adjoint(r, w)
+        return back if self.before is None else self.before.adjoint()(back)
 
     def plus_bias(self, z: Any, bias: Any) -> Any:
         """Add a bias along the layer's channels; None adds nothing."""

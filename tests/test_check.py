@@ -1,0 +1,468 @@
+"""The check finds what is wrong, names the layer, and does not cry wolf."""
+
+import json
+import math
+import shutil
+
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import graphprop
+from graphprop.artefact import save
+from graphprop.check import check_directory, check_explainer
+from graphprop.checking import backends, runner
+from graphprop.checking.arbiter import GraphArbiter, errors
+from graphprop.checking.backends import ConvTranspose, MaxPool, Samples, batches
+from graphprop.checking.compare import Backend, Session
+from graphprop.checking.fingerprint import rounded
+from graphprop.checking.report import BackendResult, Comparison, Report
+from graphprop.checking.stages import stages_of
+from graphprop.errors import EquivalenceError, InputError, MethodError
+from graphprop.interpret import interpret
+
+
+@pytest.fixture
+def fresh_process():
+    """A generated module runs in a process of its own, as it does for users."""
+
+
+@pytest.fixture(autouse=True)
+def same_process(request, monkeypatch):
+    """Run generated modules in this process, which is faster, unless a test is about that."""
+
+    def run_job(path):
+        try:
+            runner.main(json.loads(path.read_text()))
+        except Exception as error:
+            raise backends.BackendError(runner.told(error)) from error
+
+    if "fresh_process" not in request.fixturenames:
+        monkeypatch.setattr(backends, "run_job", run_job)
+
+
+class Block(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.conv(x)) + x)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 8, 3, padding=1)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.block = Block(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.block(self.pool(torch.relu(self.stem(x)))).mean((2, 3)))
+
+
+def explainer_of(method="epsilon_plus_flat", **options):
+    torch.manual_seed(0)
+    return graphprop.compile(Net().eval(), torch.zeros(2, 2, 10, 10), method, **options)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    torch.set_num_threads(1)
+    return save(explainer_of(), tmp_path_factory.mktemp("compiled") / "net")
+
+
+@pytest.fixture
+def directory(compiled, tmp_path):
+    return shutil.copytree(compiled, tmp_path / "net")
+
+
+def result_of(report, name):
+    (result,) = (result for result in report.backends if result.name == name)
+    return result
+
+
+def replace(directory, old, new):
+    file = directory / "explainer.py"
+    text = file.read_text()
+    assert text.count(old) == 1, text
+    file.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("method", "samples"), [("lrp_z", 1), ("lrp_alpha2_beta1", 2), ("rap", 4), ("rap-bn", 3)]
+)
+def test_passes_on_every_backend(method, samples):
+    report = check_explainer(explainer_of(method), samples=samples)
+    assert report.passed, report.render()
+    assert [result.name for result in report.backends] == [
+        "python",
+        "onnxruntime",
+        "onnx.reference",
+    ]
+    for result in report.backends:
+        assert len(result.samples) == samples
+        assert result.worst.error <= result.worst.allowed
+        assert result.seconds > 0
+    assert report.warnings == []
+
+
+@pytest.mark.usefixtures("fresh_process")
+def test_directory_passes_without_the_model(compiled):
+    report = check_directory(compiled, samples=5)
+    assert report.passed, report.render()
+    assert report.arbiter == "explainer.py in float64"
+    assert [len(result.samples) for result in report.backends] == [3, 5, 5]
+    assert len(report.targets) == 5
+    assert len(set(report.targets)) > 1
+    assert report.targets[:3] == check_explainer(explainer_of(), backends=["python"]).targets
+
+
+def test_first_target_is_the_largest_logit(compiled):
+    report = check_explainer(explainer_of(), samples=1, backends=["python"])
+    x = torch.randn(2, 10, 10, generator=torch.Generator().manual_seed(0))
+    assert report.targets == [int(explainer_of()(x[None])[0].argmax())]
+
+
+def test_ledger_starts_at_the_logit_and_conserves_it():
+    explainer = explainer_of("lrp_z")
+    report = check_explainer(explainer, samples=2, backends=["python"])
+    ledger = report.ledger
+    assert [row["label"] for row in ledger["layers"]] == [
+        layer.label for layer in reversed(explainer.layers)
+    ]
+    x = torch.stack(
+        [torch.randn(2, 10, 10, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    )
+    logits, relevance = explainer(x, torch.tensor(report.targets))
+    assert ledger["start"] == pytest.approx(logits[[0, 1], report.targets].tolist(), rel=1e-4)
+    assert ledger["input"] == pytest.approx(relevance.sum((1, 2, 3)).tolist(), rel=1e-3)
+    assert ledger["input"] == pytest.approx(ledger["start"], rel=1e-5)
+    assert "'block.conv'" in report.render(layers=True)
+    assert "'block.conv'" not in report.render()
+
+
+def test_report_survives_json():
+    report = check_explainer(explainer_of(), backends=["python", "onnxruntime"])
+    read = Report.from_dict(json.loads(json.dumps(report.as_dict())))
+    assert read.as_dict() == report.as_dict()
+    assert read.render() == report.render()
+    assert read.as_dict()["version"] == 1
+    assert "seconds" not in json.dumps(report.as_dict(timing=False))
+    assert "check: passed" in report.render()
+
+
+def test_only_the_backends_asked_for(compiled):
+    report = check_directory(compiled, samples=1, backends=["onnxruntime"])
+    assert [result.name for result in report.backends] == ["onnxruntime"]
+
+
+def test_unknown_backend(compiled):
+    with pytest.raises(MethodError, match="there is no backend 'onnxrt': did you mean 'onnxrun"):
+        check_directory(compiled, backends=["onnxrt"])
+    with pytest.raises(InputError, match="at least one sample, not 0"):
+        check_directory(compiled, samples=0)
+
+
+def test_no_onnx_to_check(tmp_path):
+    directory = save(explainer_of(), tmp_path / "net", onnx=False, check=False)
+    with pytest.raises(MethodError, match="was compiled without ONNX: check the backend 'python'"):
+        check_directory(directory, backends=["onnxruntime"])
+    report = check_directory(directory, samples=1)
+    assert report.passed
+    assert "compiled without a check" in result_of(report, "python").skipped
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "layers", "place"),
+    [
+        # a sign in the rule of the residual sum
+        (
+            "r_block_conv = block_conv * ",
+            "r_block_conv = -block_conv * ",
+            ("block.add",),
+            "the relevance of the result of 'block.conv', from the rule of 'block.add'",
+        ),
+        # the head's epsilon
+        (
+            "stabilise(head, 1e-06)",
+            "stabilise(head, 1e-03)",
+            ("head",),
+            "the relevance of the result of 'mean', from the rule of 'head'",
+        ),
+        # a step of the forward part
+        (
+            "F.conv2d(x, self.stem_weight, self.stem_bias, padding=1)",
+            "F.conv2d(x, self.stem_weight, padding=1)",
+            ("stem",),
+            "the result of 'stem'",
+        ),
+        # the start
+        ("logits * weights", "0.9 * logits * weights", (), "the start: the relevance of the res"),
+    ],
+)
+def test_altered_module_is_found(directory, old, new, layers, place):
+    replace(directory, old, new)
+    report = check_directory(directory, samples=3)
+    python, onnxruntime = result_of(report, "python"), result_of(report, "onnxruntime")
+    assert not report.passed
+    assert "no longer compute what was compiled" in python.problem
+    assert python.divergence.layers == layers
+    assert python.divergence.place.startswith(place)
+    assert not onnxruntime.passed
+    assert report.warnings == ["explainer.py was changed after it was written"]
+    # without ONNX the recorded fingerprint alone says so
+    alone = check_directory(directory, samples=3, backends=["python"])
+    assert not alone.passed
+    assert alone.backends[0].divergence.place == python.divergence.place
+
+
+def test_altered_module_fails_even_if_onnx_alone_is_asked_for(directory):
+    replace(directory, "return head, relevance", "return head, 1.001 * relevance")
+    report = check_directory(directory, samples=1, backends=["onnxruntime"])
+    assert [result.passed for result in report.backends] == [False, False]
+    assert "the relevance of the input" in report.complaint()
+
+
+def test_altered_weights_are_found(directory):
+    weights = load_file(directory / "weights.safetensors")
+    weights["block.conv.weight"][0, 0, 0, 0] += 0.001
+    save_file(weights, directory / "weights.safetensors")
+    report = check_directory(directory, samples=1)
+    assert result_of(report, "python").divergence.place == "the result of 'block.conv'"
+    assert report.warnings == ["weights.safetensors was changed after it was written"]
+
+
+def test_altered_onnx_is_found(directory):
+    model = onnx.load(directory / "explainer.onnx")
+    (node,) = (node for node in model.graph.node if node.output[0] == "block_add")
+    node.op_type = "Sub"
+    onnx.save(model, directory / "explainer.onnx")
+    report = check_directory(directory, samples=3)
+    assert result_of(report, "python").passed
+    for name in ("onnxruntime", "onnx.reference"):
+        result = result_of(report, name)
+        assert not result.passed
+        assert result.divergence.layers == ("block.add",)
+        assert result.divergence.place == "the result of 'block.add'"
+        assert result.divergence.error > 0.01
+    assert "onnxruntime: relevance off by" in report.complaint()
+    assert "FAILED" in report.render()
+
+
+def test_damaged_onnx_is_told(directory):
+    (directory / "explainer.onnx").write_bytes(b"no model")
+    result = result_of(check_directory(directory, samples=1), "onnxruntime")
+    assert "ONNX Runtime can't load explainer.onnx" in result.problem
+    (directory / "explainer.onnx").unlink()
+    report = check_directory(directory, samples=1)
+    assert result_of(report, "onnxruntime").problem == "there is no explainer.onnx"
+    assert "explainer.onnx is missing" in report.warnings
+
+
+@pytest.mark.usefixtures("fresh_process")
+def test_module_that_does_not_run(directory):
+    replace(directory, "return head, relevance", "return head, relevence")
+    report = check_directory(directory)
+    assert not report.passed
+    problem = report.backends[0].problem
+    assert problem.startswith("explainer.py does not run: NameError: name 'relevence' is not defi")
+    assert "(explainer.py, line " in problem
+
+
+@pytest.mark.usefixtures("fresh_process")
+def test_module_may_not_need_graphprop():
+    explainer = explainer_of()
+    explainer.source = explainer.source.replace(
+        "import torch\n", "import torch\nimport graphprop\n"
+    )
+    report = check_explainer(explainer, samples=1, backends=["python"])
+    assert "imports graphprop, which it must not need" in report.backends[0].problem
+
+
+def test_wrong_printing_fails_the_compile(tmp_path):
+    explainer = explainer_of()
+    explainer.source = explainer.source.replace("r_pool = ", "r_pool = 1.01 * ")
+    assert explainer.source != explainer_of().source
+    with pytest.raises(EquivalenceError, match=r"python: relevance off by .* from the rule of"):
+        save(explainer, tmp_path / "net")
+
+
+def test_wrong_legalisation_is_found():
+    explainer = explainer_of()
+    tensors = explainer.legal.tensors
+    tensors["head.weight"] = tensors["head.weight"] * 1.01
+    report = check_explainer(explainer, samples=1, backends=["python"])
+    assert report.backends[0].divergence.layers == ("head",)
+
+
+def test_nan_in_a_backend_is_a_failure_that_says_so(directory):
+    explainer = explainer_of()
+    explainer.source = explainer.source.replace(
+        "    return head, ", "    return head, 0.0 * float('inf') * "
+    )
+    (result,) = check_explainer(explainer, samples=2, backends=["python"]).backends
+    assert not result.passed
+    assert result.problem == "NaN or infinity in the relevance of sample 0"
+    assert math.isnan(result.worst.error)
+    assert result.divergence.place.startswith("the relevance of the input")
+
+
+def test_nan_in_the_arbiter_names_its_layer():
+    explainer = explainer_of()
+    name = next(name for name in explainer.lowered.tensors if name.startswith("block"))
+    explainer.lowered.tensors[name] = torch.full_like(explainer.lowered.tensors[name], math.nan)
+    report = check_explainer(explainer, samples=1)
+    assert not report.passed
+    assert "the arbiter itself gives NaN or infinity for sample 0" in report.complaint()
+    assert "first at the result of 'block.conv'" in report.complaint()
+
+
+class IllConditioned(nn.Module):
+    """The sums of its second layer all but cancel."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 3, bias=False)
+        with torch.no_grad():
+            self.first.weight[2:] = self.first.weight[:2] * (1 + 1e-6)
+            self.second.weight[:, :2] = 1.0
+            self.second.weight[:, 2:] = -1.0
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def test_ill_conditioned_map_is_a_warning_not_a_failure():
+    explainer = graphprop.compile(
+        IllConditioned().eval(), torch.zeros(2, 4), "lrp_epsilon", epsilon=1e-12
+    )
+    report = check_explainer(explainer, samples=2, backends=["python"])
+    assert max(report.float32["relevance"]) > 1e-2
+    (warning,) = report.warnings
+    assert warning.startswith("the map is ill-conditioned: torch's own float32 is off by ")
+    assert "first exceeds 0.01 at the result of 'second'" in warning
+    assert report.passed, report.render()
+
+
+class Noisy(Backend):
+    """The generated graph, every step of it disturbed; one perhaps more than rounding would."""
+
+    level = "torch"
+
+    def __init__(self, explainer, noise, wrong=""):
+        self.explainer, self.noise, self.wrong = explainer, noise, wrong
+
+    def _run(self, samples, keep):
+        generator = torch.Generator().manual_seed(1)
+        inputs = {"x": samples.x, "target": samples.target}
+
+        def disturb(node, value):
+            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+                return None
+            value = value * (1 + self.noise * torch.randn(value.shape, generator=generator))
+            if node.name == self.wrong:
+                value = value * 1.001
+            keep[node.name] = value
+            return value
+
+        output, _ = interpret(self.explainer.legal, inputs, dtype=torch.float32, observe=disturb)
+        return output[0], output[1]
+
+    def run(self, samples):
+        return self._run(samples, {})
+
+    def values(self, samples, sample, names):
+        kept = {}
+        logits, relevance = self._run(samples, kept)
+        kept |= {"logits": logits, "relevance": relevance}
+        return {name: kept[name][sample : sample + 1] for name in names if name in kept}
+
+
+@pytest.mark.parametrize("wrong", ["", "r_block_conv"])
+def test_magnified_rounding_is_told_from_a_wrong_step(wrong, tmp_path):
+    from graphprop.artefact import layer_entries, onnx_names
+
+    explainer = explainer_of("lrp_z")
+    stages = stages_of(layer_entries(explainer), onnx_names(explainer))
+    samples = Samples(torch.randn(2, 2, 10, 10), torch.tensor([0, 1]))
+    arbiter = GraphArbiter(explainer, stages, samples)
+    session = Session(tmp_path, stages, arbiter, arbiter.truth(), lambda text: None)
+    session.begin()
+    session.hold("noisy", Noisy(explainer, 3e-6, wrong))
+    (result,) = session.report.backends
+    assert not all(sample.passed for sample in result.samples)
+    if wrong:
+        assert not result.passed
+        assert "'block.conv'" in result.divergence.place
+    else:
+        assert result.passed
+        assert "that is rounding, which the map magnifies" in session.report.render()
+
+
+def test_errors_are_relative_per_sample_and_absolute_at_zero():
+    reference = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.float64)
+    found = torch.tensor([[3.0, 4.5], [0.0, 0.25]])
+    assert errors(found, reference) == [0.1, 0.25]
+
+
+def test_batches_are_of_one_two_and_the_rest():
+    assert batches(5, 1, 2) == [[0], [1, 2], [3, 4]]
+    assert batches(1, 1, 2) == [[0]]
+    assert [len(batch) for batch in batches(20)] == [8, 8, 4]
+
+
+def test_rounded_keeps_what_is_known():
+    assert rounded(0.123456789123, 1.0, 1e-7) == 0.1234567891
+    assert rounded(1e-13, 1.0, 1e-7) == 0.0
+    assert str(rounded(-1e-13, 1.0, 1e-7)) == "0.0"
+    assert rounded(0.123456789, 1.0, 1e-2) == 0.12346
+
+
+def test_nothing_beats_an_unknown_error():
+    samples = [Comparison(1e-7, 1e-5, 0.0, 1e-5), Comparison(math.nan, 1e-5, 0.0, 1e-5)]
+    assert math.isnan(BackendResult("b", samples).worst.error)
+    assert not BackendResult("b", samples).passed
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "ceil"),
+    [(2, 2, 0, 1, False), (3, 1, 1, 1, False), (3, 2, 1, 1, True), (2, 1, 0, 2, False)],
+)
+def test_reference_max_pool(kernel, stride, padding, dilation, ceil):
+    x = torch.randn(2, 3, 7, 6)
+    operator = MaxPool.__new__(MaxPool)
+    arguments = {
+        "kernel_shape": [kernel] * 2,
+        "strides": [stride] * 2,
+        "pads": [padding] * 4,
+        "dilations": [dilation] * 2,
+        "ceil_mode": int(ceil),
+    }
+    found, indices = operator._run(x.numpy(), **arguments)
+    wanted = nn.functional.max_pool2d(x, kernel, stride, padding, dilation, ceil)
+    assert torch.equal(torch.from_numpy(found), wanted)
+    assert torch.equal(x.flatten()[torch.from_numpy(indices)], wanted)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_reference_transposed_convolution(groups):
+    x, w = torch.randn(2, 4, 5, 4), torch.randn(4, 3, 3, 2)
+    operator = ConvTranspose.__new__(ConvTranspose)
+    bias = torch.randn(3 * groups)
+    (found,) = operator._run(
+        x.numpy(),
+        w.numpy(),
+        bias.numpy(),
+        group=groups,
+        strides=[2, 3],
+        pads=[1, 0, 1, 0],
+        dilations=[1, 2],
+        output_padding=[1, 0],
+    )
+    wanted = nn.functional.conv_transpose2d(x, w, bias, (2, 3), (1, 0), (1, 0), groups, (1, 2))
+    torch.testing.assert_close(torch.from_numpy(found), wanted)
