@@ -53,6 +53,7 @@ from torch import fx, nn
 from torch.export import Dim
 
 import graphprop
+from graphprop.artefact import read_manifest
 from graphprop.emit.python import heading_of
 from graphprop.explainer import CompiledExplainer
 from graphprop.interpret import interpret
@@ -88,16 +89,20 @@ class Case:
         return load_source(source_of(self.model))
 
     @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What was compiled."""
+        return read_manifest(self.directory)
+
+    @cached_property
     def x(self) -> torch.Tensor:
         """The inputs: noise, the same each time."""
-        size = json.loads((self.directory / "manifest.json").read_text())["input_shape"]
-        return torch.randn(self.batch, *size, generator=torch.Generator().manual_seed(0))
+        draw = torch.Generator().manual_seed(0)
+        return torch.randn(self.batch, *self.manifest["input_shape"], generator=draw)
 
     @cached_property
     def target(self) -> torch.Tensor:
         """A class for each input."""
-        classes = json.loads((self.directory / "manifest.json").read_text())["classes"]
-        return torch.arange(self.batch) % classes
+        return torch.arange(self.batch) % self.manifest["classes"]
 
     def torchvision_model(self) -> nn.Module:
         """Build torchvision's model of the same name, with the same weights."""
@@ -172,10 +177,10 @@ def zennit(case: Case) -> Run:
     gradient = imported("zennit.attribution").Gradient
     attributor = gradient(model, make(**options)).__enter__()
 
-    def run() -> Any:
-        return attributor(case.x, lambda logits: one_hot(case.target, logits) * logits)
+    def start(logits: torch.Tensor) -> torch.Tensor:
+        return logits * nn.functional.one_hot(case.target, logits.shape[1])
 
-    return run
+    return lambda: attributor(case.x, start)
 
 
 def zennit_canonizers(model: str) -> list[Any]:
@@ -203,8 +208,9 @@ def captum(case: Case) -> Run:
     known = imported("captum.attr._utils.lrp_rules")
     model = copy.deepcopy(case.loaded.model)
     chosen: dict[nn.Module, Any] = {}
-    for layer in json.loads((case.directory / "manifest.json").read_text())["layers"]:
-        module = dict(model.named_modules()).get(layer["path"])
+    modules = dict(model.named_modules())
+    for layer in case.manifest["layers"]:
+        module = modules.get(layer["path"])
         if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
             continue
         rule = str(layer["rule"]).partition("(")[0]
@@ -244,10 +250,6 @@ CONTESTANTS: Mapping[str, Callable[[Case], Run]] = {
     "zennit": zennit,
     "captum": captum,
 }
-
-
-def one_hot(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    return nn.functional.one_hot(target, logits.shape[1]).to(logits)
 
 
 def imported(name: str) -> Any:
@@ -304,23 +306,15 @@ class Bound:
 
 def bound(legal: Network) -> Bound:
     """Count the weighted operations of a legal graph."""
-    total, own = 0, {}
     sizes: dict[str, list[int]] = {}
     for node in legal.layers:
-        if node.meta["batched"] and isinstance(
-            node.target, Conv | ConvTranspose | Linear | LinearTranspose
-        ):
-            label, size = node.meta["label"], multiplications(node)
-            total += size
-            sizes.setdefault(label, []).append(size)
-            if node.meta.get("section") == "forward":
-                own[label] = size
-    counts = Counter(
-        sum(2 * size > own[label] for size in found)
-        for label, found in sizes.items()
-        if label in own
-    )
-    return Bound(total / sum(own.values()), counts.most_common(1)[0][0])
+        weighted = isinstance(node.target, Conv | ConvTranspose | Linear | LinearTranspose)
+        if weighted and node.meta["batched"]:
+            # a layer's own operation comes first: that of the forward part
+            sizes.setdefault(node.meta["label"], []).append(multiplications(node))
+    total = sum(map(sum, sizes.values()))
+    counts = Counter(sum(2 * size > own for size in (own, *rest)) for own, *rest in sizes.values())
+    return Bound(total / sum(own for own, *_ in sizes.values()), counts.most_common(1)[0][0])
 
 
 def multiplications(node: fx.Node) -> int:
@@ -348,18 +342,10 @@ def race(runs: Mapping[str, Run], repeats: int, threads: int) -> dict[str, list[
     return seconds
 
 
-def without_gradients(run: Run) -> Run:
-    def run_without() -> Any:
-        with torch.no_grad():
-            return run()
-
-    return run_without
-
-
 def ready(name: str, case: Case) -> Run:
     """A contestant ready to run; with gradients only where it works by them."""
     run = CONTESTANTS[name](case)
-    return run if name in ("zennit", "captum") else without_gradients(run)
+    return run if name in ("zennit", "captum") else torch.no_grad()(run)
 
 
 def memory(name: str, case: Case) -> float:
@@ -567,6 +553,7 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
             with tempfile.TemporaryDirectory(prefix="graphprop-bench-") as folder:
                 directory = explainer.save(Path(folder) / "explainer", check=False)
                 case = Case(model, method, options.batch, options.threads, directory)
+                case.loaded = loaded
                 results.append(measure(case, explainer, options))
             say_result(console, results[-1])
             del explainer, case

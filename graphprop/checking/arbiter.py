@@ -100,6 +100,8 @@ class GraphArbiter:
         self, explainer: CompiledExplainer, stages: Sequence[Stage], samples: Samples
     ) -> None:
         self.explainer, self.stages, self.samples = explainer, stages, samples
+        self.measures: dict[int, torch.Tensor] = {}
+        self.legal: dict[str, Divergence | None] = {}
 
     def _run(
         self, network: Network, sample: int, dtype: torch.dtype, observe: Observer | None = None
@@ -127,37 +129,26 @@ class GraphArbiter:
         single = [self._run(lowered, i, torch.float32) for i in count]
         rough = [torch.cat(parts) for parts in zip(*single, strict=True)]
         float32 = {"logits": errors(rough[0], logits), "relevance": errors(rough[1], relevance)}
-        measures = {index: torch.cat(parts) for index, parts in measured.items()}
-        return Truth(self.samples, logits, relevance, float32, measures)
+        self.measures = {index: torch.cat(parts) for index, parts in measured.items()}
+        return Truth(self.samples, logits, relevance, float32, self.measures)
 
     def conditioning(self, sample: int) -> dict[int, float]:
         lowered = self.explainer.lowered
-        return dict(self._apart(lowered, torch.float64, lowered, torch.float32, sample))
-
-    def _apart(
-        self,
-        first: Network,
-        first_type: torch.dtype,
-        second: Network,
-        second_type: torch.dtype,
-        sample: int,
-    ) -> list[tuple[int, float]]:
-        """How far each stage of a second graph is off from a first one."""
-        nodes, others = stage_nodes(first, self.stages), stage_nodes(second, self.stages)
-        values: dict[int, torch.Tensor] = {}
-        off: list[tuple[int, float]] = []
+        nodes = stage_nodes(lowered, self.stages)
+        values: dict[fx.Node, torch.Tensor] = {}
+        off: dict[int, float] = {}
 
         def keep(node: fx.Node, value: Any) -> None:
-            values.update(dict.fromkeys(nodes.get(node, ()), value))
+            if node in nodes:
+                values[node] = value
 
         def compare(node: fx.Node, value: Any) -> None:
-            for index in others.get(node, ()):
-                if index in values:
-                    off.append((index, errors(value, values[index])[0]))
+            for index in nodes.get(node, ()):
+                off[index] = errors(value, values[node])[0]
 
-        self._run(first, sample, first_type, keep)
-        self._run(second, sample, second_type, compare)
-        return sorted(off)
+        self._run(lowered, sample, torch.float64, keep)
+        self._run(lowered, sample, torch.float32, compare)
+        return off
 
     def names(self, level: str) -> list[str]:
         return list(self._named(level)[1].values())
@@ -178,11 +169,10 @@ class GraphArbiter:
         self, level: str, values: Mapping[str, torch.Tensor], sample: int
     ) -> Divergence | None:
         network, names = self._named(level)
-        lowered = self.explainer.lowered
-        for index, error in self._apart(lowered, torch.float64, network, torch.float64, sample):
-            if not error <= SAME:
-                stage = self.stages[index]
-                return Divergence(stage.layers, described(stage), error, SAME)
+        if level not in self.legal:
+            self.legal[level] = self._changed_by_legalising(network)
+        if self.legal[level]:
+            return self.legal[level]
         exact: dict[fx.Node, torch.Tensor] = {}
         wrong: list[tuple[fx.Node, float, float]] = []
 
@@ -192,25 +182,46 @@ class GraphArbiter:
 
         def follow(node: fx.Node, value: Any) -> torch.Tensor | None:
             own = forced(node, value)
-            if own is not None:
+            if own is not None and not errors(own, value)[0] <= FLOOR:
                 exact[node] = value
             return own
 
         def compare(node: fx.Node, value: Any) -> torch.Tensor | None:
             own = forced(node, value)
-            if own is not None and not wrong:
+            if own is not None and node in exact and not wrong:
                 error, e32 = (errors(v, exact[node])[0] for v in (own, value))
                 if not error <= allowance(e32):
                     wrong.append((node, error, allowance(e32)))
-            exact.pop(node, None)
             return own
 
         self._run(network, sample, torch.float64, follow)
-        self._run(network, sample, torch.float32, compare)
+        if exact:
+            self._run(network, sample, torch.float32, compare)
         if not wrong:
             return None
         node, error, allowed = wrong[0]
         return self._divergence(network, node, names[node], error, allowed)
+
+    def _changed_by_legalising(self, network: Network) -> Divergence | None:
+        """The first stage at which a legal graph is not what it was made from."""
+        nodes = stage_nodes(network, self.stages)
+        found: dict[int, float] = {}
+
+        def compare(node: fx.Node, value: Any) -> None:
+            if node in nodes:
+                own = measure(value)[0]
+                for index in nodes[node]:
+                    if index in self.measures:
+                        _, _, norm, product = self.measures[index][0].tolist()
+                        apart = (own[2:] - torch.tensor([norm, product])).abs().max()
+                        found[index] = float(apart) / (norm or 1.0)
+
+        self._run(network, 0, torch.float64, compare)
+        for index in sorted(found):
+            if not found[index] <= SAME:
+                stage = self.stages[index]
+                return Divergence(stage.layers, described(stage), found[index], SAME)
+        return None
 
     def _divergence(
         self, network: Network, node: fx.Node, name: str, error: float, allowed: float

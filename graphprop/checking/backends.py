@@ -66,6 +66,7 @@ class Step:
     watch: list[str] = field(default_factory=list)
     keep: bool = False
     force: bool = False
+    samples: tuple[int | None, int | None] = (None, None)
 
 
 def run_module(

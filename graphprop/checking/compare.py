@@ -230,29 +230,30 @@ class PythonBackend(Backend):
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def _run(self, samples: Samples, rows: list[list[int]], watch: list[str]) -> Any:
-        inputs = {"x": samples.x, "target": samples.target}
-        step = Step("python", rows=rows, watch=watch, keep=True)
-        return run_module(self.directory, inputs, [step])
+    def _run(self, explained: Samples, **step: Any) -> dict[str, torch.Tensor]:
+        inputs = {"x": explained.x, "target": explained.target}
+        return run_module(self.directory, inputs, [Step("python", keep=True, **step)])
 
     def run(self, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
-        found = self._run(samples, batches(len(samples)), [])
+        found = self._run(samples, rows=batches(len(samples)))
         return found["python/logits"], found["python/relevance"]
 
     def values(
         self, samples: Samples, sample: int, names: Sequence[str]
     ) -> dict[str, torch.Tensor]:
         (batch,) = (rows for rows in batches(len(samples)) if sample in rows)
+        place = batch.index(sample)
         watch = list(dict.fromkeys(names))
-        found = self._run(samples, [batch], watch)
-        places = {name: f"python/value/{index}" for index, name in enumerate(watch)}
-        # what is returned counts, not a variable of the same name
-        places |= {name: f"python/{name}" for name in ("logits", "relevance")}
-        return {
-            name: found[place][batch.index(sample)][None]
-            for name, place in places.items()
-            if place in found
+        found = self._run(samples, rows=[batch], watch=watch, samples=(place, place + 1))
+        values = {
+            name: found[f"python/value/{index}"]
+            for index, name in enumerate(watch)
+            if f"python/value/{index}" in found
         }
+        # what is returned counts, not a variable of the same name
+        for name in ("logits", "relevance"):
+            values[name] = found[f"python/{name}"][place : place + 1]
+        return values
 
 
 class OnnxBackend(Backend):

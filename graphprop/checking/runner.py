@@ -9,8 +9,9 @@ A script for a process of its own: ``python -I runner.py JOB``. JOB is a JSON fi
 ``runs``
     A list; each has a ``name``, the ``input`` it reads, a ``dtype``, how many ``threads``, and
     ``rows``, a list of batches of samples. ``watch`` are local variables of ``forward`` to look at,
-    ``keep`` says whether to write those whole or only to `measure` them. With ``force``, the input
-    ``force/<variable>``, where there is one, takes the variable's value once that is written.
+    ``keep`` says whether to write those whole or only to `measure` them, ``samples``, as
+    ``[from, to]``, of which samples of a batch. With ``force``, the input ``force/<variable>``,
+    where there is one, takes the place of the variable's value once that is written.
 
 Each run writes ``<name>/logits`` and ``<name>/relevance``; of the watched variable number i,
 ``<name>/measure/<i>`` or ``<name>/value/<i>``.
@@ -53,8 +54,9 @@ def measure(value: torch.Tensor) -> torch.Tensor:
 class Watch:
     """Is handed each local variable of ``forward`` when that is assigned."""
 
-    def __init__(self, names: list[str], keep: bool, forced: Mapping[str, torch.Tensor]) -> None:
-        self.names, self.keep, self.forced = set(names), keep, forced
+    def __init__(self, step: Mapping[str, Any], forced: Mapping[str, torch.Tensor]) -> None:
+        self.names, self.keep, self.forced = set(step["watch"]), step["keep"], forced
+        self.samples = slice(*step["samples"])
         self.seen: dict[str, torch.Tensor] = {}
 
     def __call__(self, name: str, value: Any) -> Any:
@@ -63,7 +65,8 @@ class Watch:
             return value
         if not value.is_floating_point() or not value.dim():
             return value
-        self.seen[name] = value.detach().clone() if self.keep else measure(value)
+        chosen = value.detach()[self.samples]
+        self.seen[name] = chosen.clone() if self.keep else measure(chosen)
         forced = self.forced.get(name)
         if forced is None or forced.shape != value.shape:
             return value
@@ -163,7 +166,7 @@ def main(job: dict[str, Any]) -> None:
             for name, value in tensors.items()
             if name.startswith("force/") and step["force"]
         }
-        watch = Watch(step["watch"], step["keep"], forced)
+        watch = Watch(step, forced)
         explainer = load_explainer(directory, dtype, watch)
         target = resolved(explainer, x, target)
         found = run(explainer, x, target, step, watch)
