@@ -68,6 +68,7 @@ from graphprop.ops import (
     Start,
     Subtract,
     Sum,
+    Total,
     TransposeWeight,
     Unslice,
     Upsample,
@@ -363,6 +364,7 @@ def elementwise() -> Iterator[Case]:
     yield Case(Numbers((-1.0,), (1, 1)), ((4, 3),))
     for which in ("min", "max"):
         yield Case(Extreme(which), (x,))
+    yield Case(Total(), (x,))
 
 
 def starts() -> Iterator[Case]:

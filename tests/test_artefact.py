@@ -320,7 +320,10 @@ def test_full_disk_is_told(explainer, tmp_path, monkeypatch):
 
 
 STALL = """
+import signal
 import time
+# a process started in the background by a shell inherits that interrupts are ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from graphprop import artefact
 def stall(content):
     print("stalling", flush=True)

@@ -405,8 +405,9 @@ def test_inspect_shows_layers_and_batch_norms(net):
     assert done.exit_code == 0, done.output
     lines = [line.split() for line in done.stdout.splitlines()]
     assert ["layer", "operator", "shape", "role", "input", "sign", "rule"] in lines
-    assert ["features.0", "conv", "4x4x4", "input", "mixed", "flat(stabilizer=1e-06)"] in lines
-    assert ["fc", "linear", "3", "dense_head", "non-negative", "epsilon(epsilon=0.25,",
+    assert ["features.0", "conv", "4x4x4", "input,", "conv_stack", "mixed",
+            "flat(stabilizer=1e-06)"] in lines  # fmt: skip
+    assert ["fc", "linear", "3", "dense_head,", "logits", "non-negative", "epsilon(epsilon=0.25,",
             "bias=sink)"] in lines  # fmt: skip
     assert ["features.1", "merged", "into", "features.0"] in lines
     assert all(line == line.rstrip() for line in done.stdout.splitlines())

@@ -28,6 +28,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
 import platform
 import re
 import statistics
@@ -330,7 +331,7 @@ def multiplications(node: fx.Node) -> int:
 
 def race(runs: Mapping[str, Run], repeats: int, threads: int) -> dict[str, list[float]]:
     """Let all take turns; the seconds of each one's runs, after one that does not count."""
-    clock = time.process_time if threads == 1 else time.perf_counter
+    clock = processor_time if threads == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
@@ -340,6 +341,12 @@ def race(runs: Mapping[str, Run], repeats: int, threads: int) -> dict[str, list[
                 seconds[name].append(clock() - began)
             gc.collect()
     return seconds
+
+
+def processor_time() -> float:
+    """Seconds of this process and of those that it has waited for."""
+    ended = os.times()
+    return time.process_time() + ended.children_user + ended.children_system
 
 
 def ready(name: str, case: Case) -> Run:
@@ -618,7 +625,10 @@ def main() -> None:
         case = Case(model, method, options.batch, options.threads, Path(directory))
         print(measure_memory(name, case))
         return
-    report = bench(options)
+    try:
+        report = bench(options)
+    except graphprop.GraphpropError as error:
+        sys.exit(f"error: {error}")
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
