@@ -23,6 +23,10 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from graphprop.errors import CaptureError, InputError, WeightsError
+from graphprop.interpret import interpret
+from graphprop.network import Network
+
+LOGITS_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 CONTROL_FLOW = (
     "graphprop compiles one graph for every input, so what is computed may not depend on {what}. "
@@ -61,6 +65,34 @@ def capture(model: nn.Module, example: torch.Tensor) -> ExportedProgram:
             return program.run_decompositions({})
         except Exception as error:
             raise CaptureError(explain(error)) from error
+
+
+def check_logits(model: nn.Module, network: Network, example: torch.Tensor) -> None:
+    """Hold the canonical network's result against the model's own, on one random batch.
+
+    Raises
+    ------
+    CaptureError
+        If they differ: the model is not a function of its input alone, or was misunderstood.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, *example.shape[1:], generator=generator).to(example.dtype)
+    with torch.no_grad():
+        results = torch.utils._pytree.tree_leaves(model(x))
+    if len(results) != 1:
+        return
+    found, _ = interpret(network, {"x": x}, dtype=x.dtype)
+    if network.removed_softmax is not None:
+        found = found.softmax(network.removed_softmax)
+    expected, found = results[0].double(), found.double()
+    fine = torch.isfinite(expected)
+    off = (found - expected)[fine].norm() / expected[fine].norm().clamp(min=1e-30)
+    if not bool(off <= LOGITS_TOLERANCE.get(x.dtype, 0.1)):
+        raise CaptureError(
+            f"the captured network's result differs from the model's by {off:.1e} on the same "
+            "input: the model draws random numbers, keeps state between calls, or does what "
+            "torch.export does not see. graphprop explains functions of the input alone"
+        )
 
 
 def check_ready(model: nn.Module) -> None:

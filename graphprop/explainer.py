@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from graphprop.capture import capture
+from graphprop.capture import capture, check_logits
 from graphprop.emit.python import PythonModule, to_python
 from graphprop.errors import InputError, MethodError, nearest
 from graphprop.legalise import legalise
@@ -381,6 +381,7 @@ def compile(
     pipeline.progress("capture")
     program = capture(model, example_input)
     network = pipeline.run(analysis_steps(chosen, resolved, rules, roles), program)
+    check_logits(model, network, example_input)
     lowered = pipeline.run(lowering_steps(pipeline, chosen, resolved), network)
     return CompiledExplainer(
         network,

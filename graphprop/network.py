@@ -80,6 +80,8 @@ class Network:
         What the user should know: softmax removed, model put into evaluation mode ...
     decisions
         What was done with each batch norm, and why, by its label.
+    removed_softmax
+        The axis of a softmax at the end that was removed.
     """
 
     graph: fx.Graph = field(default_factory=fx.Graph)
@@ -87,6 +89,7 @@ class Network:
     level: str = "canonical"
     notes: list[str] = field(default_factory=list)
     decisions: dict[str, str] = field(default_factory=dict)
+    removed_softmax: int | None = None
 
     @property
     def inputs(self) -> list[fx.Node]:

@@ -862,6 +862,20 @@ def test_operator_inside_a_module_is_refused_by_its_path() -> None:
         graphprop.compile(prepared(model), image())
 
 
+def test_model_that_remembers_is_refused() -> None:
+    """What was captured is then not what the model does."""
+
+    class Counting(Tidy):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return super().forward(x * self.calls)
+
+    with refused(CaptureError, "differs from the model's by .*: the model draws random numbers"):
+        graphprop.compile(prepared(Counting()), image())
+
+
 def test_results_other_than_logits_are_refused() -> None:
     class Two(Tidy):
         def forward(self, x: torch.Tensor) -> Any:

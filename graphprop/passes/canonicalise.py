@@ -263,5 +263,6 @@ def choose_output(result: Any, environment: dict[fx.Node, Any], network: Network
         network.notes.append(
             f"the softmax at the end ({where(node)}) is removed: relevance explains the logits"
         )
+        network.removed_softmax = node.target.axis
         node = node.args[0]
     return node
