@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -865,12 +866,11 @@ def test_operator_inside_a_module_is_refused_by_its_path() -> None:
 def test_model_that_remembers_is_refused() -> None:
     """What was captured is then not what the model does."""
 
-    class Counting(Tidy):
-        calls = 0
+    calls = itertools.count(1)
 
+    class Counting(Tidy):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.calls += 1
-            return super().forward(x * self.calls)
+            return super().forward(x * next(calls))
 
     with refused(CaptureError, "differs from the model's by .*: the model draws random numbers"):
         graphprop.compile(prepared(Counting()), image())
