@@ -185,7 +185,7 @@ def layer_entries(explainer: CompiledExplainer) -> list[dict[str, Any]]:
     for node, layer in zip(explainer.network.layers, explainer.layers, strict=True):
         named = {
             flow: local(generated.relevances.get(in_flow(layer.label, flow)))
-            for flow, _ in explainer.method.flows
+            for flow in explainer.method.flow_names
         }
         operands = [node.args[index] for index in node.meta.get("signal", ())]
         entries.append(

@@ -232,7 +232,7 @@ class CompiledExplainer(nn.Module):
         return {
             in_flow(node.meta["label"], flow): (node.meta["label"], node.meta["path"])
             for node in self.network.layers
-            for flow, _ in self.method.flows
+            for flow in self.method.flow_names
         }
 
     def relevance_at(self, path: str) -> torch.Tensor:

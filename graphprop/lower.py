@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,14 +21,26 @@ from graphprop.network import (
     Value,
     Writer,
     facts_of,
+    shape_of,
     sign_of,
     where,
 )
-from graphprop.ops import Multiply, Pad, Sign, Start
-from graphprop.rules.registry import Layer, Method
+from graphprop.ops import (
+    Multiply,
+    Pad,
+    Reshape,
+    Sign,
+    Start,
+    absolute,
+    divide_or_zero,
+    total,
+)
+from graphprop.passes.assign_rules import bound
+from graphprop.rules.registry import BoundRule, Layer, Method
+from graphprop.sampling import baseline_of
 
 
-def lower(network: Network, method: Method, start: str = "logit") -> Network:
+def lower(network: Network, method: Method, parameters: Mapping[str, Any]) -> Network:
     """Write the explainer of an annotated network.
 
     Parameters
@@ -36,9 +48,9 @@ def lower(network: Network, method: Method, start: str = "logit") -> Network:
     network
         Canonical, with roles and rules.
     method
-        Says which flows of relevance there are.
-    start
-        ``"logit"``: relevance starts as the target's logit; ``"one"``: as 1.
+        Says which flows of relevance there are, where they start and end, and what is made of them.
+    parameters
+        The method's parameters.
 
     Returns
     -------
@@ -50,130 +62,266 @@ def lower(network: Network, method: Method, start: str = "logit") -> Network:
     MethodError
         If a rule can't be applied to its layer.
     """
-    if start not in ("logit", "one"):
-        raise MethodError(f"relevance starts as 'logit' or 'one', not {start!r}")
-    lowered = Network(
-        tensors=dict(network.tensors),
-        level="lowered",
-        notes=list(network.notes),
-        decisions=dict(network.decisions),
-    )
-    writer = Writer(lowered)
-    forward = copy_forward(network, writer)
-    logits_node = network.output.args[0]
-    logits = forward[logits_node]
-    if len(logits.shape) != 2:
-        raise MethodError(
-            f"the model's output has shape {('N', *logits.shape[1:])}; relevance starts at logits "
-            "of shape (N, classes): wrap the model so that it returns those"
+    return Lowering(network, method, parameters).run()
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Relevance on its way, and its budget in a method that keeps one."""
+
+    r: Value
+    budget: Value | float | None = None
+
+    def __add__(self, other: Carried) -> Carried:
+        if self.budget is None or other.budget is None:
+            return Carried(self.r + other.r)
+        budget = of_rank(other.budget, len(self.r.shape))
+        return Carried(self.r + other.r, self.budget + budget)
+
+
+class Lowering:
+    """Writes one explainer.
+
+    Attributes
+    ----------
+    forward, reference
+        The values of the forward part, for the input and for the method's baseline.
+    relevance
+        Label -> the relevance of that layer's result, filled on the way.
+    besides
+        What layers add to the map, filled on the way.
+    """
+
+    def __init__(self, network: Network, method: Method, parameters: Mapping[str, Any]) -> None:
+        self.network, self.method, self.parameters = network, method, parameters
+        self.lowered = Network(
+            tensors=dict(network.tensors),
+            level="lowered",
+            notes=list(network.notes),
+            decisions=dict(network.decisions),
         )
-    target = writer.placeholder(
-        "target", torch.empty(BATCH, dtype=torch.int64, device="meta"), Sign.POSITIVE
-    )
-    with writer.at(section="start", prefix="start", label="start"):
-        first = writer.rename(Start(start == "one")(logits, target), "r_" + logits.node.name)
-    relevance: dict[str, fx.Node] = {}
-    results = []
-    for name, parameters in method.flows:
-        flow = Flow(writer, network, forward, name, parameters)
-        results.append(flow.run(first))
-        relevance.update(flow.relevance)
-    result = results[0]
-    with writer.at(section="the flows added up", prefix=f"r_{network.inputs[0].name}"):
-        for other in results[1:]:
-            result = result + other
-    lowered.graph.output((logits.node, result.node, relevance))
-    return lowered
+        (self.image,) = network.inputs
+        if method.samples is not None:
+            self.lowered.samples = method.samples(parameters, shape_of(self.image))
+        self.writer = Writer(self.lowered)
+        self.forward = copy_forward(network, self.writer)
+        self.reference: dict[fx.Node, Any] = {}
+        self.relevance: dict[str, fx.Node] = {}
+        self.besides: list[Value] = []
+
+    def run(self) -> Network:
+        """Write the start, the flows, and the map."""
+        writer, method = self.writer, self.method
+        logits = self.forward[self.network.output.args[0]]
+        if len(logits.shape) != 2:
+            raise MethodError(
+                f"the model's output has shape {('N', *logits.shape[1:])}; relevance starts at "
+                "logits of shape (N, classes): wrap the model so that it returns those"
+            )
+        if method.samples is None and "baseline" in self.parameters:
+            self.reference = self.copy_of_baseline()
+        target = writer.placeholder(
+            "target", torch.empty(BATCH, dtype=torch.int64, device="meta"), Sign.POSITIVE
+        )
+        stop = self.network.middle or self.image
+        ends = [self.flow(name, own, logits, target, stop) for name, own in method.flows]
+        budget = 1.0 if method.budgets else None
+        if stop is not self.image:
+            with writer.at(prefix="map", section=f"the map at {stop.meta['label']}"):
+                made = self.made(method.at_layer, stop, ends)
+            if method.goes_on:
+                ends = [Flow(self, "", {}).run(stop, Carried(made, budget), self.image)]
+        if stop is self.image or method.goes_on:
+            with writer.at(section="the map", prefix=f"r_{self.image.name}"):
+                made = self.made(method.at_input, self.image, ends)
+        with writer.at(section="what the layers add", prefix="added"):
+            for part in self.besides:
+                made = made + part
+        self.lowered.graph.output((logits.node, made.node, self.relevance))
+        return self.lowered
+
+    def flow(
+        self, name: str, own: Mapping[str, Any], logits: Value, target: Value, stop: fx.Node
+    ) -> Value:
+        """Write one flow from the logits to where it ends."""
+        kind = own.get("start", self.parameters.get("start", self.method.start))
+        if kind not in Start.KNOWN:
+            raise MethodError(f"relevance starts as 'logit' or 'one', not {kind!r}")
+        with self.writer.at(section="start", prefix="start", label="start"):
+            first = Start(kind)(logits, target)
+            names = filter(None, ("r", name, logits.node.name))
+            if not first.node.meta.get("named"):
+                self.writer.rename(first, "_".join(names))
+        return Flow(self, name, own).run(self.network.output.args[0], Carried(first), stop)
+
+    def made(self, rule: str | None, node: fx.Node, ends: list[Value]) -> Value:
+        """What is made of what the flows bring to a node: by a rule, or their sum."""
+        if rule is None:
+            result = ends[0]
+            for other in ends[1:]:
+                result = result + other
+            return result
+        x = self.forward[node]
+        reference = (self.reference[node],) if self.reference else ()
+        layer = Layer(
+            None,
+            shapes=[x.shape],
+            label=node.meta["label"],
+            operands=(x,),
+            reference=reference,
+            image=shape_of(self.image),
+        )
+        r = ends[0] if len(ends) == 1 else tuple(ends)
+        made: Value = self.applied(bound(rule, self.parameters), node, layer, x, r)
+        return made
+
+    def applied(self, rule: BoundRule, node: fx.Node, layer: Layer, x: Any, r: Any) -> Any:
+        """Apply a rule; what goes wrong in it is told in the user's terms."""
+        try:
+            return rule(layer, x, r)
+        except GraphpropError as error:
+            raise type(error)(f"rule {rule} at {where(node)}: {error}") from error
+        except (AttributeError, TypeError, ValueError, IndexError) as error:
+            kind = "map" if layer.operator is None else layer.operator.__name__
+            raise MethodError(
+                f"the rule {rule.rule.name!r} can't be applied to {where(node)} ({kind}): {error}"
+            ) from error
+
+    def copy_of_baseline(self) -> dict[fx.Node, Any]:
+        """Write the forward part once more, of the baseline in place of the input."""
+        shape = shape_of(self.image)
+        baseline = baseline_of(self.parameters["baseline"], shape)
+        dtype = self.image.meta["value"].dtype
+        tensor = baseline.to(dtype).expand(1, *shape[1:]).contiguous()
+        with self.writer.at(section="the baseline", prefix="baseline"):
+            value = self.writer.tensor(tensor, "baseline")
+        return copy_forward(self.network, self.writer, {self.image: value}, "baseline")
 
 
-@dataclass
 class Flow:
-    """One walk of relevance from the logits back to the input.
+    """One walk of relevance against the direction of computation.
 
     Attributes
     ----------
     name, parameters
         What the flow is called (nothing where a method has but one), and the parameters that it
         gives to the rules that have them.
-    relevance
-        Label -> the relevance of that layer's result, filled on the way.
     """
 
-    writer: Writer
-    network: Network
-    forward: Mapping[fx.Node, Any]
-    name: str
-    parameters: Mapping[str, Any]
-    relevance: dict[str, fx.Node] = field(default_factory=dict)
+    def __init__(self, lowering: Lowering, name: str, parameters: Mapping[str, Any]) -> None:
+        self.all, self.writer, self.forward = lowering, lowering.writer, lowering.forward
+        self.name, self.parameters = name, parameters
 
-    def run(self, first: Value) -> Value:
-        """Walk back from the relevance of the logits; returns that of the input."""
-        (image,) = self.network.inputs
-        incoming: dict[fx.Node, list[Value]] = defaultdict(list)
-        incoming[self.network.output.args[0]].append(first)
-        for node in reversed(self.network.graph.nodes):
+    def run(self, start: fx.Node, first: Carried, stop: fx.Node) -> Value:
+        """Walk back from the relevance of one node's result; returns that of another's."""
+        incoming: dict[fx.Node, list[Carried]] = defaultdict(list)
+        incoming[start].append(first)
+        for node in reversed(self.all.network.graph.nodes):
             parts = incoming.pop(node, None)
             if not parts or node.op not in ("call_function", "placeholder"):
                 continue
-            r = self.together(self.forward[node], parts)
-            if node is image:
-                return r
-            self.relevance[in_flow(node.meta["label"], self.name)] = r.node
-            for operand, part in zip(receivers(node), self.carried_back(node, r), strict=True):
+            carried = self.together(self.forward[node], parts)
+            if node.op == "call_function":
+                label = in_flow(node.meta["label"], self.name)
+                self.all.relevance.setdefault(label, carried.r.node)
+            if node is stop:
+                return carried.r
+            if node.op != "call_function" or node.meta["rule"] is None:
+                continue
+            back = self.carried_back(node, carried)
+            for operand, part in zip(receivers(node), back, strict=True):
                 incoming[operand].append(part)
-        raise MethodError("no relevance reaches the input: the logits do not depend on it")
+        raise MethodError(
+            f"no relevance reaches {where(stop)}: the logits do not depend on it"
+            if stop.op == "call_function"
+            else "no relevance reaches the input: the logits do not depend on it"
+        )
 
-    def together(self, value: Value, parts: list[Value]) -> Value:
+    def together(self, value: Value, parts: list[Carried]) -> Carried:
         """Add up what comes back to a value from its consumers."""
         name = "_".join(filter(None, ("r", self.name, value.node.name)))
         total = parts[0]
         with self.writer.at(prefix=name):
             for part in parts[1:]:
                 total = total + part
-        if len(parts) > 1 or not total.node.name.startswith("r_"):
-            self.writer.rename(total, name)
+        if len(parts) > 1 or not total.r.node.name.startswith("r_"):
+            self.writer.rename(total.r, name)
         return total
 
-    def carried_back(self, node: fx.Node, r: Value) -> tuple[Any, ...]:
+    def carried_back(self, node: fx.Node, carried: Carried) -> list[Carried]:
         """Ask a node's rule for the relevance of its operands."""
         rule, signal = node.meta["rule"].in_flow(self.parameters), node.meta["signal"]
         operands = [self.forward.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
-        shapes = [operand.shape for operand in operands if isinstance(operand, Value)]
-        weighted, padding = node.target.weighted, padding_of(node)
-        if padding is not None:
-            operands[0] = self.forward[padding.args[0]]
-        prefix = "_".join(filter(None, (node.name, self.name)))
-        layer = Layer(
-            node.target,
-            weight=operands[1] if weighted else None,
-            bias=operands[2] if weighted and len(operands) > 2 else None,
-            shapes=shapes,
-            label=node.meta["label"],
-            signal=signal,
-            constants=tuple(operands[1:]),
-            final=node is self.network.output.args[0],
-            before=None if padding is None else padding.target,
-            rename=lambda value, name, shared: self.writer.rename(
-                value, f"{node.name if shared else prefix}_{name}"
-            ),
-        )
+        budget = carried.budget
+        if budget is not None:
+            budget = of_rank(budget, len(carried.r.shape))
+        layer = self.layer_of(node, operands, budget)
+        operands = list(layer.operands)
         several = node.target.relevance in ("share", "signal") or len(signal) > 1
         x = tuple(operands) if several else operands[signal[0]]
         heading = f"{node.meta['label']}: {node.target.__name__}, {rule}"
         if self.name:
             heading = f"{self.name} flow, {heading}"
+        prefix = "_".join(filter(None, (node.name, self.name)))
         with self.writer.at(prefix=prefix, **{**facts_of(node), "section": heading}):
-            try:
-                result = rule(layer, x, r)
-            except GraphpropError as error:
-                raise type(error)(f"rule {rule} at {where(node)}: {error}") from error
-            except (AttributeError, TypeError, ValueError, IndexError) as error:
-                raise MethodError(
-                    f"the rule {rule.rule.name!r} can't be applied to {where(node)} "
-                    f"({node.target.__name__}): {error}"
-                ) from error
+            result = self.all.applied(rule, node, layer, x, carried.r)
             parts = result if isinstance(result, tuple) else (result,)
-            return tuple(whole(operands[i], part) for i, part in zip(signal, parts, strict=True))
+            wholes = [whole(operands[i], part) for i, part in zip(signal, parts, strict=True)]
+            if self.all.method.besides is not None:
+                besides = bound(self.all.method.besides, self.all.parameters)
+                added = self.all.applied(besides, node, layer, x, carried.r)
+                if added is not None:
+                    self.all.besides.append(added)
+            if budget is None or len(wholes) == 1:
+                return [Carried(part, budget) for part in wholes]
+            return [*map(Carried, wholes, divided(budget, wholes))]
+
+    def layer_of(self, node: fx.Node, operands: list[Any], budget: Value | float | None) -> Layer:
+        """A node as its rule sees it."""
+        shapes = [operand.shape for operand in operands if isinstance(operand, Value)]
+        weighted, padding = node.target.weighted, padding_of(node)
+        prefix = "_".join(filter(None, (node.name, self.name)))
+        reference = [
+            self.all.reference.get(a, a) if isinstance(a, fx.Node) else a for a in node.args
+        ]
+        if padding is not None:
+            operands = [self.forward[padding.args[0]], *operands[1:]]
+            shapes[0] = operands[0].shape
+        return Layer(
+            node.target,
+            weight=operands[1] if weighted else None,
+            bias=operands[2] if weighted and len(operands) > 2 else None,
+            shapes=shapes,
+            label=node.meta["label"],
+            signal=node.meta["signal"],
+            operands=tuple(operands),
+            reference=tuple(reference) if self.all.reference else (),
+            budget=budget,
+            image=shape_of(self.all.image),
+            final=node is self.all.network.output.args[0],
+            before=None if padding is None else padding.target,
+            rename=lambda value, name, shared: self.writer.rename(
+                value, f"{node.name if shared else prefix}_{name}"
+            ),
+        )
+
+
+def divided(budget: Value | float, parts: list[Value]) -> list[Value]:
+    """A budget shared among branches in proportion to the size of their relevance."""
+    rank = max(len(part.shape) for part in parts)
+    sizes = [of_rank(total(absolute(part)), rank) for part in parts]
+    whole = sizes[0]
+    for size in sizes[1:]:
+        whole = whole + size
+    q = divide_or_zero(budget, whole)
+    return [size * q for size in sizes]
+
+
+def of_rank(number: Value | float, rank: int) -> Value | float:
+    """A number per sample, shaped to meet values of a rank."""
+    if isinstance(number, float) or len(number.shape) == rank:
+        return number
+    return Reshape((-1, *[1] * (rank - 1)))(number)
 
 
 def receivers(node: fx.Node) -> tuple[fx.Node, ...]:
@@ -202,19 +350,34 @@ def in_flow(label: str, flow: str) -> str:
     return f"{label} ({flow})" if flow else label
 
 
-def copy_forward(network: Network, writer: Writer) -> dict[fx.Node, Any]:
-    """Write the forward part, node by node; each keeps its name."""
+def copy_forward(
+    network: Network,
+    writer: Writer,
+    inputs: Mapping[fx.Node, Value] | None = None,
+    flow: str = "",
+) -> dict[fx.Node, Any]:
+    """Write the forward part, node by node; each keeps its name.
+
+    With other ``inputs``, it is a second one, its names ending in ``flow``.
+    """
     forward: dict[fx.Node, Any] = {}
     for node in network.graph.nodes:
         if node.op == "placeholder":
-            forward[node] = writer.placeholder(node.target, node.meta["value"], node.meta["sign"])
+            if inputs is None:
+                sign = node.meta["sign"]
+                forward[node] = writer.placeholder(node.target, node.meta["value"], sign)
+            else:
+                forward[node] = inputs[node]
         elif node.op == "get_attr":
             forward[node] = writer.attribute(node.target)
         elif node.op == "call_function":
             operands = [forward.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
-            with writer.at(prefix=node.name, **facts_of(node), section="forward"):
-                forward[node] = writer.rename(node.target.lowered(*operands), node.name)
-                forward[node].node.meta["records"] = node.meta["label"]
+            name = "_".join(filter(None, (node.name, flow)))
+            section = flow or "forward"
+            with writer.at(prefix=name, **{**facts_of(node), "section": section}):
+                forward[node] = writer.rename(node.target.lowered(*operands), name)
+                if inputs is None:
+                    forward[node].node.meta["records"] = node.meta["label"]
     return forward
 
 

@@ -14,7 +14,9 @@ A :class:`Network` is a graph and the tensors it refers to. Every node carries f
 ``roles``   what the layer is for, from `passes.tag_roles`
 ``signal``  the operands that relevance flows to, from `passes.tag_roles`
 ``depth``   how many weighted and pooling layers lie before it
-``rule``    how relevance is carried through it, from `passes.assign_rules`
+``rule``    how relevance is carried through it, from `passes.assign_rules`; None: not at all
+``middle``  whether the method makes its map there, from `passes.find_layer`
+``above``   whether it lies between there and the logits
 ``section`` in a lowered graph: the heading it is printed under
 ``named``   whether its name was given on purpose
 ``records`` in a lowered graph: the label of the layer whose relevance (or result) it is
@@ -29,8 +31,8 @@ import operator
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -38,6 +40,9 @@ from torch import fx
 from graphprop.errors import MethodError, VerificationError
 from graphprop.ops import elementwise
 from graphprop.ops.base import Operator, Shape, Sign
+
+if TYPE_CHECKING:
+    from graphprop.sampling import Samples
 
 BATCH = 7919
 """The batch size that stands for "any" while shapes are inferred: a prime no layer size has."""
@@ -82,6 +87,8 @@ class Network:
         What was done with each batch norm, and why, by its label.
     removed_softmax
         The axis of a softmax at the end that was removed.
+    samples
+        In a lowered graph: the inputs whose maps are averaged, if the map is such a mean.
     """
 
     graph: fx.Graph = field(default_factory=fx.Graph)
@@ -90,6 +97,7 @@ class Network:
     notes: list[str] = field(default_factory=list)
     decisions: dict[str, str] = field(default_factory=dict)
     removed_softmax: int | None = None
+    samples: Samples | None = None
 
     @property
     def inputs(self) -> list[fx.Node]:
@@ -111,6 +119,11 @@ class Network:
         """The layers with weights, in the order of computation."""
         return [node for node in self.layers if node.target.weighted]
 
+    @property
+    def middle(self) -> fx.Node | None:
+        """The layer at which the method makes its map, from `passes.find_layer`."""
+        return next((node for node in self.layers if node.meta.get("middle")), None)
+
     def tensor(self, node: fx.Node) -> torch.Tensor:
         """The tensor that a ``get_attr`` node names."""
         return self.tensors[node.target]
@@ -122,8 +135,12 @@ class Network:
         result = graph.graph_copy(self.graph, mapping)
         graph.output(result)
         names = {node.name for node in self.graph.nodes}
-        copied = Network(
-            graph, dict(self.tensors), self.level, list(self.notes), dict(self.decisions)
+        copied = replace(
+            self,
+            graph=graph,
+            tensors=dict(self.tensors),
+            notes=list(self.notes),
+            decisions=dict(self.decisions),
         )
         assert {node.name for node in graph.nodes} <= names | {"output"}
         return copied

@@ -369,8 +369,8 @@ def elementwise() -> Iterator[Case]:
 
 def starts() -> Iterator[Case]:
     target = Given(lambda batch: torch.arange(batch) % 4)
-    for unit in (False, True):
-        yield Case(Start(unit), ((N, 4), target))
+    for kind in Start.KNOWN:
+        yield Case(Start(kind), ((N, 4), target))
 
 
 CASES: list[Case] = [

@@ -77,7 +77,7 @@ def test_affine_rule_is_its_closed_form(
     slope = (g if parameters > 0 else 1) / (variance + 0.1).sqrt()
     y = (x - m) * slope + (b if parameters > 1 else 0)
     constants = [t.flatten() if isinstance(operator, GroupNorm) else t for t in (g, b)]
-    layer = Layer(operator, constants=tuple(constants[:parameters]))
+    layer = Layer(operator, operands=(x, *constants[:parameters]))
     torch.testing.assert_close(operator.run(x, *layer.constants), y)
     found = affine(layer, x, r, epsilon=EPSILON)
     torch.testing.assert_close(found, x * slope * r / stabilised(y))
@@ -86,7 +86,7 @@ def test_affine_rule_is_its_closed_form(
 def test_affine_rule_of_batch_norm() -> None:
     x, r = torch.randn(2, 3, 6, 4, dtype=torch.float64)
     scale, shift = torch.randn(2, 6, dtype=torch.float64)
-    found = affine(Layer(BatchNorm(), constants=(scale, shift)), x, r, epsilon=EPSILON)
+    found = affine(Layer(BatchNorm(), operands=(x, scale, shift)), x, r, epsilon=EPSILON)
     scale, shift = scale[:, None], shift[:, None]
     torch.testing.assert_close(found, x * scale * r / stabilised(scale * x + shift))
 

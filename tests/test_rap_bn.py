@@ -251,7 +251,7 @@ def test_compensation_of_a_norm(shape: tuple[int, ...], kappa: float) -> None:
     r[0] *= torch.rand(shape) < 0.5
     r[1] = 0.0
     scale, shift = torch.randn(2, shape[0], dtype=torch.float64)
-    layer = Layer(BatchNorm(), constants=(scale, shift))
+    layer = Layer(BatchNorm(), operands=(x, scale, shift))
     found = RULES["compensate"].bind(kappa=kappa)(layer, x, r)
     per_channel = (-1, *[1] * (len(shape) - 1))
     s = (scale.reshape(per_channel) * x + shift.reshape(per_channel)) - x

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import pi, sqrt
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 
 from graphprop.errors import UnsupportedOperator
-from graphprop.ops.base import Operator, Sign, from_aten
-from graphprop.ops.elementwise import Divide
-from graphprop.ops.shape import axis_of
+from graphprop.ops.base import Operator, Shape, Sign, from_aten
+from graphprop.ops.elementwise import (
+    Divide,
+    absolute,
+    divide_or_zero,
+    keep_where,
+    negative,
+    ones_like,
+)
+from graphprop.ops.shape import Reshape, Sum, axis_of
 
 aten = torch.ops.aten
 
@@ -29,6 +38,13 @@ class Activation(Operator):
     def sign(self, *signs: Sign) -> Sign:
         return signs[0] if self.keeps_sign else Sign.MIXED
 
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        return (r * self.slope_at(*operands),)
+
+    def slope_at(self, x: Any, *parameters: Any) -> Any:
+        """The derivative at x."""
+        raise NotImplementedError(f"the derivative of {self.__name__}")
+
 
 @dataclass(frozen=True)
 class Relu(Activation):
@@ -39,6 +55,12 @@ class Relu(Activation):
 
     def sign(self, *signs: Sign) -> Sign:
         return signs[0] & Sign.POSITIVE
+
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        return (keep_where(operands[0], ">", r),)
+
+    def slope_at(self, x: Any, *parameters: Any) -> Any:
+        return keep_where(x, ">", ones_like(x))
 
     def source(self, *operands: str) -> str:
         return f"F.relu({operands[0]})"
@@ -71,6 +93,16 @@ class Clamp(Activation):
             result = result | Sign.NEGATIVE if self.high < 0 else result
         return result
 
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        x = operands[0]
+        for limit, comparison in ((self.low, ">"), (self.high, "<")):
+            if limit is not None:
+                r = keep_where(x - limit if limit else x, comparison, r)
+        return (r,)
+
+    def slope_at(self, x: Any, *parameters: Any) -> Any:
+        return self.gradient(ones_like(x), (x,), ())[0]
+
     def source(self, *operands: str) -> str:
         limits = {"min": self.low, "max": self.high}
         shown = ", ".join(f"{k}={v!r}" for k, v in limits.items() if v is not None)
@@ -94,6 +126,10 @@ class LeakyRelu(Activation):
     def sign(self, *signs: Sign) -> Sign:
         return signs[0] if self.slope >= 0 else Sign.MIXED
 
+    def slope_at(self, x: Any, *parameters: Any) -> Any:
+        one = ones_like(x)
+        return keep_where(x, ">", one) + self.slope * keep_where(x, "<=", one)
+
     def source(self, *operands: str) -> str:
         return f"F.leaky_relu({operands[0]}, {self.slope!r})"
 
@@ -109,6 +145,13 @@ class Prelu(Activation):
 
     def run(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         return F.prelu(x, slope)
+
+    def slope_at(self, x: Any, *parameters: Any) -> Any:
+        rank = len(x.shape)
+        shape = (-1,) if rank == 2 else (-1, *[1] * (rank - 2))
+        one = ones_like(x)
+        below = keep_where(x, "<=", one) * Reshape(shape)(parameters[0])
+        return keep_where(x, ">", one) + below
 
     def source(self, *operands: str) -> str:
         return f"F.prelu({', '.join(operands)})"
@@ -133,6 +176,10 @@ class Elu(Activation):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ops.aten.elu(x, self.alpha, self.scale, self.input_scale)
 
+    def slope_at(self, x: Any, *parameters: Any) -> Any:
+        below = EXP(negative(x) * self.input_scale) * (self.scale * self.alpha * self.input_scale)
+        return keep_where(x, ">", ones_like(x)) * self.scale + keep_where(x, "<=", below)
+
     def source(self, *operands: str) -> str:
         numbers = f"{self.alpha!r}, {self.scale!r}, {self.input_scale!r}"
         return f"torch.ops.aten.elu({operands[0]}, {numbers})"
@@ -155,6 +202,15 @@ class Gelu(Activation):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return F.gelu(x, approximate=self.approximate)
 
+    def slope_at(self, x: Any, *parameters: Any) -> Any:
+        if self.approximate == "none":
+            density = EXP(x * x * -0.5) * (1.0 / sqrt(2.0 * pi))
+            return (ERF(x * sqrt(0.5)) + 1.0) * 0.5 + x * density
+        factor, cubic = sqrt(2.0 / pi), 0.044715
+        t = TANH((x + x * x * x * cubic) * factor)
+        inner = (x * x * (3.0 * cubic) + 1.0) * factor
+        return (t + 1.0) * 0.5 + x * ((t * t) * -1.0 + 1.0) * inner * 0.5
+
     def source(self, *operands: str) -> str:
         option = "" if self.approximate == "none" else f", approximate={self.approximate!r}"
         return f"F.gelu({operands[0]}{option})"
@@ -174,6 +230,11 @@ class Power(Activation):
 
     def sign(self, *signs: Sign) -> Sign:
         return signs[0] if self.exponent % 2 == 1 else Sign.POSITIVE
+
+    def slope_at(self, x: Any, *parameters: Any) -> Any:
+        if self.exponent == 2:
+            return x * 2.0
+        return Power(self.exponent - 1)(x) * self.exponent
 
     def source(self, *operands: str) -> str:
         return f"torch.pow({operands[0]}, {self.exponent!r})"
@@ -228,6 +289,9 @@ class Simple(Activation):
         *_, keeps_sign, never_negative = self.KNOWN[self.name]
         return Sign.POSITIVE if never_negative else signs[0] if keeps_sign else Sign.MIXED
 
+    def slope_at(self, x: Any, *parameters: Any) -> Any:
+        return SLOPES[self.name](x)
+
     def source(self, *operands: str) -> str:
         return f"{self.KNOWN[self.name][1]}({operands[0]})"
 
@@ -240,6 +304,50 @@ class Simple(Activation):
         return graph.node(self.KNOWN[self.name][2], x)
 
 
+EXP, ERF, TANH = Simple("exp"), Simple("erf"), Simple("tanh")
+SIGMOID, SOFTPLUS = Simple("sigmoid"), Simple("softplus")
+
+
+def _between(x: Any, low: float, high: float, value: Any) -> Any:
+    return keep_where(x - low, ">", keep_where(x - high, "<", value))
+
+
+def _logistic(x: Any) -> Any:
+    return SIGMOID(x) * SIGMOID(-x)
+
+
+def _hardswish(x: Any) -> Any:
+    return _between(x, -3.0, 3.0, x * (1.0 / 3.0) + 0.5) + keep_where(x - 3.0, ">=", ones_like(x))
+
+
+def _mish(x: Any) -> Any:
+    t = TANH(SOFTPLUS(x))
+    return t + x * SIGMOID(x) * (1.0 - t * t)
+
+
+def _softsign(x: Any) -> Any:
+    width = absolute(x) + 1.0
+    return ones_like(x) / (width * width)
+
+
+SLOPES: dict[str, Callable[[Any], Any]] = {
+    "sigmoid": _logistic,
+    "tanh": lambda x: 1.0 - TANH(x) * TANH(x),
+    "silu": lambda x: SIGMOID(x) + x * _logistic(x),
+    "hardswish": _hardswish,
+    "hardsigmoid": lambda x: _between(x, -3.0, 3.0, ones_like(x)) * (1.0 / 6.0),
+    "softplus": SIGMOID,
+    "mish": _mish,
+    "softsign": _softsign,
+    "exp": EXP,
+    "sqrt": lambda x: divide_or_zero(ones_like(x), Simple("sqrt")(x)) * 0.5,
+    "absolute": lambda x: keep_where(x, ">", ones_like(x)) - keep_where(x, "<", ones_like(x)),
+    "erf": lambda x: EXP(x * x * -1.0) * (2.0 / sqrt(pi)),
+    "log": lambda x: divide_or_zero(ones_like(x), x),
+}
+"""The derivatives of the non-linearities without parameters; where infinite, zero."""
+
+
 @dataclass(frozen=True)
 class Softmax(Operator):
     """``exp(x) / sum exp(x)`` along an axis: a gate, or the end of a network (then removed)."""
@@ -250,6 +358,10 @@ class Softmax(Operator):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.softmax(x, self.axis)
+
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        share = self(operands[0])
+        return (share * (r - Sum((self.axis,))(share * r)),)
 
     def sign(self, *signs: Sign) -> Sign:
         return Sign.POSITIVE

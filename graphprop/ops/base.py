@@ -10,6 +10,7 @@ To add an operator: subclass :class:`Operator` in the file of this folder it bel
 - ``run``: what it computes, in torch;
 - ``sign``: what the signs of its operands say about its result;
 - ``adjoint``: where it is linear in its first operand, the operator of its transpose;
+- ``gradient``: where it isn't, or depends on the input in other operands too;
 - ``source``: the torch source text it prints as;
 - ``onnx``: the ONNX nodes it becomes;
 - ``relevance``: the name of the rule that carries relevance through it, if it has no weights;
@@ -130,6 +131,15 @@ class Operator:
         carry back in place of the first operand, and with the other operands unchanged.
         """
         raise TypeError(f"{self.__name__} is not linear")
+
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        """Carry r back to the operands: the vector-Jacobian product, one entry for each.
+
+        ``shapes`` are the shapes of the operands that have one. An entry may be left out at the
+        end, or None, where the operator is never used with an operand there that depends on the
+        input.
+        """
+        return (self.adjoint(*shapes)(r, *operands[1:]),)
 
     def lowered(self, *operands: Any) -> Any:
         """Write the operator's forward part into the lowered graph."""

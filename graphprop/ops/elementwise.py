@@ -5,6 +5,7 @@ Operands may be Python numbers as well as tensors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add, or_
@@ -35,6 +36,9 @@ class Add(Elementwise):
     def sign(self, *signs: Sign) -> Sign:
         return reduce(or_, signs)
 
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        return (r,) * len(operands)
+
     def source(self, *operands: str) -> str:
         return " + ".join(operands)
 
@@ -53,6 +57,9 @@ class Subtract(Elementwise):
 
     def sign(self, *signs: Sign) -> Sign:
         return signs[0] | signs[1].negated()
+
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        return r, -r
 
     def source(self, *operands: str) -> str:
         return f"{operands[0]} - {operands[1]}"
@@ -73,6 +80,10 @@ class Multiply(Elementwise):
     def sign(self, *signs: Sign) -> Sign:
         return signs[0].times(signs[1])
 
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        x, y = operands
+        return r * y, r * x
+
     def source(self, *operands: str) -> str:
         return f"{operands[0]} * {operands[1]}"
 
@@ -92,6 +103,11 @@ class Divide(Elementwise):
     def sign(self, *signs: Sign) -> Sign:
         return signs[0].times(signs[1])
 
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        x, y = operands
+        q = r / y
+        return q, -q * (x / y)
+
     def source(self, *operands: str) -> str:
         return f"{operands[0]} / {operands[1]}"
 
@@ -110,6 +126,9 @@ class Negate(Elementwise):
 
     def sign(self, *signs: Sign) -> Sign:
         return signs[0].negated()
+
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        return (-r,)
 
     def source(self, *operands: str) -> str:
         return f"-{operands[0]}"

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 
 
-def start(logits: torch.Tensor, target: Any, unit: bool = False) -> torch.Tensor:
-    """Relevance at the output: the target's logit (or 1, where ``unit``), zero elsewhere.
+def start(logits: torch.Tensor, target: Any, kind: str = "logit") -> torch.Tensor:
+    """Relevance at the output: the target's logit, zero elsewhere; or what another kind says.
 
     The target is None (the largest logit), one class index per sample, or weights shaped like the
-    logits, by which each output's relevance is multiplied.
+    logits, by which each output's relevance is multiplied. Kinds: "one": 1 at the target; "others":
+    1 in all, at every other class alike; "contrast": 1 at the target, -1 / classes elsewhere.
     """
     if target is None:
         target = logits.argmax(dim=1)
@@ -28,7 +29,13 @@ def start(logits: torch.Tensor, target: Any, unit: bool = False) -> torch.Tensor
         index = target.unsqueeze(1)
         target = torch.zeros_like(logits).scatter(1, index, 1.0)
     weights = target.to(logits.dtype)
-    return weights if unit else logits * weights
+    if kind == "one":
+        return weights
+    if kind == "others":
+        return (1.0 - weights) / (logits.shape[1] - 1 or 1)
+    if kind == "contrast":
+        return weights - (1.0 - weights) / logits.shape[1]
+    return logits * weights
 
 
 def stabilise(z: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -44,6 +44,9 @@ class BatchNorm(Operator):
         """The slope of the affine map, shaped to multiply x."""
         return per_channel(scale, x)
 
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        return (r * self.coefficient(*operands),)
+
     def source(self, *operands: str) -> str:
         x, scale, shift = operands
         return f"batch_norm({x}, {scale}, {shift})"
@@ -64,6 +67,19 @@ class SampleNorm(Operator):
         """The slope ``weight / s`` of the map that is affine in x, shaped to multiply x."""
         raise NotImplementedError
 
+    def averaged(self, x: Any) -> Any:
+        """The mean over what the statistics are taken over, shaped to meet x."""
+        raise NotImplementedError
+
+    def mean_taken_off(self, x: Any) -> Any:
+        """``x - m``."""
+        return x - self.averaged(x)
+
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        # the statistics depend on x, too: what moves along with them is taken off
+        normal, weighted = self(operands[0]), r * self.coefficient(*operands)
+        return (self.mean_taken_off(weighted) - normal * self.averaged(weighted * normal),)
+
 
 @dataclass(frozen=True)
 class LayerNorm(SampleNorm):
@@ -78,6 +94,9 @@ class LayerNorm(SampleNorm):
     def coefficient(self, x: Any, *parameters: Any) -> Any:
         weight = parameters[0] if parameters else 1.0
         return weight / deviation(x, last_axes(self.shape, x), self.epsilon)
+
+    def averaged(self, x: Any) -> Any:
+        return mean_over(x, last_axes(self.shape, x))
 
     def source(self, *operands: str) -> str:
         x, *parameters = operands
@@ -112,6 +131,12 @@ class RmsNorm(SampleNorm):
         weight = parameters[0] if parameters else 1.0
         return weight / deviation(x, last_axes(self.shape, x), self.epsilon, centre=False)
 
+    def averaged(self, x: Any) -> Any:
+        return mean_over(x, last_axes(self.shape, x))
+
+    def mean_taken_off(self, x: Any) -> Any:
+        return x
+
     def source(self, *operands: str) -> str:
         x, *parameters = operands
         epsilon = (self.epsilon, None)
@@ -144,6 +169,12 @@ class GroupNorm(SampleNorm):
         weight = per_channel(parameters[0], x) if parameters else 1.0
         return weight / Reshape((-1, channels, *[1] * size))(s)
 
+    def averaged(self, x: Any) -> Any:
+        channels, size = x.shape[1], len(x.shape) - 2
+        mean = mean_over(Reshape(self.grouped(x.shape))(x), (2,))
+        mean = Expand((-1, self.groups, channels // self.groups))(mean)
+        return Reshape((-1, channels, *[1] * size))(mean)
+
     def grouped(self, shape: Shape) -> Shape:
         """The shape in which the entries of each group lie along the last axis."""
         return (-1, self.groups, prod(shape[1:]) // self.groups)
@@ -171,11 +202,15 @@ class GroupNorm(SampleNorm):
 
 def deviation(x: Any, axes: Sequence[int], epsilon: float, *, centre: bool = True) -> Any:
     """``s = sqrt(mean((x - m)^2) + epsilon)`` over axes, with m the mean, or 0."""
-    axes = tuple(axes)
-    share = 1.0 / prod(x.shape[axis] for axis in axes)
     if centre:
-        x = x - Sum(axes)(x) * share
-    return Simple("sqrt")(Sum(axes)(Power(2.0)(x)) * share + epsilon)
+        x = x - mean_over(x, axes)
+    return Simple("sqrt")(mean_over(Power(2.0)(x), axes) + epsilon)
+
+
+def mean_over(x: Any, axes: Sequence[int]) -> Any:
+    """The mean over axes, which stay with length 1."""
+    axes = tuple(axes)
+    return Sum(axes)(x) * (1.0 / prod(x.shape[axis] for axis in axes))
 
 
 def last_axes(shape: Shape, x: Any) -> range:

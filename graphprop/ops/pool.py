@@ -48,7 +48,25 @@ class Pooling(Operator):
 
 
 @dataclass(frozen=True)
-class MaxPool(Pooling):
+class Winners(Pooling):
+    """What the poolings share that let the largest entry of each window through."""
+
+    relevance: ClassVar[str | None] = "winner"
+
+    def with_indices(self, x: Any) -> Any:
+        """The pooling as a pair: largest entries, and their places."""
+        raise NotImplementedError
+
+    def lowered(self, *operands: Any) -> Any:
+        return Item(0)(self.with_indices(*operands))
+
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        indices = Item(1)(self.with_indices(operands[0]))
+        return (Route(tuple(shapes[0][2:]))(r, indices),)
+
+
+@dataclass(frozen=True)
+class MaxPool(Winners):
     """The largest entry of each window; with ``indices`` also where it was (see `Item`)."""
 
     kernel: tuple[int, ...]
@@ -57,7 +75,6 @@ class MaxPool(Pooling):
     dilation: tuple[int, ...]
     ceil: bool = False
     indices: bool = False
-    relevance: ClassVar[str | None] = "winner"
 
     def run(self, x: torch.Tensor) -> Any:
         function = MAX_POOL[len(self.kernel)]
@@ -72,11 +89,7 @@ class MaxPool(Pooling):
         )
         return result
 
-    def lowered(self, *operands: Any) -> Any:
-        return Item(0)(self.with_indices(*operands))
-
     def with_indices(self, x: Any) -> Any:
-        """The pooling as a pair: largest entries, and their places."""
         attributes = self.kernel, self.stride, self.padding, self.dilation, self.ceil
         return MaxPool(*attributes, indices=True)(x)
 
@@ -119,21 +132,16 @@ class MaxPool(Pooling):
 
 
 @dataclass(frozen=True)
-class AdaptiveMaxPool(Pooling):
+class AdaptiveMaxPool(Winners):
     """The largest entry of each of ``size`` windows that need not be equally long."""
 
     size: tuple[int, ...]
     indices: bool = False
-    relevance: ClassVar[str | None] = "winner"
 
     def run(self, x: torch.Tensor) -> Any:
         return ADAPTIVE_MAX_POOL[len(self.size)](x, self.size, self.indices)
 
-    def lowered(self, *operands: Any) -> Any:
-        return Item(0)(self.with_indices(*operands))
-
     def with_indices(self, x: Any) -> Any:
-        """The pooling as a pair: largest entries, and their places."""
         return AdaptiveMaxPool(self.size, indices=True)(x)
 
     def mean(self) -> AdaptiveAvgPool:

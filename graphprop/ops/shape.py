@@ -193,6 +193,9 @@ class Cat(Rearrangement):
         start = sum(shape[self.axis] for shape in shapes[:index])
         return Slice(self.axis, start, start + shapes[index][self.axis])
 
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        return tuple(self.part(index, shapes)(r) for index in range(len(operands)))
+
     def source(self, *operands: str) -> str:
         return f"torch.cat([{', '.join(operands)}], dim={self.axis})"
 

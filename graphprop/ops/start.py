@@ -8,32 +8,52 @@ from typing import Any, ClassVar
 import torch
 
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, Sign
+from graphprop.ops.base import Operator, Shape, Sign
 
 
 @dataclass(frozen=True)
 class Start(Operator):
-    """Relevance at the output: ``Start()(logits, target)``, see `helpers.start`."""
+    """Relevance at the output: ``Start(kind)(logits, target)``, see `helpers.start`.
 
-    unit: bool = False
+    ============ =======================================================
+    ``logit``     the target's logit
+    ``one``       1 at the target
+    ``others``    ``1 / (C - 1)`` at each of the C classes but the target
+    ``contrast``  1 at the target, ``-1 / C`` elsewhere
+    ============ =======================================================
+    """
+
+    kind: str = "logit"
     levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
     helpers: ClassVar[tuple[str, ...]] = ("start",)
 
+    KNOWN: ClassVar[tuple[str, ...]] = ("logit", "one", "others", "contrast")
+
     def run(self, logits: torch.Tensor, target: torch.Tensor | None) -> torch.Tensor:
-        return helpers.start(logits, target, self.unit)
+        return helpers.start(logits, target, self.kind)
 
     def sign(self, *signs: Sign) -> Sign:
         return Sign.MIXED
 
+    def verify(self, *shapes: Shape) -> str | None:
+        return None if self.kind in self.KNOWN else f"relevance can't start as {self.kind!r}"
+
     def source(self, *operands: str) -> str:
-        return f"start({', '.join(operands)}{', unit=True' if self.unit else ''})"
+        return f"start({', '.join(operands)}, {self.kind!r})"
 
     def onnx(self, graph: Any, *operands: Any) -> Any:
         logits, target = operands
-        classes = graph.integers(range(graph.shape(logits)[1]))
+        count = graph.shape(logits)[1]
         column = graph.node("Unsqueeze", target, graph.integers([1]))
-        chosen = graph.node("Equal", column, graph.node("Unsqueeze", classes, graph.integers([0])))
-        zero = graph.number(0.0, like=logits)
-        return graph.node(
-            "Where", chosen, graph.number(1.0, like=logits) if self.unit else logits, zero
+        row = graph.node("Unsqueeze", graph.integers(range(count)), graph.integers([0]))
+        at_target, elsewhere = {
+            "logit": (logits, 0.0),
+            "one": (1.0, 0.0),
+            "others": (0.0, 1.0 / max(count - 1, 1)),
+            "contrast": (1.0, -1.0 / count),
+        }[self.kind]
+        values = (
+            graph.number(value, like=logits) if isinstance(value, float) else value
+            for value in (at_target, elsewhere)
         )
+        return graph.node("Where", graph.node("Equal", column, row), *values)

@@ -16,7 +16,7 @@ from graphprop.errors import MethodError, nearest
 from graphprop.network import Network, where
 from graphprop.ops import BatchNorm
 from graphprop.ops.pool import Pooling
-from graphprop.passes.tag_roles import ROLES, matches
+from graphprop.passes.tag_roles import ROLES, live_operands, matches
 from graphprop.rules.registry import BoundRule, Method, find_rule
 
 BATCH_NORM_RULES = {"affine": "affine", "compensate": "compensate"}
@@ -54,13 +54,29 @@ def assign_rules(
                 f"the rule pattern {pattern!r} matches no layer: {nearest(pattern, known)}"
             )
         chosen.append((named, bound(rule, parameters)))
-    for node in network.layers:
+    reached = {network.output.args[0]}
+    for node in reversed(network.layers):
+        node.meta["rule"] = None
+        if node not in reached or is_beside(node, network, method):
+            continue
         hits = [rule for named, rule in chosen if node in named]
-        if "gate" in node.meta["roles"]:
-            node.meta["rule"] = None
-        else:
-            node.meta["rule"] = hits[0] if hits else from_method(node, method, parameters)
+        found = hits[0] if hits else from_method(node, method, parameters)
+        if found.rule.everywhere:
+            node.meta["signal"] = live_operands(node)
+        node.meta["rule"] = found
+        reached |= {node.args[index] for index in node.meta["signal"]}
     return network
+
+
+def is_beside(node: fx.Node, network: Network, method: Method) -> bool:
+    """Whether no flow passes a layer that relevance could reach.
+
+    That is so beside the way to the layer where a method makes its map, and, where the map is what
+    it ends with, before that layer.
+    """
+    if network.middle is None or node.meta["above"]:
+        return False
+    return not (method.goes_on and node.meta["below"])
 
 
 def layers_named(pattern: str, network: Network) -> list[fx.Node]:
@@ -96,6 +112,10 @@ def applies(pattern: str, node: fx.Node, parameters: Mapping[str, Any]) -> bool:
     """Whether an entry of a method's table is meant for a layer."""
     if pattern == "*":
         return bool(node.target.weighted)
+    if pattern == "**":
+        return True
+    if pattern == "above":
+        return bool(node.meta["above"])
     if pattern in ROLES:
         return pattern in node.meta["roles"]
     if pattern.startswith("depth:"):

@@ -17,6 +17,7 @@ from graphprop.lower import lower
 from graphprop.network import Network, show, verify
 from graphprop.passes.assign_rules import RuleMap, assign_rules
 from graphprop.passes.canonicalise import canonicalise
+from graphprop.passes.find_layer import find_layer
 from graphprop.passes.fold_batchnorm import fold_batchnorm
 from graphprop.passes.infer_signs import infer_signs
 from graphprop.passes.join_sums import join_sums
@@ -87,6 +88,7 @@ def analysis_steps(
         ("join_sums", join_sums),
         ("fold_batchnorm", lambda n: fold_batchnorm(n, parameters["batch_norm"])),
         ("tag_roles", lambda n: tag_roles(n, roles)),
+        ("find_layer", lambda n: find_layer(n, method, parameters)),
         ("infer_signs", infer_signs),
         ("assign_rules", lambda n: assign_rules(n, method, parameters, rules)),
     ]
@@ -95,7 +97,7 @@ def analysis_steps(
 def lowering_steps(pipeline: Pipeline, method: Method, parameters: Mapping[str, Any]) -> list[Step]:
     """The passes from there to the simplified graph of the explainer."""
     return [
-        ("lower", lambda n: lower(n, method, parameters.get("start", "logit"))),
+        ("lower", lambda n: lower(n, method, parameters)),
         ("simplify", pipeline.simplify),
     ]
 

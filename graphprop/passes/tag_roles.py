@@ -86,13 +86,18 @@ def primary_role(roles: frozenset[str]) -> str:
     return next((role for role in ROLES if role in roles), "")
 
 
-def signal_operands(node: fx.Node) -> tuple[int, ...]:
-    """The operands of a node that relevance flows to."""
-    live = tuple(
+def live_operands(node: fx.Node) -> tuple[int, ...]:
+    """The operands of a node that depend on the input."""
+    return tuple(
         index
         for index, argument in enumerate(node.args)
         if isinstance(argument, fx.Node) and argument.meta["batched"]
     )
+
+
+def signal_operands(node: fx.Node) -> tuple[int, ...]:
+    """The operands of a node that relevance flows to."""
+    live = live_operands(node)
     if isinstance(node.target, Divide):
         return (0,) if 0 in live else ()
     if isinstance(node.target, Multiply) and len(live) == 2:

@@ -1,6 +1,6 @@
 """Rules (mathematics) and methods (tables of rules)."""
 
-from graphprop.rules import lrp, methods, rap, structure
+from graphprop.rules import comparisons, lrp, methods, rap, structure
 from graphprop.rules.registry import (
     METHODS,
     RULES,
@@ -21,6 +21,7 @@ __all__ = [
     "Layer",
     "Method",
     "Rule",
+    "comparisons",
     "find_method",
     "find_rule",
     "lrp",

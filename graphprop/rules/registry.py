@@ -11,10 +11,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphprop.errors import MethodError, nearest
 from graphprop.ops import Operator, Shape
+
+if TYPE_CHECKING:
+    from graphprop.sampling import Samples
 
 RuleFunction = Callable[..., Any]
 Table = Sequence[tuple[str, str] | tuple[str, str, Mapping[str, Any]]]
@@ -37,8 +40,14 @@ class Layer:
         The user's name for the layer, for messages.
     signal
         For an operator where values meet: which of its operands relevance flows to.
-    constants
-        The operands behind the first.
+    operands
+        All of them, as the layer is called.
+    reference
+        The operands where the model's input is the method's baseline, if it has one.
+    budget
+        The relevance that the layer's own is measured against, in methods that keep count of it.
+    image
+        The shape of the model's input.
     final
         Whether the layer's result is the model's output.
     before
@@ -51,7 +60,10 @@ class Layer:
     shapes: Sequence[Shape] = ()
     label: str = "layer"
     signal: tuple[int, ...] = (0,)
-    constants: tuple[Any, ...] = ()
+    operands: tuple[Any, ...] = ()
+    reference: tuple[Any, ...] = ()
+    budget: Any = None
+    image: Shape = ()
     final: bool = True
     before: Operator | None = None
     rename: Callable[[Any, str, bool], Any] | None = None
@@ -63,7 +75,13 @@ class Layer:
         shapes = [(-1, *operand.shape[1:]) for operand in operands]
         if weight is not None:
             shapes[1] = tuple(weight.shape)
-        return cls(operator, weight, bias, shapes, signal=tuple(range(len(operands))))
+        signal = tuple(range(len(operands)))
+        return cls(operator, weight, bias, shapes, signal=signal, operands=operands)
+
+    @property
+    def constants(self) -> tuple[Any, ...]:
+        """The operands behind the first."""
+        return self.operands[1:]
 
     def op(self, x: Any, w: Any = None) -> Any:
         """Apply the layer without bias: ``op(x, w)``."""
@@ -100,6 +118,8 @@ class Rule:
     name: str
     function: RuleFunction
     parameters: Mapping[str, Any]
+    everywhere: bool = False
+    """Whether it reaches every operand that depends on the input: gates, too."""
 
     @property
     def summary(self) -> str:
@@ -166,9 +186,28 @@ class Method:
         The strategy: ``merge``, ``pass``, ``affine`` or ``compensate``.
     flows
         ``(name, parameters)`` of each flow of relevance. The flows run separately and are added
-        up at the input; a flow's parameters reach every rule that has them.
+        up where they end; a flow's parameters reach every rule that has them.
     switches
         Parameter -> the parameters that it sets when it is true.
+    start
+        What relevance starts as, see `graphprop.ops.Start`, unless a parameter or a flow says so.
+    layer
+        Where the flows end: at the input (None), or at the layer that the parameter ``layer``
+        names; then this is its default, see `passes.find_layer`.
+    at_layer
+        The rule that makes what the flows bring to that layer the map, or what goes on from there.
+        Where there are several flows, it gets a tuple.
+    goes_on
+        Whether relevance goes on from that layer to the input, by the table.
+    at_input
+        The rule that makes what arrives at the input the map.
+    besides
+        The rule that says what each layer adds to the map.
+    budgets
+        Whether each layer is told how much relevance its own is measured against.
+    samples
+        Which inputs to explain in place of the given one, and with what weights: a function of
+        the method's parameters and the shape of an input that returns `graphprop.sampling.Samples`.
     """
 
     name: str
@@ -179,18 +218,33 @@ class Method:
     source: str = ""
     flows: Sequence[tuple[str, Mapping[str, Any]]] = (("", MappingProxyType({})),)
     switches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    start: str = "logit"
+    layer: str | None = None
+    at_layer: str | None = None
+    goes_on: bool = False
+    at_input: str | None = None
+    besides: str | None = None
+    budgets: bool = False
+    samples: Callable[[Mapping[str, Any], Shape], Samples] | None = None
+
+    @property
+    def flow_names(self) -> tuple[str, ...]:
+        """The names of all flows, that which goes on from a layer among them."""
+        names = tuple(name for name, _ in self.flows)
+        return names if not self.goes_on or "" in names else (*names, "")
 
 
 RULES: dict[str, Rule] = {}
 METHODS: dict[str, Method] = {}
 
 
-def rule(name: str | RuleFunction | None = None) -> Any:
+def rule(name: str | RuleFunction | None = None, *, everywhere: bool = False) -> Any:
     """Register a function ``(layer, x, r, *, parameter=default ...) -> relevance of x`` as a rule.
 
     Use as ``@rule`` (named like the function) or ``@rule("name")``. The function computes with
     ``layer.op``, ``layer.opT``, arithmetic and the functions of `graphprop.ops`; it is run on
-    tensors by tests and on graph values by the compiler.
+    tensors by tests and on graph values by the compiler. With ``everywhere`` it returns something
+    for each operand that depends on the input, as the gradient does, gates among them.
 
     Raises
     ------
@@ -198,11 +252,11 @@ def rule(name: str | RuleFunction | None = None) -> Any:
         If the function doesn't take ``(layer, x, r)`` and keyword-only parameters with defaults.
     """
     if callable(name):
-        return _register_rule(name.__name__, name)
-    return lambda function: _register_rule(name or function.__name__, function)
+        return _register_rule(name.__name__, name, everywhere)
+    return lambda function: _register_rule(name or function.__name__, function, everywhere)
 
 
-def _register_rule(name: str, function: RuleFunction) -> RuleFunction:
+def _register_rule(name: str, function: RuleFunction, everywhere: bool) -> RuleFunction:
     positional, parameters = [], {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
@@ -213,7 +267,7 @@ def _register_rule(name: str, function: RuleFunction) -> RuleFunction:
         raise MethodError(
             f"the rule {name!r} must take (layer, x, r) and keyword-only parameters with defaults"
         )
-    RULES[name] = Rule(name, function, MappingProxyType(parameters))
+    RULES[name] = Rule(name, function, MappingProxyType(parameters), everywhere)
     return function
 
 
@@ -222,25 +276,24 @@ def method(
     table: Table,
     *,
     parameters: Mapping[str, Any] | None = None,
-    batch_norm: str = "merge",
-    summary: str = "",
-    source: str = "",
-    flows: Sequence[tuple[str, Mapping[str, Any]]] = (("", MappingProxyType({})),),
     switches: Mapping[str, Mapping[str, Any]] | None = None,
+    **fields: Any,
 ) -> Method:
-    """Register a method, see `Method`; it can then be named in `graphprop.compile`."""
-    for _, rule_name, *_rest in table:
-        find_rule(rule_name)
+    """Register a method; it can then be named in `graphprop.compile`.
+
+    The arguments are the fields of `Method`.
+    """
     made = Method(
         name,
         tuple(table),
-        dict(parameters or {}),
-        batch_norm,
-        summary,
-        source,
-        tuple(flows),
-        dict(switches or {}),
+        parameters=dict(parameters or {}),
+        switches=dict(switches or {}),
+        **fields,
     )
+    named = (entry[1] for entry in made.table)
+    for rule_name in (*named, made.at_layer, made.at_input, made.besides):
+        if rule_name is not None:
+            find_rule(rule_name)
     METHODS[name] = made
     return made
 

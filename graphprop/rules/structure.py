@@ -8,8 +8,6 @@ from graphprop.errors import MethodError
 from graphprop.ops import (
     Add,
     Cat,
-    Item,
-    Route,
     Subtract,
     absolute,
     divide_or_zero,
@@ -38,8 +36,7 @@ def rearrange(layer: Layer, x: Any, r: Any) -> Any:
 @rule
 def winner(layer: Layer, x: Any, r: Any) -> Any:
     """All relevance to the largest entry of each window, the first one on ties."""
-    indices = Item(1)(layer.operator.with_indices(x))
-    return Route(tuple(x.shape[2:]))(r, indices)
+    return layer.operator.gradient(r, (x,), (x.shape,))[0]
 
 
 @rule

@@ -1,0 +1,104 @@
+"""Find the layer at which a method makes its map: the user's choice, or by the way of relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import networkx as nx
+from torch import fx
+
+from graphprop.errors import MethodError, nearest
+from graphprop.network import Network, shape_of
+from graphprop.ops.pool import Pooling
+from graphprop.ops.shape import Rearrangement, Sum
+from graphprop.passes.tag_roles import matches, signal_flow
+from graphprop.rules.registry import Method
+
+LAST_SPATIAL = "last spatial"
+BELOW_LOGITS = "below logits"
+
+
+def find_layer(network: Network, method: Method, parameters: Mapping[str, Any]) -> Network:
+    """Mark the layer where a method's flows end, what lies above it, and what below.
+
+    The parameter ``layer`` names it: a path or label (of a module with several layers, the last),
+    ``"last spatial"``: the last value with places that all relevance passes, before the
+    classifier's own pooling or flattening; or ``"below logits"``: what the logit layer reads.
+
+    Raises
+    ------
+    MethodError
+        If there is no such layer, or relevance passes it by.
+    """
+    for node in network.layers:
+        node.meta.update(middle=False, above=False, below=False)
+    if method.layer is None:
+        return network
+    flow = signal_flow(network)
+    wanted = str(parameters["layer"])
+    if wanted == LAST_SPATIAL:
+        middle = last_spatial(network, flow)
+    elif wanted == BELOW_LOGITS:
+        middle = below_logits(network)
+    else:
+        middle = named(wanted, network)
+    if middle not in flow or network.output not in nx.descendants(flow, middle):
+        raise MethodError(f"no relevance passes the layer {middle.meta['label']!r}")
+    if middle is network.output.args[0]:
+        raise MethodError("the map can't be made at the logits: name a layer in front of them")
+    above, below = nx.descendants(flow, middle), nx.ancestors(flow, middle)
+    for node in network.layers:
+        node.meta.update(above=node in above, below=node is middle or node in below)
+    middle.meta["middle"] = True
+    network.notes.append(f"the map is made at {middle.meta['label']}, of {shape_text(middle)}")
+    return network
+
+
+def shape_text(node: fx.Node) -> str:
+    """A value's shape in words."""
+    return "shape (" + ", ".join(map(str, shape_of(node)[1:])) + ")"
+
+
+def named(wanted: str, network: Network) -> fx.Node:
+    """The last layer of the module, or with the label, that the user names."""
+    found = [node for node in network.layers if matches(wanted, node)]
+    found = found or [n for n in network.layers if n.meta["path"].startswith(f"{wanted}.")]
+    if not found:
+        known = {node.meta["label"] for node in network.layers}
+        raise MethodError(f"there is no layer {wanted!r}: {nearest(wanted, known)}")
+    return found[-1]
+
+
+def last_spatial(network: Network, flow: nx.DiGraph) -> fx.Node:
+    """The last value with places that all relevance passes, before pooling and flattening."""
+    (image,) = network.inputs
+    dominators = nx.immediate_dominators(flow.reverse(copy=False), network.output)
+    way = chain(dominators, image)
+    heads = {node for node in flow if "dense_head" in node.meta.get("roles", ())}
+    for node in reversed(way):
+        if node.op != "call_function" or nx.ancestors(flow, node) & heads or node in heads:
+            continue
+        passing = isinstance(node.target, Pooling | Rearrangement | Sum)
+        if len(shape_of(node)) > 2 and not passing:
+            return node
+    raise MethodError(
+        "the network has no layer with places that all relevance passes: name one by layer=PATH"
+    )
+
+
+def chain(dominators: Mapping[fx.Node, fx.Node], start: fx.Node) -> list[fx.Node]:
+    """The nodes that every way from one node to the end passes, in order."""
+    way = [start]
+    while dominators.get(way[-1]) not in (None, way[-1]):
+        way.append(dominators[way[-1]])
+    return [node for node in way if node.op != "output"]
+
+
+def below_logits(network: Network) -> fx.Node:
+    """What the logit layer reads."""
+    for node in reversed(network.weighted):
+        source = node.args[0]
+        if "logits" in node.meta["roles"] and source.op == "call_function":
+            return source
+    raise MethodError("the logit layer reads the input itself: there is no layer in front of it")

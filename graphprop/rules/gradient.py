@@ -1,0 +1,214 @@
+"""The gradient as a rule, its relatives, and the maps that are made of it (methods.md, section 5).
+
+What a rule named here returns reaches every operand that depends on the input, gates and
+denominators among them. The rules at the end make a map of what arrives at a layer or at the input.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from graphprop.errors import MethodError
+from graphprop.ops import (
+    Activation,
+    AdaptiveAvgPool,
+    AdaptiveMaxPool,
+    AddBias,
+    BatchNorm,
+    Divide,
+    Item,
+    MaxPool,
+    Multiply,
+    Reshape,
+    Route,
+    Sum,
+    Upsample,
+    absolute,
+    divide_or_zero,
+    keep_where,
+    largest,
+    positive,
+    smallest,
+)
+from graphprop.rules.registry import Layer, rule
+
+
+def carried_back(layer: Layer, r: Any) -> tuple[Any, ...]:
+    """The vector-Jacobian product of r, for the operands that depend on the input."""
+    if layer.weight is not None:
+        return (layer.opT(layer.weight, r),)
+    parts = layer.operator.gradient(r, layer.operands, layer.shapes)
+    return tuple(parts[index] for index in layer.signal)
+
+
+@rule(everywhere=True)
+def gradient(layer: Layer, x: Any, r: Any) -> Any:
+    """The vector-Jacobian product; ReLU gates by x > 0 (Simonyan et al. 2014, eq. 4)."""
+    return carried_back(layer, r)
+
+
+@rule(everywhere=True)
+def guided(layer: Layer, x: Any, r: Any) -> Any:
+    """What is positive, where a ReLU was active: ``r+ where x > 0`` (Springenberg et al. 2015)."""
+    return (keep_where(x, ">", positive(r)),)
+
+
+@rule(everywhere=True)
+def deconvnet(layer: Layer, x: Any, r: Any) -> Any:
+    """What is positive, through a ReLU whatever it saw: ``r+`` (Zeiler and Fergus 2014)."""
+    return (positive(r),)
+
+
+@rule(everywhere=True)
+def deeplift(layer: Layer, x: Any, r: Any, *, nearest: float = 1e-7) -> Any:
+    """DeepLIFT's rescale rule: multipliers ``dy / dx`` (Shrikumar et al. 2017, eq. 12).
+
+    dx and dy are how far a non-linearity's input and result are from where the baseline puts them;
+    where ``|dx|`` is below ``nearest``, the derivative stands for the quotient. A product of two
+    values has the other factor's mean as multiplier, a max pool passes ``max(y, y0) - y0`` to the
+    winner and ``y - max(y, y0)`` to the baseline's. Norms have their derivative.
+    """
+    operator = layer.operator
+    if isinstance(operator, Activation):
+        return (rescaled(layer, x, r, nearest),)
+    if isinstance(operator, MaxPool | AdaptiveMaxPool):
+        return (rescaled_maximum(layer, x, r, nearest),)
+    if len(layer.signal) == 2 and isinstance(operator, Multiply | Divide):
+        (a, b), (a0, b0) = layer.operands, layer.reference
+        if isinstance(operator, Multiply):
+            return r * (b + b0) * 0.5, r * (a + a0) * 0.5
+        return r * (1.0 / b + 1.0 / b0) * 0.5, -r * (a + a0) * 0.5 / (b * b0)
+    if isinstance(operator, Divide) and layer.signal == (1,):
+        b, b0 = layer.operands[1], layer.reference[1]
+        return (-r * layer.operands[0] / (b * b0),)
+    return carried_back(layer, r)
+
+
+def rescaled(layer: Layer, x: Any, r: Any, nearest: float) -> Any:
+    """``r * dy / dx`` through a non-linearity."""
+    parameters = layer.operands[1:]
+    dx = x - layer.reference[0]
+    dy = layer.operator(x, *parameters) - layer.operator(layer.reference[0], *parameters)
+    return chosen(dx, divide_or_zero(r * dy, far(dx, nearest)), carried_back(layer, r)[0], nearest)
+
+
+def rescaled_maximum(layer: Layer, x: Any, r: Any, nearest: float) -> Any:
+    """What a max pool's multipliers come to, at its winners and at the baseline's."""
+    x0 = x * 0.0 + layer.reference[0]  # as many as there are samples
+    y, indices = (Item(index)(layer.operator.with_indices(x)) for index in (0, 1))
+    y0, indices0 = (Item(index)(layer.operator.with_indices(x0)) for index in (0, 1))
+    above = y0 + positive(y - y0)
+    route = Route(tuple(x.shape[2:]))
+    moved = route(r * (above - y0), indices) + route(r * (y - above), indices0)
+    dx = x - x0
+    return chosen(dx, divide_or_zero(moved, far(dx, nearest)), route(r, indices), nearest)
+
+
+def far(dx: Any, nearest: float) -> Any:
+    """Dx where it isn't too small to be divided by, else 0."""
+    return keep_where(absolute(dx) - nearest, ">=", dx)
+
+
+def chosen(dx: Any, quotient: Any, derivative: Any, nearest: float) -> Any:
+    """The quotient, or the derivative where dx is too small."""
+    return quotient + keep_where(absolute(dx) - nearest, "<", derivative)
+
+
+@rule(everywhere=True)
+def bias_map(layer: Layer, x: Any, r: Any) -> Any:
+    """What a layer's bias adds to FullGrad's map: ``psi(b * df/dy)``; none where it has no place.
+
+    psi takes the size, rescales it to [0, 1] per sample, enlarges it to the image, and sums over
+    channels (Srinivas and Fleuret 2019, eqs. 5-6; the last layers' biases have no place and are
+    left out, as in the authors' code).
+    """
+    if len(r.shape) <= 2:
+        return None
+    bias = layer.operands[2] if isinstance(layer.operator, BatchNorm) else layer.bias
+    if bias is None:
+        return None
+    axis = getattr(layer.operator, "channel_axis", 1)
+    return psi(layer, r * Reshape(AddBias(axis).bias_shape(len(r.shape)))(bias))
+
+
+def psi(layer: Layer, r: Any) -> Any:
+    """FullGrad's psi: see `bias_map`."""
+    size = absolute(r)
+    low = smallest(size)
+    rescaled = divide_or_zero(size - low, largest(size - low))
+    return Sum((1,))(resized(rescaled, layer, "linear", align=True))
+
+
+def resized(x: Any, layer: Layer, mode: str, *, align: bool = False) -> Any:
+    """A map at the size of the model's input."""
+    size = tuple(layer.image[2:])
+    if len(size) != len(x.shape) - 2:
+        raise MethodError(
+            f"a value of shape {tuple(x.shape)} can't be enlarged to the input's {layer.image}"
+        )
+    return x if tuple(x.shape[2:]) == size else Upsample(mode, size, align and min(size) > 1)(x)
+
+
+# Maps
+
+
+@rule
+def times_input(layer: Layer, x: Any, r: Any) -> Any:
+    """The map ``x * r``."""
+    return x * r
+
+
+@rule
+def times_difference(layer: Layer, x: Any, r: Any) -> Any:
+    """The map ``(x - baseline) * r``."""
+    return (x - layer.reference[0]) * r
+
+
+@rule
+def full_gradient(layer: Layer, x: Any, r: Any) -> Any:
+    """FullGrad's part of the input: ``psi(x * df/dx)`` (Srinivas and Fleuret 2019, eq. 6)."""
+    return psi(layer, x * r)
+
+
+@rule
+def gradient_cam(layer: Layer, x: Any, r: Any, *, upsample: str = "none") -> Any:
+    """Grad-CAM: ``relu(sum_c A_c mean_hw(dy/dA_c))`` (Selvaraju et al. 2017, eqs. 1-2).
+
+    The map has the size of the layer, ``[N, 1, h, w]``, or with ``upsample="linear"`` or
+    ``"nearest"`` that of the image.
+    """
+    return enlarged(layer, positive(weighted_sum(x, r)), upsample)
+
+
+@rule
+def relevance_cam(layer: Layer, x: Any, r: Any, *, upsample: str = "none") -> Any:
+    """Relevance-CAM: ``sum_c A_c mean_hw(R_c)`` (Lee et al. 2021, eqs. 8-9); sizes as Grad-CAM."""
+    return enlarged(layer, weighted_sum(x, r), upsample)
+
+
+def weighted_sum(x: Any, r: Any) -> Any:
+    """``sum_c x_c mean_hw(r_c)``."""
+    return Sum((1,))(x * places_mean(layer_of_places(x, r), r))
+
+
+def layer_of_places(x: Any, r: Any) -> int:
+    """How many places a layer's value has; one without any makes no map."""
+    if len(x.shape) <= 2:
+        raise MethodError(
+            f"a value of shape ('N', {', '.join(map(str, x.shape[1:]))}) has no places to make a "
+            "map of: choose a layer in front of the flattening"
+        )
+    return prod(x.shape[2:])
+
+
+def places_mean(count: int, r: Any) -> Any:
+    """The mean over all places, for each channel."""
+    return AdaptiveAvgPool((1,) * (len(r.shape) - 2))(r)
+
+
+def enlarged(layer: Layer, r: Any, upsample: str) -> Any:
+    """A map as it is, or at the image's size."""
+    if upsample not in ("none", "linear", "nearest"):
+        raise MethodError(f"upsample is 'none', 'linear' or 'nearest', not {upsample!r}")
+    return r if upsample == "none" else resized(r, layer, upsample)

@@ -1,0 +1,100 @@
+"""Gradient hedging (methods.md, section 4). Every sum runs over one sample.
+
+Below the layer where it begins, relevance comes with a budget tau: what the positive and the
+negative entries of a layer's relevance are normalised to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphprop.errors import MethodError
+from graphprop.ops import (
+    Linear,
+    LinearTranspose,
+    Subtract,
+    absolute,
+    divide_or_zero,
+    keep_where,
+    negative,
+    ones_like,
+    positive,
+    total,
+)
+from graphprop.rules.gradient import layer_of_places, places_mean
+from graphprop.rules.registry import Layer, rule
+
+LEAST = 1e-9
+"""What an average pooling adds to its inputs, so that none of them is zero."""
+
+
+@rule
+def hedge_start(layer: Layer, x: Any, r: Any) -> Any:
+    """The initial map: ``G / |sum G|`` with ``G = x mean_hw(dy/dx)`` (Nam and Lee, eq. 3).
+
+    Where sum G is 0, the denominator is sum |G|; where that is 0, too, the map is.
+    """
+    g = x * places_mean(layer_of_places(x, r), r)
+    size = absolute(total(g))
+    return divide_or_zero(g, size + keep_where(size, "==", total(absolute(g))))
+
+
+@rule
+def hedge(layer: Layer, x: Any, r: Any, *, gamma: float = 1.0) -> Any:
+    """Hedging at a layer with weights, bias ignored (Nam and Lee, eqs. 5-8).
+
+    ``J(x+, |w|, gamma P + N) + J(alpha, |w|, P) + J(beta, |w|, N) - alpha tau / sum alpha`` with
+    ``P = tau R+ / sum R+``, ``N = -tau R- / sum R-``, ``alpha = [x > 0]`` and ``beta = [x <= 0]``.
+    A layer that looks at one place at a time has gamma 1 and no shift.
+    """
+    if not 1 <= gamma <= 2:
+        raise MethodError(f"gamma lies between 1 and 2, not {gamma:g}")
+    tau, w = layer.budget, absolute(layer.weight)
+    above, below = positive(r), negative(r)
+    p = layer.named("positive", above * divide_or_zero(tau, total(above)))
+    n = layer.named("negative", below * divide_or_zero(tau, total(-below)))
+    active = keep_where(x, ">", ones_like(x))
+    idle = keep_where(x, "<=", ones_like(x))
+    pointwise = is_pointwise(layer)
+    first = (p if pointwise else gamma * p) + n
+    spread = proportional_to(layer, positive(x), w, first)
+    spread = spread + proportional_to(layer, active, w, p) + proportional_to(layer, idle, w, n)
+    if pointwise:
+        return spread
+    shift = layer.named("shift", divide_or_zero(tau, total(active)))
+    return spread - active * shift
+
+
+def proportional_to(layer: Layer, a: Any, v: Any, r: Any) -> Any:
+    """``J(a, v, r)``."""
+    return a * layer.opT(v, divide_or_zero(r, layer.op(a, v)))
+
+
+def is_pointwise(layer: Layer) -> bool:
+    """Whether a layer looks at one place at a time: dense, or every kernel size 1."""
+    if isinstance(layer.operator, Linear | LinearTranspose):
+        return True
+    return all(length == 1 for length in layer.weight.shape[2:])
+
+
+@rule
+def hedge_share(layer: Layer, x: Any, r: Any) -> Any:
+    """Residual add: ``x+ / sum x+`` of R to each branch, an even split where no x is positive."""
+    if len(layer.signal) == 1:
+        return (r,)
+    branches = [positive(x[index]) for index in layer.signal]
+    if isinstance(layer.operator, Subtract):
+        branches[1] = positive(-x[1])
+    whole = branches[0]
+    for branch in branches[1:]:
+        whole = whole + branch
+    even = keep_where(whole, "==", r) * (1.0 / len(branches))
+    q = divide_or_zero(r, whole)
+    return tuple(branch * q + even for branch in branches)
+
+
+@rule
+def hedge_average(layer: Layer, x: Any, r: Any) -> Any:
+    """Averages, sums and resizing: in proportion to ``max(x, 0) + 1e-9``."""
+    a = positive(x) + LEAST
+    return a * layer.opT(None, divide_or_zero(r, layer.op(a)))

@@ -1,0 +1,139 @@
+"""Maps that are a weighted mean over many inputs made from the given one.
+
+Integrated gradients walk from a baseline to the input, SmoothGrad adds noise to it. Both explain
+``scale_k * x + offset_k`` for each k and add the results up by weights. The points are explained in
+chunks, each one batch, so that memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphprop.errors import MethodError
+from graphprop.ops.base import Shape
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Which points to explain in place of an input x, and what their maps count.
+
+    Attributes
+    ----------
+    scale, weight
+        ``[K]``.
+    offset
+        ``[K, ...]``: what is added to ``scale_k * x``, of the rank of x.
+    chunk
+        How many points of an input are explained at a time.
+    baseline
+        ``[1, ...]``: the mean is multiplied by ``x - baseline``; None: it is the map.
+    """
+
+    scale: torch.Tensor
+    offset: torch.Tensor
+    weight: torch.Tensor
+    chunk: int
+    baseline: torch.Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """How many points there are."""
+        return len(self.scale)
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors by the names they are stored under."""
+        found = {
+            "sample_scale": self.scale,
+            "sample_offset": self.offset,
+            "sample_weight": self.weight,
+        }
+        return found if self.baseline is None else {**found, "sample_baseline": self.baseline}
+
+    def mean(
+        self,
+        x: torch.Tensor,
+        target: torch.Tensor,
+        explain: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """Compute the map: ``explain`` returns the relevance of a batch of points."""
+        scale, offset, weight = (
+            tensor.to(x.dtype) for tensor in (self.scale, self.offset, self.weight)
+        )
+        column = (-1, *[1] * x.dim())
+        result = torch.zeros_like(x)
+        for first in range(0, self.count, self.chunk):
+            rows = slice(first, first + self.chunk)
+            points = scale[rows].reshape(column) * x + offset[rows].unsqueeze(1)
+            repeated = target.expand(len(points), *target.shape).flatten(0, 1)
+            found = explain(points.flatten(0, 1), repeated).reshape(points.shape)
+            result = result + (weight[rows].reshape(column) * found).sum(0)
+        return result if self.baseline is None else result * (x - self.baseline.to(x.dtype))
+
+
+def at_least_one(name: str, number: Any) -> int:
+    """Refuse a number of points that is none."""
+    if number < 1 or number != int(number):
+        raise MethodError(f"{name} is a whole number from 1 on, not {number}")
+    return int(number)
+
+
+def baseline_of(given: Any, shape: Shape) -> torch.Tensor:
+    """A baseline as a tensor ``[1, ...]``: from a number, one per channel, or a whole input."""
+    baseline = torch.as_tensor(given, dtype=torch.float64)
+    if baseline.dim() == 1:
+        baseline = baseline.reshape(-1, *[1] * (len(shape) - 2))
+    while baseline.dim() < len(shape):
+        baseline = baseline.unsqueeze(0)
+    fits = baseline.dim() == len(shape) and all(
+        length in (1, wanted) for length, wanted in zip(baseline.shape[1:], shape[1:], strict=True)
+    )
+    if not fits or len(baseline) != 1:
+        raise MethodError(
+            "a baseline is a number, a number per channel or a tensor of the shape of one input, "
+            f"{tuple(shape[1:])}, not {tuple(torch.as_tensor(given).shape)}"
+        )
+    return baseline
+
+
+def path(parameters: Mapping[str, Any], shape: Shape) -> Samples:
+    """Points on the straight way from the baseline to x (Sundararajan et al. 2017, eq. 3)."""
+    steps = at_least_one("steps", parameters["steps"])
+    places, weights = quadrature(parameters["quadrature"], steps)
+    baseline = baseline_of(parameters["baseline"], shape)
+    offset = (1.0 - places).reshape(-1, *[1] * (len(shape) - 1)) * baseline
+    chunk = at_least_one("chunk", parameters["chunk"])
+    return Samples(places, offset, weights, chunk, baseline)
+
+
+def quadrature(name: str, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places between 0 and 1 and their weights, which sum to 1."""
+    grid = torch.arange(steps, dtype=torch.float64)
+    even = torch.full((steps,), 1.0 / steps, dtype=torch.float64)
+    if name == "gauss-legendre":
+        places, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(steps))
+        return (places + 1.0) / 2.0, weights / 2.0
+    known = {"left": grid, "middle": grid + 0.5, "right": grid + 1.0}
+    if name in known:
+        return known[name] / steps, even
+    choices = ", ".join(map(repr, ("gauss-legendre", *known)))
+    raise MethodError(f"quadrature is one of {choices}, not {name!r}")
+
+
+def noise(parameters: Mapping[str, Any], shape: Shape) -> Samples:
+    """Copies of x with Gaussian noise of standard deviation sigma, drawn once."""
+    n, sigma = at_least_one("n", parameters["n"]), parameters["sigma"]
+    if not sigma >= 0:
+        raise MethodError(f"sigma, the standard deviation of the noise, is not {sigma}")
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = torch.randn(n, *shape[1:], generator=generator)
+    even = torch.full((n,), 1.0 / n, dtype=torch.float64)
+    chunk = at_least_one("chunk", parameters["chunk"])
+    return Samples(torch.ones(n), drawn * sigma, even, chunk)
