@@ -119,7 +119,7 @@ def write_files(explainer: CompiledExplainer, folder: Path, *, onnx: bool) -> No
     """Write the generated module, its weights, and ONNX; not the manifest."""
     (folder / "explainer.py").write_bytes(explainer.source.encode("ascii"))
     weights = folder / "weights.safetensors"
-    save_file(storable(explainer.legal.tensors), weights)
+    save_file(storable(explainer.legal.stored), weights)
     # safetensors lets nobody else read what it writes
     shutil.copymode(folder / "explainer.py", weights)
     if onnx:
@@ -158,6 +158,7 @@ def manifest_of(explainer: CompiledExplainer, folder: Path, report: Report | Non
         "rules": plain(explainer.rules),
         "roles": plain(explainer.roles),
         "input_shape": list(explainer.input_shape),
+        "relevance_shape": list(explainer.relevance_shape),
         "classes": explainer.classes,
         "layers": layer_entries(explainer),
         "onnx_names": onnx_names(explainer),

@@ -124,7 +124,7 @@ class CompiledExplainer(nn.Module):
         self.record_patterns = tuple(record)
         self.generated = self._print()
         self.source = self.generated.source
-        self.module = run_source(self.source)(self.legal.tensors)
+        self.module = run_source(self.source)(self.legal.stored)
 
     def _print(self) -> PythonModule:
         from graphprop import __version__
@@ -156,7 +156,7 @@ class CompiledExplainer(nn.Module):
         logits
             ``[N, classes]``, the model's own.
         relevance
-            Of the shape of x.
+            Of the shape of x, or, by a method whose map is made at a layer, `relevance_shape`.
 
         Raises
         ------
@@ -197,6 +197,12 @@ class CompiledExplainer(nn.Module):
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input, without the batch."""
         return shape_of(self.network.inputs[0])[1:]
+
+    @property
+    def relevance_shape(self) -> tuple[int, ...]:
+        """The shape of one map, without the batch."""
+        output: Any = self.lowered.output.args[0]
+        return shape_of(output[1])[1:]
 
     @property
     def classes(self) -> int:

@@ -64,3 +64,28 @@ def interpret(
                     del values[operand]
     output = fx.map_arg(network.output.args[0], lambda node: values[node])
     return output, {name: values[node] for name, node in (keep or {}).items()}
+
+
+def explain(
+    network: Network,
+    x: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    dtype: torch.dtype = torch.float64,
+    observe: Callable[[fx.Node, Any], Any] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute logits and relevance by a lowered or legal network.
+
+    Where the map is a mean over samples, ``observe`` sees the input alone.
+    """
+
+    def once(
+        x: torch.Tensor, target: torch.Tensor, **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        output, _ = interpret(network, {"x": x, "target": target}, dtype=dtype, **options)
+        return output[0], output[1]
+
+    logits, relevance = once(x, target, observe=observe)
+    if network.samples is not None:
+        relevance = network.samples.mean(x.to(dtype), target, once)
+    return logits, relevance

@@ -102,7 +102,8 @@ class Lowering:
         )
         (self.image,) = network.inputs
         if method.samples is not None:
-            self.lowered.samples = method.samples(parameters, shape_of(self.image))
+            samples = method.samples(parameters, shape_of(self.image))
+            self.lowered.samples = samples.of_type(self.image.meta["value"].dtype)
         self.writer = Writer(self.lowered)
         self.forward = copy_forward(network, self.writer)
         self.reference: dict[fx.Node, Any] = {}

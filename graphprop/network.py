@@ -63,6 +63,11 @@ RESERVED = frozenset(
         "start",
         "weights",
         "recorded",
+        "single",
+        "sample_scale",
+        "sample_offset",
+        "sample_weight",
+        "sample_baseline",
     ]
 )
 
@@ -123,6 +128,11 @@ class Network:
     def middle(self) -> fx.Node | None:
         """The layer at which the method makes its map, from `passes.find_layer`."""
         return next((node for node in self.layers if node.meta.get("middle")), None)
+
+    @property
+    def stored(self) -> dict[str, torch.Tensor]:
+        """All tensors that the explainer needs: the network's, and those of its samples."""
+        return self.tensors if self.samples is None else self.tensors | self.samples.tensors
 
     def tensor(self, node: fx.Node) -> torch.Tensor:
         """The tensor that a ``get_attr`` node names."""

@@ -8,13 +8,14 @@ chunks, each one batch, so that memory does not grow with their number.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from graphprop.errors import MethodError
+from graphprop.ops import helpers
 from graphprop.ops.base import Shape
 
 SEED = 0
@@ -50,32 +51,31 @@ class Samples:
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors by the names they are stored under."""
-        found = {
-            "sample_scale": self.scale,
-            "sample_offset": self.offset,
-            "sample_weight": self.weight,
+        names = ("scale", "offset", "weight", "baseline")
+        found = {f"graphprop.sample_{name}": getattr(self, name) for name in names}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def of_type(self, dtype: torch.dtype) -> Samples:
+        """The same points in the type that the model computes in."""
+        cast = {
+            field.name: value.to(dtype)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
         }
-        return found if self.baseline is None else {**found, "sample_baseline": self.baseline}
+        return replace(self, **cast)
 
     def mean(
         self,
         x: torch.Tensor,
         target: torch.Tensor,
-        explain: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        explain: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     ) -> torch.Tensor:
-        """Compute the map: ``explain`` returns the relevance of a batch of points."""
-        scale, offset, weight = (
-            tensor.to(x.dtype) for tensor in (self.scale, self.offset, self.weight)
+        """Compute the map: ``explain`` returns logits and relevance of a batch of points."""
+        own = self.of_type(x.dtype)
+        mean = helpers.mean_over_samples(
+            explain, x, target, own.scale, own.offset, own.weight, self.chunk
         )
-        column = (-1, *[1] * x.dim())
-        result = torch.zeros_like(x)
-        for first in range(0, self.count, self.chunk):
-            rows = slice(first, first + self.chunk)
-            points = scale[rows].reshape(column) * x + offset[rows].unsqueeze(1)
-            repeated = target.expand(len(points), *target.shape).flatten(0, 1)
-            found = explain(points.flatten(0, 1), repeated).reshape(points.shape)
-            result = result + (weight[rows].reshape(column) * found).sum(0)
-        return result if self.baseline is None else result * (x - self.baseline.to(x.dtype))
+        return mean if own.baseline is None else mean * (x - own.baseline)
 
 
 def at_least_one(name: str, number: Any) -> int:

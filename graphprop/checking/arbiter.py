@@ -26,7 +26,7 @@ from graphprop.checking.report import Divergence, shown
 from graphprop.checking.runner import local_variables, measure
 from graphprop.checking.stages import Stage, described
 from graphprop.emit.onnx import named_outputs
-from graphprop.interpret import interpret
+from graphprop.interpret import explain
 from graphprop.legalise import legalise
 from graphprop.network import Network, has_shape
 
@@ -80,7 +80,7 @@ class Arbiter(Protocol):
         """The error of float32 at each stage."""
 
     def names(self, level: str) -> list[str]:
-        """The values of a backend ("torch" or "onnx") that it can follow."""
+        """The values of a backend ("torch" or "onnx") that it can follow, if it can."""
 
     def first_wrong(
         self, level: str, values: Mapping[str, torch.Tensor], sample: int
@@ -106,15 +106,13 @@ class GraphArbiter:
     def _run(
         self, network: Network, sample: int, dtype: torch.dtype, observe: Observer | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = slice(sample, sample + 1)
-        inputs = {"x": self.samples.x[chosen], "target": self.samples.target[chosen]}
+        x, target = self.samples.x[sample : sample + 1], self.samples.target[sample : sample + 1]
         with threads(1 if dtype == torch.float32 else torch.get_num_threads()):
-            output, _ = interpret(network, inputs, dtype=dtype, observe=observe)
-        return output[0], output[1]
+            return explain(network, x, target, dtype=dtype, observe=observe)
 
     def truth(self) -> Truth:
         lowered = self.explainer.lowered
-        nodes = stage_nodes(lowered, self.stages)
+        nodes = {} if lowered.samples else stage_nodes(lowered, self.stages)
         measured: dict[int, list[torch.Tensor]] = {}
 
         def keep(node: fx.Node, value: Any) -> None:
@@ -151,7 +149,9 @@ class GraphArbiter:
         return off
 
     def names(self, level: str) -> list[str]:
-        return list(self._named(level)[1].values())
+        # what happens within a mean over samples can't be followed
+        averaged = self.explainer.lowered.samples is not None
+        return [] if averaged else list(self._named(level)[1].values())
 
     def _named(self, level: str) -> tuple[Network, dict[fx.Node, str]]:
         """The graph that a backend was printed from, and what its values are called there."""

@@ -161,6 +161,8 @@ class Session:
     def _follow(self, backend: Backend, result: BackendResult) -> None:
         """Find out whether a backend that is off goes wrong anywhere, or only rounds."""
         names = self.arbiter.names(backend.level)
+        if not names:
+            return
         for index in [i for i, sample in enumerate(result.samples) if not sample.passed]:
             values = backend.values(self.truth.samples, index, names)
             result.divergence = self.arbiter.first_wrong(backend.level, values, index)

@@ -7,7 +7,8 @@ Floating point is single precision throughout: ONNX Runtime has no float64 convo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import fx
 
 from graphprop.network import Network, has_shape, identifier, shape_of
 from graphprop.ops.base import Shape, snake_case
+from graphprop.sampling import Samples
 
 OPSET = 20
 IR_VERSION = 10  # the first in which a node can carry metadata
@@ -36,6 +38,7 @@ INPUTS = {"x": "input"}
 """What the inputs are called where it isn't what the placeholders are."""
 
 BATCH_NAME = "N"
+SAMPLES_NAME = "samples"
 
 
 def to_onnx(network: Network, recorded: Mapping[str, fx.Node] | None = None) -> ir.Model:
@@ -67,6 +70,9 @@ def to_onnx(network: Network, recorded: Mapping[str, fx.Node] | None = None) -> 
             values[node] = writer.write(
                 node, [values[a] if isinstance(a, fx.Node) else a for a in node.args]
             )
+    if network.samples is not None:
+        result: Any = network.output.args[0]
+        values[result[1]] = mean_over_samples(writer, network, network.samples, values)
     outputs: list[ir.Value] = []
     for name, node in named_outputs(network, recorded or {}).items():
         value = values[node]
@@ -88,6 +94,83 @@ def to_onnx(network: Network, recorded: Mapping[str, fx.Node] | None = None) -> 
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="graphprop")
     RemoveUnusedNodesPass()(model)
     return model
+
+
+def mean_over_samples(
+    writer: OnnxWriter, network: Network, samples: Samples, values: Mapping[fx.Node, Any]
+) -> ir.Value:
+    """Write a loop that explains a chunk of the samples at a time, and sums up by weight.
+
+    Its body holds the network once more, but for what does not depend on the input.
+    """
+    inputs = {node.target: values[node] for node in network.inputs}
+    x, target = inputs["x"], inputs["target"]
+    rank = len(writer.shape(x))
+    column = (-1, *[1] * rank)
+    scale, offset, weight = (
+        writer.tensor(tensor, writer.unique(name))
+        for name, tensor in (
+            ("loop_scale", samples.scale.reshape(column)),
+            ("loop_offset", samples.offset.unsqueeze(1)),
+            ("loop_weight", samples.weight.reshape(column)),
+        )
+    )
+    writer.stem("loop")
+    sizes = writer.node("Shape", x)
+    zeros = writer.filled(0.0, sizes, like=x)
+    trips = writer.integer(-(-samples.count // samples.chunk))
+
+    with writer.body("sample") as nodes:
+        trip = ir.Value(
+            name="sample_trip", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([])
+        )
+        go_on = ir.Value(
+            name="sample_go_on", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([])
+        )
+        total = ir.Value(name="sample_total", type=x.type, shape=x.shape)
+        first = writer.node(
+            "Mul", writer.node("Reshape", trip, writer.integers([1])), samples.chunk
+        )
+        last = writer.node("Add", first, samples.chunk)
+        rows = [
+            writer.node("Slice", tensor, first, last, writer.integers([0]))
+            for tensor in (scale, offset, weight)
+        ]
+        points = writer.node("Add", writer.node("Mul", rows[0], x), rows[1])
+        flat = writer.node("Reshape", points, writer.integers((-1, *writer.shape(x)[1:])))
+        count = writer.node("Shape", rows[0], start=0, end=1)
+        repeated = writer.node("Concat", count, writer.node("Shape", target), axis=0)
+        targets = writer.node("Expand", target, repeated)
+        targets = writer.node("Reshape", targets, writer.integers([-1]))
+        flat.type, targets.type = x.type, target.type
+        flat.shape = ir.Shape([SAMPLES_NAME, *writer.shape(x)[1:]])
+        targets.shape = ir.Shape([SAMPLES_NAME])
+        inner = {node: flat if node.target == "x" else targets for node in network.inputs}
+        for node in network.layers:
+            if node.meta["batched"]:
+                known = {**values, **inner}
+                operands = [known[a] if isinstance(a, fx.Node) else a for a in node.args]
+                inner[node] = writer.write(node, operands)
+        writer.stem("loop_end")
+        result: Any = network.output.args[0]
+        found = writer.node("Reshape", inner[result[1]], writer.node("Shape", points))
+        weighted = writer.node("Mul", found, rows[2])
+        summed = writer.node("ReduceSum", weighted, writer.integers([0]), keepdims=0)
+        added = writer.node("Add", total, summed)
+        added.type, added.shape = x.type, x.shape
+        still = writer.node("Identity", go_on)
+    body = ir.Graph(
+        [trip, go_on, total], [still, added], nodes=nodes, name="one_chunk_of_the_samples"
+    )
+    for written in nodes:
+        written.name = written.outputs[0].name
+    writer.stem("loop")
+    mean = writer.node("Loop", trips, writer.true(), zeros, body=body)
+    mean.type, mean.shape = x.type, x.shape
+    if samples.baseline is not None:
+        baseline = writer.tensor(samples.baseline, writer.unique("loop_baseline"))
+        mean = writer.node("Mul", mean, writer.node("Sub", x, baseline))
+    return mean
 
 
 def save(model: ir.Model, path: str | Path) -> None:
@@ -117,10 +200,10 @@ def named_outputs(network: Network, recorded: Mapping[str, fx.Node]) -> dict[str
     return outputs
 
 
-def described(value: ir.Value, node: fx.Node) -> ir.Value:
+def described(value: ir.Value, node: fx.Node, batch: str = BATCH_NAME) -> ir.Value:
     """Give a value the type and shape of the node it stands for."""
     value.dtype = single_precision(node.meta["value"].dtype)
-    value.shape = ir.Shape([BATCH_NAME if length == -1 else length for length in shape_of(node)])
+    value.shape = ir.Shape([batch if length == -1 else length for length in shape_of(node)])
     return value
 
 
@@ -146,7 +229,26 @@ class OnnxWriter:
         self._names = {*names, *INPUTS.values()}
         self._constants: dict[tuple[ir.DataType, Shape, bytes], ir.Value] = {}
         self._stem = ""
+        self._prefix = ""
         self._metadata: dict[str, str] = {}
+
+    @contextmanager
+    def body(self, prefix: str) -> Iterator[list[ir.Node]]:
+        """Write nodes into the body of a loop; their names begin with ``prefix``."""
+        outer = self.nodes, self._prefix
+        self.nodes, self._prefix = [], f"{prefix}_"
+        try:
+            yield self.nodes
+        finally:
+            self.nodes, self._prefix = outer
+
+    def stem(self, name: str) -> None:
+        """Let names begin so, of what isn't written for a node of the network."""
+        self._stem, self._metadata = name, {}
+
+    def true(self) -> ir.Value:
+        """A constant."""
+        return self._constant(True, ir.DataType.BOOL)
 
     def node(self, op_type: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
         """Write one ONNX node.
@@ -181,7 +283,7 @@ class OnnxWriter:
             op_type,
             operands,
             attributes,
-            outputs=[ir.Value(name=self._unique(name)) for name in names],
+            outputs=[ir.Value(name=self.unique(name)) for name in names],
             metadata_props=self._metadata,
         )
         self.nodes.append(node)
@@ -237,7 +339,7 @@ class OnnxWriter:
 
     def write(self, node: fx.Node, operands: Sequence[Any]) -> Any:
         """Write a node of the network, and call its result what the node is called."""
-        self._stem = node.name
+        self._stem = self._prefix + node.name
         self._metadata = {
             key: ascii(str(node.meta[key]))[1:-1]
             for key in ("label", "rule")
@@ -246,8 +348,8 @@ class OnnxWriter:
         result = node.target.onnx(self, *operands)
         if isinstance(result, ir.Value) and has_shape(node) and result.producer() is not None:
             self._names.discard(str(result.name))
-            result.name = node.name
-            described(result, node)
+            result.name = self.unique(self._prefix + node.name) if self._prefix else node.name
+            described(result, node, SAMPLES_NAME if self._prefix else BATCH_NAME)
         return result
 
     def _numeric(self, values: Sequence[ir.Value]) -> ir.Value:
@@ -259,7 +361,7 @@ class OnnxWriter:
         key = dtype, array.shape, array.tobytes()
         if key not in self._constants:
             name = identifier(f"constant {data}".replace("-", "minus "))
-            self._constants[key] = self._initializer(ir.Tensor(array, name=self._unique(name)))
+            self._constants[key] = self._initializer(ir.Tensor(array, name=self.unique(name)))
         return self._constants[key]
 
     def _initializer(self, content: ir.Tensor[Any] | ir.LazyTensor) -> ir.Value:
@@ -272,7 +374,8 @@ class OnnxWriter:
         self.initializers.append(value)
         return value
 
-    def _unique(self, name: str) -> str:
+    def unique(self, name: str) -> str:
+        """A name that nothing else has, beginning so."""
         candidate, count = name, 0
         while candidate in self._names:
             count += 1

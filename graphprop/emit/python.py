@@ -24,6 +24,7 @@ from graphprop.errors import VerificationError
 from graphprop.network import Network
 from graphprop.ops import Add, Conv, Divide, Item, Multiply, Negate, Subtract
 from graphprop.ops.helpers import source_of
+from graphprop.sampling import Samples
 
 INFIX = (Add, Subtract, Multiply, Divide, Negate)
 WIDEST_INLINE = 72
@@ -61,6 +62,8 @@ FORWARD_DOC = '''"""Compute logits and relevance.
         sample (int64 [N]), or weights of the outputs (float [N, {classes}]), by which
         their logits are multiplied.
         """'''
+
+SINGLE_DOC = '''"""Compute logits and relevance of single inputs {shape}: what is averaged."""'''
 
 
 @dataclass
@@ -105,16 +108,18 @@ def to_python(
     """
     printer = Printer(network, record or {})
     body = printer.body()
-    helpers = sorted({helper for node in network.layers for helper in node.target.helpers})
+    helpers = {helper for node in network.layers for helper in node.target.helpers}
+    if network.samples is not None:
+        helpers.add("mean_over_samples")
     relevances = network.output.args[0][2]
     parts = [
         HEADER.format(title=comment(title), summary=comment(summary), version=version),
-        *(without_annotations(source_of(name)) for name in helpers),
+        *(without_annotations(source_of(name)) for name in sorted(helpers)),
         printer.class_text(body),
         LOAD,
     ]
     source = formatted("\n\n".join(parts))
-    check_calls(source, set(helpers))
+    check_calls(source, helpers | {"explain"} if network.samples else helpers)
     results = {
         node.meta["records"]: printer.names[node]
         for node in network.layers
@@ -281,10 +286,18 @@ class Printer:
                 lines.append(f"        self.register_buffer({name!r}, {value}{option})")
         if self.is_planar():
             lines.append(f"        self.to(memory_format={CHANNELS_LAST})")
+        samples = self.network.samples
+        if samples is not None:
+            for stored in samples.tensors:
+                name = stored.rpartition(".")[2]
+                lines.append(f"        self.register_buffer({name!r}, weights[{stored!r}])")
+            lines += ["", *(f"    {line}" if line else "" for line in self.averaging(samples))]
+        name = "forward" if samples is None else "single"
+        doc = FORWARD_DOC if samples is None else SINGLE_DOC
         lines += [
             "",
-            "    def forward(self, x, target=None):",
-            "        " + FORWARD_DOC.format(shape=shape, classes=classes),
+            f"    def {name}(self, x, target{'=None' * (samples is None)}):",
+            "        " + doc.format(shape=shape, classes=classes),
             *([f"        x = x.contiguous(memory_format={CHANNELS_LAST})"] * self.is_planar()),
             *(f"        {line}" if line else "" for line in body),
         ]
@@ -298,6 +311,27 @@ class Printer:
             f"        return {self.names[self.logits]}, {self.names[self.relevance]}.contiguous()"
         )
         return "\n".join(lines)
+
+    def averaging(self, samples: Samples) -> list[str]:
+        """The ``forward`` of a map that is a mean over samples."""
+        shape = "[N, " + ", ".join(map(str, self.network.inputs[0].meta["value"].shape[1:])) + "]"
+        classes = self.logits.meta["value"].shape[1]
+        lines = [
+            "def forward(self, x, target=None):",
+            "    " + FORWARD_DOC.format(shape=shape, classes=classes).replace("\n    ", "\n"),
+            "    logits, _ = self.single(x, target)",
+            *["    recorded = self.recorded"] * bool(self.record),
+            "    if target is None:",
+            "        target = logits.argmax(dim=1)",
+            "    relevance = mean_over_samples(",
+            "        self.single, x, target, self.sample_scale, self.sample_offset,",
+            f"        self.sample_weight, {samples.chunk},",
+            "    )",
+        ]
+        if samples.baseline is not None:
+            lines.append("    relevance = relevance * (x - self.sample_baseline)")
+        lines += ["    self.recorded = recorded"] * bool(self.record)
+        return [*lines, "    return logits, relevance"]
 
     def is_planar(self) -> bool:
         """Whether the network has two-dimensional convolutions.
@@ -372,13 +406,13 @@ def formatted(source: str) -> str:
 
 
 CALLABLE_NAMES = frozenset(
-    "super load_file Path Explainer str range list zip tuple isinstance".split()
+    "super load_file Path Explainer str range list zip tuple isinstance slice".split()
 )
 CALLABLE_ROOTS = frozenset({"F", "torch"})
 CALLABLE_METHODS = frozenset(
     "__init__ register_buffer eval items to new_ones new_tensor new_zeros reshape permute flip "
     "expand sum clamp abs dim amin amax transpose flatten unsqueeze scatter scatter_add_ argmax "
-    "reciprocal nan_to_num_ contiguous is_floating_point numel".split()
+    "reciprocal nan_to_num_ contiguous is_floating_point numel single".split()
 )
 
 

@@ -114,6 +114,29 @@ def route(r: torch.Tensor, indices: torch.Tensor, size: Sequence[int]) -> torch.
     return planes.reshape(r.shape[0], *size, r.shape[1]).permute(0, 3, 1, 2)
 
 
+def mean_over_samples(
+    explain: Any,
+    x: torch.Tensor,
+    target: Any,
+    scale: torch.Tensor,
+    offset: torch.Tensor,
+    weight: torch.Tensor,
+    chunk: int,
+) -> torch.Tensor:
+    """Explain scale * x + offset for each entry of scale, a chunk at a time; sum up by weight."""
+    column = [-1] + [1] * x.dim()
+    result = torch.zeros_like(x)
+    for first in range(0, scale.shape[0], chunk):
+        rows = slice(first, first + chunk)
+        points = scale[rows].reshape(column) * x + offset[rows].unsqueeze(1)
+        targets = target
+        if isinstance(target, torch.Tensor):
+            targets = target.expand(points.shape[0], *target.shape).flatten(0, 1)
+        _, found = explain(points.flatten(0, 1), targets)
+        result = result + (weight[rows].reshape(column) * found.reshape(points.shape)).sum(0)
+    return result
+
+
 def source_of(name: str) -> str:
     """The source text of one helper."""
     return inspect.getsource(globals()[name])
