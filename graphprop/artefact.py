@@ -160,6 +160,7 @@ def manifest_of(explainer: CompiledExplainer, folder: Path, report: Report | Non
         "input_shape": list(explainer.input_shape),
         "relevance_shape": list(explainer.relevance_shape),
         "classes": explainer.classes,
+        "output": explainer.network.output_name,
         "layers": layer_entries(explainer),
         "onnx_names": onnx_names(explainer),
         "batch_norms": dict(explainer.network.decisions),

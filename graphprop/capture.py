@@ -78,13 +78,11 @@ def check_logits(model: nn.Module, network: Network, example: torch.Tensor) -> N
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, *example.shape[1:], generator=generator).to(example.dtype)
     with torch.no_grad():
-        results = torch.utils._pytree.tree_leaves(model(x))
-    if len(results) != 1:
-        return
+        results = named_leaves(model(x))
     found, _ = interpret(network, {"x": x}, dtype=x.dtype)
     if network.removed_softmax is not None:
         found = found.softmax(network.removed_softmax)
-    expected, found = results[0].double(), found.double()
+    expected, found = results[network.output_name].double(), found.double()
     fine = torch.isfinite(expected)
     off = (found - expected)[fine].norm() / expected[fine].norm().clamp(min=1e-30)
     if not bool(off <= LOGITS_TOLERANCE.get(x.dtype, 0.1)):
@@ -93,6 +91,13 @@ def check_logits(model: nn.Module, network: Network, example: torch.Tensor) -> N
             "input: the model draws random numbers, keeps state between calls, or does what "
             "torch.export does not see. graphprop explains functions of the input alone"
         )
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """What a model returns, by name: keys and indices, joined by dots where they are nested."""
+    leaves, _ = torch.utils._pytree.tree_flatten_with_path(tree)
+    keystr = torch.utils._pytree.keystr
+    return {".".join(re.findall(r"\w+", keystr(path))): leaf for path, leaf in leaves}
 
 
 def check_ready(model: nn.Module) -> None:

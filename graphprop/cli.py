@@ -171,6 +171,12 @@ MODEL_OPTIONS = (
         metavar="C,H,W",
         help="The shape of one input; by default that of the file's example_input.",
     ),
+    click.option(
+        "--output",
+        "result",
+        metavar="NAME",
+        help="Which result to explain, of a model with several: a key or an index.",
+    ),
 )
 
 
@@ -205,7 +211,7 @@ def main() -> None:
 @model_options
 @click.option(
     "-o",
-    "--output",
+    "output",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Where to write.  [default: build/<model>-<method>]",

@@ -35,6 +35,7 @@ def run_compile(
     roles: Iterable[str],
     weights: Path | None,
     input_shape: tuple[int, ...] | None,
+    result: str | None,
     output: Path | None,
     no_onnx: bool,
     no_check: bool,
@@ -54,6 +55,7 @@ def run_compile(
             method,
             rules=rule_map,
             roles=role_map,
+            output=result,
             name=loaded.name,
             dump_ir=dump_ir,
             progress=progress,
@@ -205,6 +207,7 @@ def run_inspect(
     roles: Iterable[str],
     weights: Path | None,
     input_shape: tuple[int, ...] | None,
+    result: str | None,
 ) -> None:
     """Analyse a model without compiling it, and print its layers."""
     parameters, rule_map, role_map = read_choices(method, settings, rules, roles)
@@ -215,7 +218,9 @@ def run_inspect(
         progress("capture")
         program = capture(loaded.model, loaded.example)
         pipeline = Pipeline(progress=progress)
-        network = pipeline.run(analysis_steps(chosen, resolved, rule_map, role_map), program)
+        network = pipeline.run(
+            analysis_steps(chosen, resolved, rule_map, role_map, result), program
+        )
     layers = [layer_info(node) for node in network.layers]
     shape = tuple(loaded.example.shape[1:])
     notes = [*loaded.notes, *network.notes]

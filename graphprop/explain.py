@@ -42,7 +42,7 @@ class Explanation:
     relevance
         ``[C, H, W]``, of the type that the explainer computes in.
     logits
-        ``[classes]``.
+        ``[classes]``; those of a network with an output for each place, summed over them.
     target
         The class explained.
     limit
@@ -214,11 +214,11 @@ def explain_one(
         classes = logits.shape[1]
         if target is not None and not 0 <= target < classes:
             raise InputError(f"the target must be a class from 0 to {classes - 1}, not {target}")
-        chosen = int(logits[0].argmax())
+        chosen = int(logits.reshape(classes, -1).sum(1).argmax())
         if target is not None and target != chosen:
             chosen = target
             _, relevance = explainer(x, torch.tensor([target]))
-    return logits[0].numpy(), relevance[0].numpy(), chosen
+    return logits.reshape(classes, -1).sum(1).numpy(), relevance[0].numpy(), chosen
 
 
 def share_scale(found: Sequence[Explanation]) -> None:

@@ -149,12 +149,14 @@ class CompiledExplainer(nn.Module):
             ``[N, ...]``, as the model takes it.
         target
             None for the largest logit, a class index (for all, or int64 ``[N]``), or weights of
-            the outputs (float ``[N, classes]``) by which their logits are multiplied.
+            the outputs (float, of the shape of the logits) by which those are multiplied. Where
+            the model has logits at each place, a class means the sum over all places, and weights
+            choose a region.
 
         Returns
         -------
         logits
-            ``[N, classes]``, the model's own.
+            ``[N, classes]`` or ``[N, classes, height, width]``, the model's own.
         relevance
             Of the shape of x, or, by a method whose map is made at a layer, `relevance_shape`.
 
@@ -183,11 +185,17 @@ class CompiledExplainer(nn.Module):
         given = torch.as_tensor(target)
         classes = self.classes
         if given.is_floating_point():
-            if tuple(given.shape) != (len(x), classes):
+            logits = (len(x), *shape_of(self.network.output.args[0])[1:])
+            if tuple(given.shape) != logits:
                 raise InputError(
-                    f"weights as target must have the shape of the logits, {(len(x), classes)}, "
+                    f"weights as target must have the shape of the logits, {logits}, "
                     f"not {tuple(given.shape)}"
                 )
+        elif given.dtype == torch.bool or given.is_complex():
+            raise InputError(
+                "a target is a class index (a whole number) or weights (floating point), not "
+                f"{given.dtype}"
+            )
         elif given.numel() and (given.min() < 0 or given.max() >= classes):
             raise InputError(f"the target must be a class from 0 to {classes - 1}, not {target}")
         elif given.dim() and tuple(given.shape) != (len(x),):
@@ -339,6 +347,7 @@ def compile(
     rules: RuleMap | None = None,
     roles: Mapping[str, str] | None = None,
     record: Sequence[str] = (),
+    output: str | int | None = None,
     name: str | None = None,
     dump_ir: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
@@ -349,7 +358,8 @@ def compile(
     Parameters
     ----------
     model
-        A network in evaluation mode that maps ``[N, ...]`` to logits ``[N, classes]``.
+        A network in evaluation mode that maps ``[N, ...]`` to logits ``[N, classes]`` or
+        ``[N, classes, height, width]``.
     example_input
         A tensor ``[N, ...]``; only its shape (without the batch) and type matter.
     method
@@ -361,6 +371,8 @@ def compile(
         Pattern -> role, replacing what was found.
     record
         Patterns of layers whose relevance `relevance_at` shall return.
+    output
+        Which result to explain, of a model with several: a key or index, as ``"out"`` or ``"0"``.
     name
         What the model is called in the generated source; its class by default.
     dump_ir
@@ -386,7 +398,7 @@ def compile(
     pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or (lambda name: None))
     pipeline.progress("capture")
     program = capture(model, example_input)
-    network = pipeline.run(analysis_steps(chosen, resolved, rules, roles), program)
+    network = pipeline.run(analysis_steps(chosen, resolved, rules, roles, output), program)
     check_logits(model, network, example_input)
     lowered = pipeline.run(lowering_steps(pipeline, chosen, resolved), network)
     return CompiledExplainer(

@@ -114,10 +114,10 @@ class Lowering:
         """Write the start, the flows, and the map."""
         writer, method = self.writer, self.method
         logits = self.forward[self.network.output.args[0]]
-        if len(logits.shape) != 2:
+        if len(logits.shape) < 2:
             raise MethodError(
-                f"the model's output has shape {('N', *logits.shape[1:])}; relevance starts at "
-                "logits of shape (N, classes): wrap the model so that it returns those"
+                "the model's output has shape ('N',); relevance starts at logits of shape "
+                "(N, classes) or (N, classes, height, width): let the model return those"
             )
         if method.samples is None and "baseline" in self.parameters:
             self.reference = self.copy_of_baseline()

@@ -92,6 +92,8 @@ class Network:
         What was done with each batch norm, and why, by its label.
     removed_softmax
         The axis of a softmax at the end that was removed.
+    output_name
+        Which of the model's results is explained; empty where it returns but one.
     samples
         In a lowered graph: the inputs whose maps are averaged, if the map is such a mean.
     """
@@ -102,6 +104,7 @@ class Network:
     notes: list[str] = field(default_factory=list)
     decisions: dict[str, str] = field(default_factory=dict)
     removed_softmax: int | None = None
+    output_name: str = ""
     samples: Samples | None = None
 
     @property

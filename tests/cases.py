@@ -371,6 +371,7 @@ def starts() -> Iterator[Case]:
     target = Given(lambda batch: torch.arange(batch) % 4)
     for kind in Start.KNOWN:
         yield Case(Start(kind), ((N, 4), target))
+        yield Case(Start(kind), ((N, 4, 3, 2), target))
 
 
 CASES: list[Case] = [

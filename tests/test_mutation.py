@@ -101,9 +101,8 @@ EQUIVALENT = {
     "rap.rap_bn: w_above, w_below, compensated = "
     "(w_below, w_above, compensated / inversion_sign)": "inversion_sign is 1 or -1",
     "rap.taken_off: return r - share if kappa >= 0 else r + share": KAPPA,
-    "helpers.start: target = torch.full_like(logits[:, 1], target, dtype=torch.int64)": (
-        "any column has the right shape"
-    ),
+    "helpers.start: index = target.reshape(-1, *[1] * (logits.dim() - 1))"
+    ".expand(-1, 1, *logits.shape[2:])": "that axis has length 1",
     "methods: [('depth:flat_layers', 'flat'), DENSE, (EVERYWHERE, 'alpha_beta')] -> "
     "[DENSE, ('depth:flat_layers', 'flat'), (EVERYWHERE, 'alpha_beta')]": (
         "the first layers by depth are none of the dense head"
@@ -821,6 +820,10 @@ def helper_cases() -> Iterator[tuple[str, tuple[Any, ...], torch.Tensor]]:
     yield "start", (logits, weights.float(), "one"), weights
     yield "start", (logits, index, "others"), numbers([0.5, 0.5, 0.0], [0.0, 0.5, 0.5])
     yield "start", (logits[:, :1], numbers([0.0], [0.5]), "others"), numbers([1.0], [0.5])
+    places = numbers([[1.0, 2.0], [4.0, -3.0]], [[1.0, 1.0], [9.0, 9.0]])
+    yield "start", (places, None), numbers([[1.0, 2.0], [0.0, 0.0]], [[0.0, 0.0], [9.0, 9.0]])
+    ones = numbers([[0.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [0.0, 0.0]])
+    yield "start", (places, torch.tensor([1, 0]), "one"), ones
     third = -1.0 / 3.0
     yield "start", (logits, index, "contrast"), numbers([third, third, 1.0], [1.0, third, third])
 

@@ -882,10 +882,57 @@ def test_results_other_than_logits_are_refused() -> None:
             logits = super().forward(x)
             return logits, logits.abs()
 
-    with refused(CaptureError, "returns 2 results that depend on the input"):
+    wanted = (
+        r"returns 2 results that depend on the input: '0' of shape \(N, 3\), .1. of .* --output"
+    )
+    with refused(CaptureError, wanted):
         graphprop.compile(prepared(Two()), image())
-    with refused(MethodError, r"output has shape \('N', 4, 6, 6\); relevance starts at logits"):
-        graphprop.compile(prepared(nn.Sequential(nn.Conv2d(3, 4, 3))), image())
+    with refused(CaptureError, "the model has no result .2.: it returns .0. of shape "):
+        graphprop.compile(prepared(Two()), image(), output=2)
+    with refused(MethodError, r"output has shape \('N',\); relevance starts at logits"):
+        graphprop.compile(prepared(nn.Sequential(Tidy(), Total())), image())
+
+
+class Total(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum(1)
+
+
+class Heads(nn.Module):
+    """A network for segmentation, with a head beside the one that is meant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2)
+        self.head, self.aux = nn.Conv2d(6, 5, 1), nn.Conv2d(4, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        y = F.relu(self.stem(x))
+        z = self.head(F.relu(self.deep(y)))
+        z = F.interpolate(z, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return {"out": z, "more": [self.aux(y), None]}
+
+
+@pytest.mark.parametrize("output", ["out", "more.0"])
+def test_one_of_several_results_is_explained_place_by_place(output: str) -> None:
+    """A class means the sum over all places, weights choose a region (gradient x input)."""
+    model, x = prepared(Heads()).double(), image().double()
+    explainer = graphprop.compile(model, x, "input_x_gradient", output=output)
+    assert explainer.network.output_name == output
+    x.requires_grad_()
+    results = model(x)
+    expected = results["out"] if output == "out" else results["more"][0]
+    region = torch.zeros_like(expected)
+    region[:, 2, 1:4, 2:5] = 1.0
+    classes = torch.arange(len(x)) % 5
+    whole = F.one_hot(classes, 5)[..., None, None].expand_as(expected)
+    largest = F.one_hot(expected.sum((2, 3)).argmax(1), 5)[..., None, None].expand_as(expected)
+    for target, weights in ((region, region), (classes, whole), (None, largest)):
+        (gradient,) = torch.autograd.grad((expected * weights).sum(), x, retain_graph=True)
+        logits, relevance = explainer(x.detach(), target)
+        torch.testing.assert_close(logits, expected)
+        torch.testing.assert_close(relevance, x * gradient, rtol=1e-9, atol=1e-12)
+    assert explainer.check().passed
 
 
 UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {

@@ -148,7 +148,8 @@ def resolved(explainer: Any, x: torch.Tensor, target: torch.Tensor) -> torch.Ten
     result = target.clone()
     for index in (target < 0).nonzero().flatten().tolist():
         with torch.no_grad():
-            result[index] = explainer(x[index : index + 1])[0].argmax()
+            logits = explainer(x[index : index + 1])[0]
+            result[index] = logits.flatten(1).reshape(logits.shape[1], -1).sum(1).argmax()
     return result
 
 

@@ -59,7 +59,7 @@ def load(directory=None, device="cpu", dtype=None):
 FORWARD_DOC = '''"""Compute logits and relevance.
 
         x: {shape}. target: None for the largest logit, a class index per
-        sample (int64 [N]), or weights of the outputs (float [N, {classes}]), by which
+        sample (int64 [N]), or weights of the outputs (float {logits}), by which
         their logits are multiplied.
         """'''
 
@@ -266,8 +266,7 @@ class Printer:
 
     def class_text(self, body: list[str]) -> str:
         """The class with its buffers and ``forward``."""
-        shape = "[N, " + ", ".join(map(str, self.network.inputs[0].meta["value"].shape[1:])) + "]"
-        classes = self.logits.meta["value"].shape[1]
+        described = {"shape": text_of(self.network.inputs[0]), "logits": text_of(self.logits)}
         lines = [
             "class Explainer(torch.nn.Module):",
             '    """Logits and the relevance of every entry of the input."""',
@@ -297,7 +296,7 @@ class Printer:
         lines += [
             "",
             f"    def {name}(self, x, target{'=None' * (samples is None)}):",
-            "        " + doc.format(shape=shape, classes=classes),
+            "        " + doc.format(**described),
             *([f"        x = x.contiguous(memory_format={CHANNELS_LAST})"] * self.is_planar()),
             *(f"        {line}" if line else "" for line in body),
         ]
@@ -314,15 +313,14 @@ class Printer:
 
     def averaging(self, samples: Samples) -> list[str]:
         """The ``forward`` of a map that is a mean over samples."""
-        shape = "[N, " + ", ".join(map(str, self.network.inputs[0].meta["value"].shape[1:])) + "]"
-        classes = self.logits.meta["value"].shape[1]
+        described = {"shape": text_of(self.network.inputs[0]), "logits": text_of(self.logits)}
         lines = [
             "def forward(self, x, target=None):",
-            "    " + FORWARD_DOC.format(shape=shape, classes=classes).replace("\n    ", "\n"),
+            "    " + FORWARD_DOC.format(**described).replace("\n    ", "\n"),
             "    logits, _ = self.single(x, target)",
             *["    recorded = self.recorded"] * bool(self.record),
             "    if target is None:",
-            "        target = logits.argmax(dim=1)",
+            f"        target = {self.largest()}",
             "    relevance = mean_over_samples(",
             "        self.single, x, target, self.sample_scale, self.sample_offset,",
             f"        self.sample_weight, {samples.chunk},",
@@ -332,6 +330,12 @@ class Printer:
             lines.append("    relevance = relevance * (x - self.sample_baseline)")
         lines += ["    self.recorded = recorded"] * bool(self.record)
         return [*lines, "    return logits, relevance"]
+
+    def largest(self) -> str:
+        """The class of the largest logit, summed over all places."""
+        rank = self.logits.meta["value"].dim()
+        summed = f".sum({tuple(range(2, rank))})" if rank > 2 else ""
+        return f"logits{summed}.argmax(dim=1)"
 
     def is_planar(self) -> bool:
         """Whether the network has two-dimensional convolutions.
@@ -349,6 +353,11 @@ class Printer:
 
     def _is_buffer(self, node: fx.Node) -> bool:
         return node.op in ("get_attr", "call_function") and not node.meta["batched"]
+
+
+def text_of(node: fx.Node) -> str:
+    """A value's shape as people write it: ``[N, 3, 224, 224]``."""
+    return "[N, " + ", ".join(map(str, node.meta["value"].shape[1:])) + "]"
 
 
 def heading_of(node: fx.Node) -> str | None:

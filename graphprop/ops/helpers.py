@@ -17,24 +17,26 @@ import torch.nn.functional as F
 def start(logits: torch.Tensor, target: Any, kind: str = "logit") -> torch.Tensor:
     """Relevance at the output: the target's logit, zero elsewhere; or what another kind says.
 
-    The target is None (the largest logit), one class index per sample, or weights shaped like the
-    logits, by which each output's relevance is multiplied. Kinds: "one": 1 at the target; "others":
-    1 in all, at every other class alike; "contrast": 1 at the target, -1 / classes elsewhere.
+    The target is None (the largest logit, summed over all places), one class index per sample, or
+    weights shaped like the logits, by which each output's relevance is multiplied. Kinds: "one": 1
+    at the target; "others": 1 in all, at every other class alike; "contrast": 1 at the target,
+    -1 / classes elsewhere.
     """
+    classes = logits.shape[1]
     if target is None:
-        target = logits.argmax(dim=1)
+        target = logits.unsqueeze(2).flatten(2).sum(2).argmax(dim=1)
     if not isinstance(target, torch.Tensor):
-        target = torch.full_like(logits[:, 0], target, dtype=torch.int64)
+        target = torch.full(logits.shape[:1], target, device=logits.device)
     if not target.is_floating_point():
-        index = target.unsqueeze(1)
+        index = target.reshape(-1, *[1] * (logits.dim() - 1)).expand(-1, -1, *logits.shape[2:])
         target = torch.zeros_like(logits).scatter(1, index, 1.0)
     weights = target.to(logits.dtype)
     if kind == "one":
         return weights
     if kind == "others":
-        return (1.0 - weights) / (logits.shape[1] - 1 or 1)
+        return (1.0 - weights) / (classes - 1 or 1)
     if kind == "contrast":
-        return weights - (1.0 - weights) / logits.shape[1]
+        return weights - (1.0 - weights) / classes
     return logits * weights
 
 

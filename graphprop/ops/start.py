@@ -43,9 +43,10 @@ class Start(Operator):
 
     def onnx(self, graph: Any, *operands: Any) -> Any:
         logits, target = operands
-        count = graph.shape(logits)[1]
-        column = graph.node("Unsqueeze", target, graph.integers([1]))
-        row = graph.node("Unsqueeze", graph.integers(range(count)), graph.integers([0]))
+        count, *places = graph.shape(logits)[1:]
+        ones = [1] * len(places)
+        column = graph.node("Reshape", target, graph.integers([-1, 1, *ones]))
+        row = graph.node("Reshape", graph.integers(range(count)), graph.integers([1, -1, *ones]))
         at_target, elsewhere = {
             "logit": (logits, 0.0),
             "one": (1.0, 0.0),
@@ -56,4 +57,11 @@ class Start(Operator):
             graph.number(value, like=logits) if isinstance(value, float) else value
             for value in (at_target, elsewhere)
         )
-        return graph.node("Where", graph.node("Equal", column, row), *values)
+        chosen = graph.node("Where", graph.node("Equal", column, row), *values)
+        # a number at the target alone has no places yet
+        alone = places and not isinstance(at_target, float)
+        return (
+            chosen
+            if alone or not places
+            else graph.node("Expand", chosen, graph.node("Shape", logits))
+        )

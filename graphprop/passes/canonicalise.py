@@ -18,9 +18,9 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from graphprop.capture import is_user_file
+from graphprop.capture import is_user_file, named_leaves
 from graphprop.errors import CaptureError, GraphpropError, UnsupportedOperator, VerificationError
-from graphprop.network import BATCH, Network, Value, Writer, where
+from graphprop.network import BATCH, Network, Value, Writer, shape_of, where
 from graphprop.ops import ATEN, Softmax
 
 aten = torch.ops.aten
@@ -29,8 +29,13 @@ CASTS = {aten._to_copy.default, aten.to.dtype, aten.type_as.default}
 SYMBOLIC = {operator.mul, operator.add, operator.sub, operator.floordiv, operator.mod}
 
 
-def canonicalise(program: ExportedProgram) -> Network:
+def canonicalise(program: ExportedProgram, output: str | int | None = None) -> Network:
     """Translate a captured program into a canonical network.
+
+    Parameters
+    ----------
+    output
+        Which result to explain, where there are several: a key or index.
 
     Raises
     ------
@@ -52,7 +57,9 @@ def canonicalise(program: ExportedProgram) -> Network:
     if refused:
         raise UnsupportedOperator(refused[0] + what_was_fine(network))
     (result,) = next(n for n in program.graph.nodes if n.op == "output").args
-    network.graph.output(choose_output(result, environment, network))
+    results = named_results(program, [environment.get(leaf, leaf) for leaf in leaves(result)])
+    network.output_name, node = choose_output(results, output)
+    network.graph.output(without_softmax(node, network))
     network.graph.eliminate_dead_code()
     return network
 
@@ -249,20 +256,42 @@ def what_was_fine(network: Network) -> str:
     return f". The {len(layers)} weighted layers before it, up to {where(layers[-1])}, were fine"
 
 
-def choose_output(result: Any, environment: dict[fx.Node, Any], network: Network) -> fx.Node:
-    """The node of the logits: the only output, with a softmax at the end removed."""
-    outputs = [environment[leaf] for leaf in leaves(result) if isinstance(leaf, fx.Node)]
-    values = [output for output in outputs if isinstance(output, Value)]
+def named_results(program: ExportedProgram, found: list[Any]) -> dict[str, Any]:
+    """The model's results by name: keys and indices, joined by dots where they are nested."""
+    spec = program.call_spec.out_spec
+    if spec is None:
+        return {str(index): value for index, value in enumerate(found)}
+    tree = torch.utils._pytree.tree_unflatten(range(len(found)), spec)
+    return {name: found[place] for name, place in named_leaves(tree).items()}
+
+
+def choose_output(results: dict[str, Any], wanted: str | int | None) -> tuple[str, fx.Node]:
+    """The result to explain: the one that is named, or the only one that depends on the input."""
+    values = {name: value.node for name, value in results.items() if isinstance(value, Value)}
+    shown = ", ".join(
+        f"{name!r} of shape ({', '.join(map(str, ('N', *shape_of(node)[1:])))})"
+        for name, node in values.items()
+    )
+    if wanted is not None:
+        if str(wanted) not in values:
+            raise CaptureError(f"the model has no result {str(wanted)!r}: it returns {shown}")
+        return str(wanted), values[str(wanted)]
     if len(values) != 1:
         raise CaptureError(
-            f"the model returns {len(values)} results that depend on the input; graphprop "
-            "explains one tensor of logits: wrap the model so that it returns the one you mean"
+            f"the model returns {len(values)} results that depend on the input"
+            f"{f': {shown}' if shown else ''}; graphprop explains one: choose it by --output NAME "
+            "(in Python: output=NAME)"
         )
-    node = values[0].node
+    return next(iter(values.items()))
+
+
+def without_softmax(node: fx.Node, network: Network) -> fx.Node:
+    """The node of the logits: a softmax at the end is removed."""
     if node.op == "call_function" and isinstance(node.target, Softmax):
         network.notes.append(
             f"the softmax at the end ({where(node)}) is removed: relevance explains the logits"
         )
         network.removed_softmax = node.target.axis
-        node = node.args[0]
+        found: fx.Node = node.args[0]
+        return found
     return node

@@ -81,10 +81,11 @@ def analysis_steps(
     parameters: Mapping[str, Any],
     rules: RuleMap | None = None,
     roles: Mapping[str, str] | None = None,
+    output: str | int | None = None,
 ) -> list[Step]:
     """The passes from a captured program to a network in which every layer has its rule."""
     return [
-        ("canonicalise", canonicalise),
+        ("canonicalise", lambda program: canonicalise(program, output)),
         ("join_sums", join_sums),
         ("fold_batchnorm", lambda n: fold_batchnorm(n, parameters["batch_norm"])),
         ("tag_roles", lambda n: tag_roles(n, roles)),
