@@ -158,6 +158,7 @@ def manifest_of(explainer: CompiledExplainer, folder: Path, report: Report | Non
         "rules": plain(explainer.rules),
         "roles": plain(explainer.roles),
         "input_shape": list(explainer.input_shape),
+        "input_shapes": [list(shape) for shape in explainer.input_shapes],
         "relevance_shape": list(explainer.relevance_shape),
         "classes": explainer.classes,
         "output": explainer.network.output_name,

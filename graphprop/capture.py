@@ -10,12 +10,12 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.fx.graph as fx_graph
@@ -35,7 +35,16 @@ CONTROL_FLOW = (
 )
 
 
-def capture(model: nn.Module, example: torch.Tensor) -> ExportedProgram:
+Example: TypeAlias = "torch.Tensor | Sequence[torch.Tensor]"
+"""An example input, or one for each of the model's inputs."""
+
+
+def inputs_of(example: Example) -> tuple[torch.Tensor, ...]:
+    """The examples of all inputs."""
+    return (example,) if isinstance(example, torch.Tensor) else tuple(example)
+
+
+def capture(model: nn.Module, example: Example) -> ExportedProgram:
     """Capture a model in evaluation mode as functional ATen operators, for any batch size.
 
     Parameters
@@ -54,20 +63,21 @@ def capture(model: nn.Module, example: torch.Tensor) -> ExportedProgram:
         If a parameter or buffer holds NaN or infinity.
     """
     check_ready(model)
-    batch = example[:1].repeat(2, *[1] * (example.dim() - 1))
+    batch = tuple(part[:1].repeat(2, *[1] * (part.dim() - 1)) for part in inputs_of(example))
     run_eagerly(model, batch)
     check_batch_independent(model, batch)
+    length = Dim("batch", min=1)
     with quiet(), names_escaped():
         try:
             program = torch.export.export(
-                model, (batch,), strict=False, dynamic_shapes=({0: Dim("batch", min=1)},)
+                model, batch, strict=False, dynamic_shapes=({0: length},) * len(batch)
             )
             return program.run_decompositions({})
         except Exception as error:
             raise CaptureError(explain(error)) from error
 
 
-def check_logits(model: nn.Module, network: Network, example: torch.Tensor) -> None:
+def check_logits(model: nn.Module, network: Network, example: Example) -> None:
     """Hold the canonical network's result against the model's own, on one random batch.
 
     Raises
@@ -76,16 +86,21 @@ def check_logits(model: nn.Module, network: Network, example: torch.Tensor) -> N
         If they differ: the model is not a function of its input alone, or was misunderstood.
     """
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, *example.shape[1:], generator=generator).to(example.dtype)
+    given = [
+        torch.randn(2, *part.shape[1:], generator=generator).to(part.dtype)
+        for part in inputs_of(example)
+    ]
     with torch.no_grad():
-        results = named_leaves(model(x))
-    found, _ = interpret(network, {"x": x}, dtype=x.dtype)
+        results = named_leaves(model(*given))
+    names = [node.target for node in network.inputs]
+    dtype = given[0].dtype
+    found, _ = interpret(network, dict(zip(names, given, strict=True)), dtype=dtype)
     if network.removed_softmax is not None:
         found = found.softmax(network.removed_softmax)
     expected, found = results[network.output_name].double(), found.double()
     fine = torch.isfinite(expected)
     off = (found - expected)[fine].norm() / expected[fine].norm().clamp(min=1e-30)
-    if not bool(off <= LOGITS_TOLERANCE.get(x.dtype, 0.1)):
+    if not bool(off <= LOGITS_TOLERANCE.get(dtype, 0.1)):
         raise CaptureError(
             f"the captured network's result differs from the model's by {off:.1e} on the same "
             "input: the model draws random numbers, keeps state between calls, or does what "
@@ -122,26 +137,28 @@ def check_ready(model: nn.Module) -> None:
                 )
 
 
-def run_eagerly(model: nn.Module, batch: torch.Tensor) -> Any:
+def run_eagerly(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
     """Run the model once as it is, to refuse a wrong input shape in the user's terms."""
     try:
         with torch.no_grad():
-            return model(batch)
+            return model(*batch)
     except Exception as error:
         line = user_line(error)
-        shape = tuple(batch.shape[1:])
+        shapes = " and ".join(str(tuple(part.shape[1:])) for part in batch)
         raise InputError(
-            f"the model does not run on an input of shape {shape}"
+            f"the model does not run on {'an input' if len(batch) == 1 else 'inputs'} of shape "
+            f"{shapes}"
             f"{f' ({line})' if line else ''}: {first_line(error)}. "
             "Give the shape it was made for, without the batch, by example_input or --input-shape"
         ) from error
 
 
-def check_batch_independent(model: nn.Module, batch: torch.Tensor) -> None:
+def check_batch_independent(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> None:
     """Refuse a model that takes other lines of code for one sample than for two."""
+    single = tuple(part[:1] for part in batch)
     with torch.no_grad():
         try:
-            one, two = (lines_taken(model, part) for part in (batch[:1], batch))
+            one, two = (lines_taken(model, part) for part in (single, batch))
         except Exception as error:
             raise CaptureError(
                 f"the model runs on two samples but not on one: {first_line(error)}"
@@ -159,7 +176,7 @@ def check_batch_independent(model: nn.Module, batch: torch.Tensor) -> None:
         )
 
 
-def lines_taken(model: nn.Module, batch: torch.Tensor) -> list[tuple[str, int]]:
+def lines_taken(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> list[tuple[str, int]]:
     """The lines of the user's own code that the model runs, in order."""
     lines: list[tuple[str, int]] = []
 
@@ -174,7 +191,7 @@ def lines_taken(model: nn.Module, batch: torch.Tensor) -> list[tuple[str, int]]:
     gc.disable()  # what runs as garbage is collected isn't the model's
     sys.settrace(trace)
     try:
-        model(batch)
+        model(*batch)
     finally:
         sys.settrace(before)
         if collecting:

@@ -25,7 +25,7 @@ from graphprop.checking.backends import BackendError, Samples
 from graphprop.checking.compare import ENGINES, PythonBackend, Session
 from graphprop.checking.fingerprint import deviations, fingerprint, first_deviation, same_inputs
 from graphprop.checking.report import BackendResult, Divergence, Report
-from graphprop.checking.runner import SEED
+from graphprop.checking.runner import SEED, pack
 from graphprop.checking.stages import Stage, described, stages_of
 from graphprop.errors import InputError, MethodError, nearest
 from graphprop.interpret import interpret
@@ -78,10 +78,11 @@ def check_explainer(
                 progress=progress,
             )
     stages = stages_of(layer_entries(explainer), onnx_names(explainer))
-    x, target = inputs_for(explainer.input_shape, explainer.classes, samples)
-    logits, _ = interpret(explainer.network, {"x": x[:1]}, dtype=torch.float32)
+    explained = inputs_for(explainer.input_shapes, explainer.classes, samples)
+    first, target = explained.part(slice(0, 1))
+    logits, _ = interpret(explainer.network, first, dtype=torch.float32)
     target[0] = logits.reshape(explainer.classes, -1).sum(1).argmax()
-    arbiter = GraphArbiter(explainer, stages, Samples(x, target))
+    arbiter = GraphArbiter(explainer, stages, explained)
     say("check: explain in float64")
     truth = arbiter.truth()
     session = Session(directory, stages, arbiter, truth, say)
@@ -128,11 +129,11 @@ def check_directory(
             f"{directory} was compiled without ONNX: check the backend 'python', or compile again"
         )
     stages = stages_of(manifest["layers"], manifest["onnx_names"])
-    x, target = inputs_for(tuple(manifest["input_shape"]), manifest["classes"], samples)
+    explained = inputs_for(manifest["input_shapes"], manifest["classes"], samples)
     recorded = manifest["fingerprint"]
     known = recorded["targets"][:samples] if recorded else [-1]
-    target[: len(known)] = torch.tensor(known)
-    arbiter = ModuleArbiter(directory, stages, Samples(x, target), manifest["onnx_names"])
+    explained.target[: len(known)] = torch.tensor(known)
+    arbiter = ModuleArbiter(directory, stages, explained, manifest["onnx_names"])
     say("check: explain in float64")
     began = time.perf_counter()
     try:
@@ -162,16 +163,15 @@ def choose(backends: Sequence[str] | None) -> tuple[str, ...]:
     return BACKENDS if backends is None else tuple(b for b in BACKENDS if b in backends)
 
 
-def inputs_for(
-    shape: Sequence[int], classes: int, samples: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def inputs_for(shapes: Sequence[Sequence[int]], classes: int, samples: int) -> Samples:
     """Random inputs and classes; those of a sample don't depend on how many there are."""
     if samples < 1:
         raise InputError(f"a check needs at least one sample, not {samples}")
     generators = [torch.Generator().manual_seed(SEED + index) for index in range(samples)]
-    x = torch.stack([torch.randn(*shape, generator=generator) for generator in generators])
+    drawn = [[torch.randn(*shape, generator=g) for shape in shapes] for g in generators]
+    x = pack([torch.stack(part) for part in zip(*drawn, strict=True)])
     classes_chosen = [torch.randint(classes, (), generator=generator) for generator in generators]
-    return x, torch.stack(classes_chosen)
+    return Samples(x, torch.stack(classes_chosen), tuple(map(tuple, shapes)))
 
 
 def guard(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from graphprop import console
-from graphprop.capture import capture
+from graphprop.capture import capture, inputs_of
 from graphprop.explainer import (
     DEFAULT_METHOD,
     CompiledExplainer,
@@ -92,7 +92,7 @@ def describe_compiled(
 ) -> None:
     """Print what was written, what it computes, and whether that holds."""
     weighted = [layer for layer in explainer.layers if layer.role]
-    shape = ",".join(map(str, explainer.input_shape))
+    shape = listed_shapes(explainer.input_shapes)
     console.say(f"{explainer.name}: compiled with {explainer.method.name} in {seconds:.1f} s")
     console.say()
     rows = [
@@ -222,7 +222,7 @@ def run_inspect(
             analysis_steps(chosen, resolved, rule_map, role_map, result), program
         )
     layers = [layer_info(node) for node in network.layers]
-    shape = tuple(loaded.example.shape[1:])
+    shapes = [tuple(part.shape[1:]) for part in inputs_of(loaded.example)]
     notes = [*loaded.notes, *network.notes]
     if as_json:
         content = {
@@ -230,7 +230,8 @@ def run_inspect(
             "source": loaded.source,
             "method": method,
             "parameters": resolved,
-            "input_shape": shape,
+            "input_shape": shapes[0],
+            "input_shapes": shapes,
             "layers": [layer.as_dict() for layer in layers],
             "batch_norms": network.decisions,
             "notes": notes,
@@ -238,7 +239,7 @@ def run_inspect(
         console.say_json("inspect", content)
         return
     console.say(f"{loaded.name}: {method} ({assignments(resolved)})")
-    console.say(f"input: {','.join(map(str, shape))}")
+    console.say(f"input: {listed_shapes(shapes)}")
     console.say()
     headers = ("layer", "operator", "shape", "role", "input sign", "rule")
     console.say_table(headers, (layer_row(layer) for layer in layers))
@@ -247,6 +248,11 @@ def run_inspect(
         console.say_table(("batch norm", "what was done"), network.decisions.items())
     for note in notes:
         console.say(f"note: {note}")
+
+
+def listed_shapes(shapes: Iterable[Sequence[int]]) -> str:
+    """The shapes of the inputs, as ``--input-shape`` takes one."""
+    return " and ".join(",".join(map(str, shape)) for shape in shapes)
 
 
 def layer_row(layer: LayerInfo) -> tuple[str, ...]:

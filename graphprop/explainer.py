@@ -139,14 +139,15 @@ class CompiledExplainer(nn.Module):
         )
 
     def forward(
-        self, x: torch.Tensor, target: torch.Tensor | int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, x: torch.Tensor, *more: Any, target: torch.Tensor | int | None = None
+    ) -> tuple[torch.Tensor, Any]:
         """Compute logits and relevance.
 
         Parameters
         ----------
-        x
-            ``[N, ...]``, as the model takes it.
+        x, *more
+            ``[N, ...]``, as the model takes it; of a model with several inputs, each of them. The
+            target may follow.
         target
             None for the largest logit, a class index (for all, or int64 ``[N]``), or weights of
             the outputs (float, of the shape of the logits) by which those are multiplied. Where
@@ -158,28 +159,37 @@ class CompiledExplainer(nn.Module):
         logits
             ``[N, classes]`` or ``[N, classes, height, width]``, the model's own.
         relevance
-            Of the shape of x, or, by a method whose map is made at a layer, `relevance_shape`.
+            Of the shape of x, or, by a method whose map is made at a layer, `relevance_shape`. Of a
+            model with several inputs, a tuple.
 
         Raises
         ------
         InputError
             If x has another shape than the explainer was compiled for, or a target is no class.
         """
-        self.check_input(x, target)
+        inputs = [x, *more]
+        if len(inputs) == len(self.input_shapes) + 1:
+            target = inputs.pop()
+        self.check_input(inputs, target)
         if target is not None and not isinstance(target, int):
             given = torch.as_tensor(target, device=x.device)
             target = given if given.dim() else int(given)
-        logits, relevance = self.module(x, target)
+        logits, relevance = self.module(*inputs, target)
         return logits, relevance
 
-    def check_input(self, x: torch.Tensor, target: Any = None) -> None:
-        """Refuse an input or target that the explainer was not compiled for."""
-        wanted = self.input_shape
-        if tuple(x.shape[1:]) != wanted:
+    def check_input(self, inputs: Sequence[torch.Tensor], target: Any = None) -> None:
+        """Refuse inputs or a target that the explainer was not compiled for."""
+        if len(inputs) != len(self.input_shapes):
             raise InputError(
-                f"the explainer was compiled for inputs of shape {('N', *wanted)}, not "
-                f"{tuple(x.shape)}: resize the input, or compile again for its shape"
+                f"the explainer takes {len(self.input_shapes)} inputs, not {len(inputs)}"
             )
+        x = inputs[0]
+        for given, wanted in zip(inputs, self.input_shapes, strict=True):
+            if tuple(given.shape[1:]) != wanted or len(given) != len(x):
+                raise InputError(
+                    f"the explainer was compiled for inputs of shape {('N', *wanted)}, not "
+                    f"{tuple(given.shape)}: resize the input, or compile again for its shape"
+                )
         if target is None:
             return
         given = torch.as_tensor(target)
@@ -203,14 +213,18 @@ class CompiledExplainer(nn.Module):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one input, without the batch."""
-        return shape_of(self.network.inputs[0])[1:]
+        """The shape of one input, the first, without the batch."""
+        return self.input_shapes[0]
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of all inputs, without the batch."""
+        return tuple(shape_of(node)[1:] for node in self.network.inputs)
 
     @property
     def relevance_shape(self) -> tuple[int, ...]:
         """The shape of one map, without the batch."""
-        output: Any = self.lowered.output.args[0]
-        return shape_of(output[1])[1:]
+        return shape_of(self.lowered.maps[0])[1:]
 
     @property
     def classes(self) -> int:
@@ -341,7 +355,7 @@ def run_source(source: str) -> Any:
 
 def compile(
     model: nn.Module,
-    example_input: torch.Tensor,
+    example_input: torch.Tensor | Sequence[torch.Tensor],
     method: str | Method = DEFAULT_METHOD,
     *,
     rules: RuleMap | None = None,
@@ -361,7 +375,8 @@ def compile(
         A network in evaluation mode that maps ``[N, ...]`` to logits ``[N, classes]`` or
         ``[N, classes, height, width]``.
     example_input
-        A tensor ``[N, ...]``; only its shape (without the batch) and type matter.
+        A tensor ``[N, ...]``; only its shape (without the batch) and type matter. For a model with
+        several inputs, a tuple.
     method
         The name of a method (`graphprop.rules.METHODS`), or a `Method`.
     rules

@@ -68,24 +68,23 @@ def interpret(
 
 def explain(
     network: Network,
-    x: torch.Tensor,
+    inputs: Mapping[str, torch.Tensor],
     target: torch.Tensor,
     *,
     dtype: torch.dtype = torch.float64,
     observe: Callable[[fx.Node, Any], Any] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute logits and relevance by a lowered or legal network.
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Compute logits and the relevance of each input by a lowered or legal network.
 
     Where the map is a mean over samples, ``observe`` sees the input alone.
     """
 
-    def once(
-        x: torch.Tensor, target: torch.Tensor, **options: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        output, _ = interpret(network, {"x": x, "target": target}, dtype=dtype, **options)
+    def once(x: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output, _ = interpret(network, {"x": x, "target": target}, dtype=dtype)
         return output[0], output[1]
 
-    logits, relevance = once(x, target, observe=observe)
+    output, _ = interpret(network, {**inputs, "target": target}, dtype=dtype, observe=observe)
+    logits, relevance, _ = output
     if network.samples is not None:
-        relevance = network.samples.mean(x.to(dtype), target, once)
-    return logits, relevance
+        relevance = network.samples.mean(inputs["x"].to(dtype), target, once)
+    return logits, list(relevance) if isinstance(relevance, tuple) else [relevance]

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from graphprop.capture import first_line, is_user_file
+from graphprop.capture import Example, first_line, is_user_file
 from graphprop.errors import GraphpropError, InputError, LoadError, described, nearest
 from graphprop.weights import load_weights
 
@@ -62,12 +62,12 @@ class LoadedModel:
     """
 
     model: nn.Module
-    example: torch.Tensor
+    example: Example
     name: str
     source: str
     sha256: str | None
     notes: list[str]
-    preprocessing: dict[str, list[Any]]
+    preprocessing: dict[str, list[Any]] | None
 
 
 def load_source(
@@ -304,7 +304,7 @@ def make_ready(model: nn.Module, notes: list[str]) -> None:
 
 def example_input(
     holders: Iterable[Any], input_shape: tuple[int, ...] | None, folder: Path | None
-) -> torch.Tensor:
+) -> Example:
     """Find or make two samples of the model's input."""
     if input_shape is not None:
         return torch.zeros(2, *input_shape)
@@ -321,12 +321,20 @@ def example_input(
     )
 
 
-def two_samples(example: Any) -> torch.Tensor:
+def two_samples(example: Any) -> Example:
     """Check an ``example_input`` and make a batch of two of it."""
+    if isinstance(example, tuple | list) and example:
+        parts = tuple(two_samples_of_one(part) for part in example)
+        return parts[0] if len(parts) == 1 else parts
+    return two_samples_of_one(example)
+
+
+def two_samples_of_one(example: Any) -> torch.Tensor:
+    """Check an example of one input and make a batch of two of it."""
     if not isinstance(example, torch.Tensor):
         raise InputError(
-            f"example_input is {described(example)}: it must be one tensor, or a function that "
-            "returns one; models with several inputs can't be compiled"
+            f"example_input is {described(example)}: it must be a tensor, or one for each input of "
+            "the model in a tuple, or a function that returns that"
         )
     if not example.is_floating_point():
         kind = str(example.dtype).removeprefix("torch.")
@@ -350,9 +358,14 @@ def check_shape(shape: tuple[int, ...]) -> None:
 
 
 def preprocessing_of(
-    module: ModuleType, example: torch.Tensor, *, follow: bool
-) -> dict[str, list[Any]]:
-    """Read the file's ``preprocessing``; ``follow``: its size gives way to the example's."""
+    module: ModuleType, example: Example, *, follow: bool
+) -> dict[str, list[Any]] | None:
+    """Read the file's ``preprocessing``; ``follow``: its size gives way to the example's.
+
+    There is none for a model with several inputs.
+    """
+    if not isinstance(example, torch.Tensor):
+        return None
     given = getattr(module, "preprocessing", None)
     given = {} if given is None or isinstance(given, ModuleType) else given
     if not isinstance(given, Mapping):

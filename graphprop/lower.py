@@ -100,8 +100,11 @@ class Lowering:
             notes=list(network.notes),
             decisions=dict(network.decisions),
         )
-        (self.image,) = network.inputs
+        self.images = tuple(network.inputs)
+        self.image = self.images[0]
         if method.samples is not None:
+            if len(self.images) > 1:
+                raise MethodError(f"{method.name!r} explains models of one input, not of several")
             samples = method.samples(parameters, shape_of(self.image))
             self.lowered.samples = samples.of_type(self.image.meta["value"].dtype)
         self.writer = Writer(self.lowered)
@@ -124,26 +127,36 @@ class Lowering:
         target = writer.placeholder(
             "target", torch.empty(BATCH, dtype=torch.int64, device="meta"), Sign.POSITIVE
         )
-        stop = self.network.middle or self.image
-        ends = [self.flow(name, own, logits, target, stop) for name, own in method.flows]
+        middle = self.network.middle
+        stops = self.images if middle is None else (middle,)
+        ends = [self.flow(name, own, logits, target, stops) for name, own in method.flows]
         budget = 1.0 if method.budgets else None
-        if stop is not self.image:
-            with writer.at(prefix="map", section=f"the map at {stop.meta['label']}"):
-                made = self.made(method.at_layer, stop, ends)
+        if middle is not None:
+            with writer.at(prefix="map", section=f"the map at {middle.meta['label']}"):
+                maps = [self.made(method.at_layer, middle, [end[0] for end in ends])]
             if method.goes_on:
-                ends = [Flow(self, "", {}).run(stop, Carried(made, budget), self.image)]
-        if stop is self.image or method.goes_on:
-            with writer.at(section="the map", prefix=f"r_{self.image.name}"):
-                made = self.made(method.at_input, self.image, ends)
+                ends = [Flow(self, "", {}).run(middle, Carried(maps[0], budget), self.images)]
+        if middle is None or method.goes_on:
+            maps = []
+            for index, image in enumerate(self.images):
+                with writer.at(section="the map", prefix=f"r_{image.name}"):
+                    maps.append(self.made(method.at_input, image, [end[index] for end in ends]))
         with writer.at(section="what the layers add", prefix="added"):
             for part in self.besides:
-                made = made + part
-        self.lowered.graph.output((logits.node, made.node, self.relevance))
+                maps[0] = maps[0] + part
+        nodes = tuple(value.node for value in maps)
+        result = nodes if len(nodes) > 1 else nodes[0]
+        self.lowered.graph.output((logits.node, result, self.relevance))
         return self.lowered
 
     def flow(
-        self, name: str, own: Mapping[str, Any], logits: Value, target: Value, stop: fx.Node
-    ) -> Value:
+        self,
+        name: str,
+        own: Mapping[str, Any],
+        logits: Value,
+        target: Value,
+        stops: tuple[fx.Node, ...],
+    ) -> list[Value]:
         """Write one flow from the logits to where it ends."""
         kind = own.get("start", self.parameters.get("start", self.method.start))
         if kind not in Start.KNOWN:
@@ -153,7 +166,7 @@ class Lowering:
             names = filter(None, ("r", name, logits.node.name))
             if not first.node.meta.get("named"):
                 self.writer.rename(first, "_".join(names))
-        return Flow(self, name, own).run(self.network.output.args[0], Carried(first), stop)
+        return Flow(self, name, own).run(self.network.output.args[0], Carried(first), stops)
 
     def made(self, rule: str | None, node: fx.Node, ends: list[Value]) -> Value:
         """What is made of what the flows bring to a node: by a rule, or their sum."""
@@ -190,13 +203,14 @@ class Lowering:
 
     def copy_of_baseline(self) -> dict[fx.Node, Any]:
         """Write the forward part once more, of the baseline in place of the input."""
-        shape = shape_of(self.image)
-        baseline = baseline_of(self.parameters["baseline"], shape)
-        dtype = self.image.meta["value"].dtype
-        tensor = baseline.to(dtype).expand(1, *shape[1:]).contiguous()
-        with self.writer.at(section="the baseline", prefix="baseline"):
-            value = self.writer.tensor(tensor, "baseline")
-        return copy_forward(self.network, self.writer, {self.image: value}, "baseline")
+        values = {}
+        for image in self.images:
+            shape = shape_of(image)
+            baseline = baseline_of(self.parameters["baseline"], shape)
+            tensor = baseline.to(image.meta["value"].dtype).expand(1, *shape[1:]).contiguous()
+            with self.writer.at(section="the baseline", prefix="baseline"):
+                values[image] = self.writer.tensor(tensor, "baseline")
+        return copy_forward(self.network, self.writer, values, "baseline")
 
 
 class Flow:
@@ -213,8 +227,9 @@ class Flow:
         self.all, self.writer, self.forward = lowering, lowering.writer, lowering.forward
         self.name, self.parameters = name, parameters
 
-    def run(self, start: fx.Node, first: Carried, stop: fx.Node) -> Value:
-        """Walk back from the relevance of one node's result; returns that of another's."""
+    def run(self, start: fx.Node, first: Carried, stops: tuple[fx.Node, ...]) -> list[Value]:
+        """Walk back from the relevance of one node's result; returns that of others'."""
+        ends: dict[fx.Node, Value] = {}
         incoming: dict[fx.Node, list[Carried]] = defaultdict(list)
         incoming[start].append(first)
         for node in reversed(self.all.network.graph.nodes):
@@ -225,18 +240,21 @@ class Flow:
             if node.op == "call_function":
                 label = in_flow(node.meta["label"], self.name)
                 self.all.relevance.setdefault(label, carried.r.node)
-            if node is stop:
-                return carried.r
+            if node in stops:
+                ends[node] = carried.r
+                continue
             if node.op != "call_function" or node.meta["rule"] is None:
                 continue
             back = self.carried_back(node, carried)
             for operand, part in zip(receivers(node), back, strict=True):
                 incoming[operand].append(part)
-        raise MethodError(
-            f"no relevance reaches {where(stop)}: the logits do not depend on it"
-            if stop.op == "call_function"
-            else "no relevance reaches the input: the logits do not depend on it"
-        )
+        if not ends:
+            place = where(stops[0]) if stops[0].op == "call_function" else "the input"
+            raise MethodError(f"no relevance reaches {place}: the logits do not depend on it")
+        for stop in (node for node in stops if node not in ends):
+            # an input that nothing comes back to has no relevance
+            ends[stop] = Multiply()(self.forward[stop], 0.0)
+        return [ends[stop] for stop in stops]
 
     def together(self, value: Value, parts: list[Carried]) -> Carried:
         """Add up what comes back to a value from its consumers."""

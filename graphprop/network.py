@@ -81,7 +81,8 @@ class Network:
     graph
         The nodes. Inputs are placeholders, tensors are ``get_attr`` nodes naming an entry of
         `tensors`, everything else calls an `Operator`. The output is the logits, or in a lowered
-        graph ``(logits, relevance, {label: relevance of that layer's result})``.
+        graph ``(logits, relevance, {label: relevance of that layer's result})``, where relevance is
+        a tuple if there are several inputs.
     tensors
         Parameters, buffers and constants by name.
     level
@@ -131,6 +132,12 @@ class Network:
     def middle(self) -> fx.Node | None:
         """The layer at which the method makes its map, from `passes.find_layer`."""
         return next((node for node in self.layers if node.meta.get("middle")), None)
+
+    @property
+    def maps(self) -> tuple[fx.Node, ...]:
+        """In a lowered graph: the relevance of each input."""
+        results: Any = self.output.args[0]
+        return results[1] if isinstance(results[1], tuple) else (results[1],)
 
     @property
     def stored(self) -> dict[str, torch.Tensor]:

@@ -28,7 +28,13 @@ class Preprocessing:
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Preprocessing:
         """What a manifest records; refuses an explainer that doesn't take pictures."""
-        shape = tuple(manifest["input_shape"])
+        shapes = manifest.get("input_shapes", [manifest["input_shape"]])
+        if len(shapes) > 1:
+            raise InputError(
+                f"the explainer takes {len(shapes)} inputs, and a picture is one: call load() of "
+                "its explainer.py from Python instead"
+            )
+        shape = tuple(shapes[0])
         if len(shape) != 3 or shape[0] not in MODES:
             raise InputError(
                 f"the explainer takes inputs of shape {shape}, and a picture has the shape "

@@ -389,7 +389,7 @@ def test_bad_input_shape(write, shape):
 @pytest.mark.parametrize(
     ("definition", "text"),
     [
-        ("example_input = (torch.zeros(1), torch.zeros(1))", "example_input is a tuple: it must"),
+        ("example_input = (torch.zeros(1, 3), 3)", "example_input is an int: it must be a tensor"),
         ("example_input = torch.zeros(2, 2, 8, 8).int()", "example_input is of type int32: it"),
         ("example_input = torch.zeros(8)", "example_input has the shape (8,): it must hold at"),
         ("example_input = torch.zeros(0, 2, 8)", "example_input has the shape (0, 2, 8): it must"),

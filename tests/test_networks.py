@@ -7,9 +7,11 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from torch import nn
 import graphprop
 from graphprop import Layer
 from graphprop.capture import capture
+from graphprop.check import check_directory
 from graphprop.errors import (
     CaptureError,
     GraphpropError,
@@ -891,6 +894,58 @@ def test_results_other_than_logits_are_refused() -> None:
         graphprop.compile(prepared(Two()), image(), output=2)
     with refused(MethodError, r"output has shape \('N',\); relevance starts at logits"):
         graphprop.compile(prepared(nn.Sequential(Tidy(), Total())), image())
+
+
+class Siamese(nn.Module):
+    """Two pictures of different size through the same layers, and numbers beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2)
+        self.numbers, self.head = nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def encoded(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.second(F.relu(self.first(x)))).mean((2, 3))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.encoded(x) - self.encoded(y) + self.numbers(z)))
+
+
+def test_several_inputs_have_their_own_relevance(tmp_path: Path) -> None:
+    model = prepared(Siamese()).double()
+    shapes = ((3, 3, 8, 8), (3, 3, 12, 10), (3, 5))
+    inputs = tuple(torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    target = torch.tensor([0, 2, 1])
+    explainer = graphprop.compile(model, inputs, "gradient")
+    logits, gradients = explainer(*inputs, target)
+    torch.testing.assert_close(logits, model(*inputs))
+    own = [x.clone().requires_grad_() for x in inputs]
+    expected = torch.autograd.grad(model(*own)[range(3), target].sum(), own)
+    torch.testing.assert_close(gradients, expected)
+    with refused(InputError, "takes 3 inputs, not 2"):
+        explainer(*inputs[:2])
+    with refused(InputError, r"inputs of shape \('N', 3, 12, 10\), not \(3, 3, 8, 8\)"):
+        explainer(inputs[0], inputs[0], inputs[2])
+
+    explainer = graphprop.compile(model.float(), inputs_of_type(inputs), "rap")
+    logits, maps = explainer(*inputs_of_type(inputs), target=target)
+    assert [part.shape for part in maps] == [x.shape for x in inputs]
+    total = sum(part.flatten(1).sum(1) for part in maps)
+    torch.testing.assert_close(total, logits[range(3), target], rtol=1e-4, atol=1e-5)
+    explainer.save(tmp_path / "out")
+    assert check_directory(tmp_path / "out").passed
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "explainer.onnx")
+    names = [value.name for value in session.get_inputs()]
+    assert names == ["input", "input_2", "input_3", "target"]
+    assert [v.name for v in session.get_outputs()][1:] == [
+        "relevance",
+        "relevance_2",
+        "relevance_3",
+    ]
+
+
+def inputs_of_type(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(x.float() for x in inputs)
 
 
 class Total(nn.Module):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,9 +23,9 @@ from torch import fx
 
 from graphprop.checking.backends import Samples, Step, run_module
 from graphprop.checking.report import Divergence, shown
-from graphprop.checking.runner import local_variables, measure
+from graphprop.checking.runner import local_variables, measure, pack
 from graphprop.checking.stages import Stage, described
-from graphprop.emit.onnx import named_outputs
+from graphprop.emit.onnx import named_maps, named_outputs
 from graphprop.interpret import explain
 from graphprop.legalise import legalise
 from graphprop.network import Network, has_shape
@@ -106,9 +106,10 @@ class GraphArbiter:
     def _run(
         self, network: Network, sample: int, dtype: torch.dtype, observe: Observer | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        x, target = self.samples.x[sample : sample + 1], self.samples.target[sample : sample + 1]
+        inputs, target = self.samples.part(slice(sample, sample + 1))
         with threads(1 if dtype == torch.float32 else torch.get_num_threads()):
-            return explain(network, x, target, dtype=dtype, observe=observe)
+            logits, maps = explain(network, inputs, target, dtype=dtype, observe=observe)
+            return logits, pack(maps)
 
     def truth(self) -> Truth:
         lowered = self.explainer.lowered
@@ -162,7 +163,7 @@ class GraphArbiter:
         output: Any = network.output.args[0]
         outputs = named_outputs(network, explainer.recorded_nodes(network))
         if level == "torch":
-            outputs = {"logits": output[0], "relevance": output[1]}
+            outputs = {"logits": output[0], **named_maps(network)}
         return network, names | {node: name for name, node in outputs.items()}
 
     def first_wrong(
@@ -257,7 +258,8 @@ class ModuleArbiter:
         watch = self._watch()
         exact = Step("exact", "float64", "x", torch.get_num_threads(), rows, watch)
         inputs = {"x": self.samples.x, "target": self.samples.target}
-        found = run_module(self.directory, inputs, [exact, Step("single", rows=rows)])
+        steps = [exact, Step("single", rows=rows)]
+        found = run_module(self.directory, inputs, steps, self.samples.shapes)
         logits, relevance = found["exact/logits"], found["exact/relevance"]
         float32 = {
             "logits": errors(found["single/logits"], logits),
@@ -268,7 +270,7 @@ class ModuleArbiter:
             for index, stage in enumerate(self.stages)
             if stage.name and f"exact/measure/{watch.index(stage.name)}" in found
         }
-        self.samples = Samples(self.samples.x, found["target"])
+        self.samples = replace(self.samples, target=found["target"])
         return Truth(self.samples, logits, relevance, float32, measures)
 
     def _watch(self) -> list[str]:
@@ -293,7 +295,7 @@ class ModuleArbiter:
             Step("exact", "float64", "x", count, [[0]], watch, keep=True, force=True),
             Step("single", "float32", "x", 1, [[0]], watch, keep=True, force=True),
         ]
-        found = run_module(self.directory, inputs, steps)
+        found = run_module(self.directory, inputs, steps, self.samples.shapes)
         for index, name in enumerate(watch):
             if f"exact/value/{index}" in found:
                 yield name, found[f"exact/value/{index}"], found[f"single/value/{index}"]
@@ -337,7 +339,7 @@ class ModuleArbiter:
 def stage_nodes(network: Network, stages: Sequence[Stage]) -> dict[fx.Node, list[int]]:
     """The nodes of a lowered or legal graph that hold stages: node -> indices of stages."""
     output: Any = network.output.args[0]
-    _, relevance, relevances = output
+    relevance, relevances = network.maps[0], output[2]
     results = {node.meta["records"]: node for node in network.layers if "records" in node.meta}
     found: dict[fx.Node, list[int]] = {}
     for index, stage in enumerate(stages):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,9 @@ from onnx.reference.op_run import OpRun
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from graphprop.checking.runner import unpack
+from graphprop.emit.onnx import INPUT
+
 RUNNER = Path(__file__).with_name("runner.py")
 LARGEST_BATCH = 8
 """How many samples run at once: memory is limited."""
@@ -35,10 +39,20 @@ class BackendError(Exception):
 
 @dataclass(frozen=True)
 class Samples:
-    """What is explained: inputs ``[N, ...]`` and one class for each."""
+    """What is explained: inputs ``[N, ...]`` and one class for each.
+
+    Several inputs are packed into one tensor ``[N, total]``; ``shapes`` are theirs.
+    """
 
     x: torch.Tensor
     target: torch.Tensor
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    def part(self, rows: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The inputs by name, and the targets, of some of the samples."""
+        parts = unpack(self.x[rows], self.shapes)
+        names = ["x", *(f"x_{number}" for number in range(2, len(parts) + 1))]
+        return dict(zip(names, parts, strict=True)), self.target[rows]
 
     def __len__(self) -> int:
         return len(self.target)
@@ -70,7 +84,10 @@ class Step:
 
 
 def run_module(
-    directory: Path, inputs: Mapping[str, torch.Tensor], steps: Sequence[Step]
+    directory: Path,
+    inputs: Mapping[str, torch.Tensor],
+    steps: Sequence[Step],
+    shapes: Sequence[Sequence[int]] = (),
 ) -> dict[str, torch.Tensor]:
     """Run a directory's ``explainer.py`` in a process where graphprop can't be imported.
 
@@ -82,7 +99,12 @@ def run_module(
     with tempfile.TemporaryDirectory(prefix="graphprop-") as scratch:
         paths = {name: f"{scratch}/{name}" for name in ("job", "inputs", "output")}
         save_file({name: t.contiguous() for name, t in inputs.items()}, paths["inputs"])
-        job = {**paths, "directory": str(directory.absolute()), "runs": [vars(s) for s in steps]}
+        job = {
+            **paths,
+            "directory": str(directory.absolute()),
+            "shapes": [list(shape) for shape in shapes],
+            "runs": [vars(step) for step in steps],
+        }
         Path(paths["job"]).write_text(json.dumps(job))
         run_job(Path(paths["job"]))
         with safe_open(paths["output"], "pt") as file:
@@ -160,7 +182,8 @@ class OnnxRuntime(OnnxFile):
     def run(self, samples: Samples, rows: list[int]) -> dict[str, Array]:
         feeds = feeds_of(samples, rows)
         try:
-            return dict(zip(self.names, self.session.run(self.names, feeds), strict=True))
+            names = [*self.names, *other_maps(samples)]
+            return dict(zip(names, self.session.run(names, feeds), strict=True))
         except Exception as error:
             raise BackendError(f"ONNX Runtime stops at {one_line(error)}") from error
 
@@ -182,7 +205,7 @@ class OnnxReference(OnnxFile):
                 found: Any = self.evaluator.run(None, feeds, intermediate=True)
         except Exception as error:
             raise BackendError(f"onnx.reference stops: {one_line(error)}") from error
-        return {name: found[name] for name in self.names}
+        return {name: found[name] for name in (*self.names, *other_maps(samples))}
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -195,7 +218,14 @@ def load_graph(path: Path) -> onnx.ModelProto:
 
 def feeds_of(samples: Samples, rows: list[int]) -> dict[str, Array]:
     """The inputs of one batch."""
-    return {"input": samples.x[rows].numpy(), "target": samples.target[rows].numpy()}
+    inputs, target = samples.part(rows)
+    named = {re.sub("^x", INPUT, name): x.numpy() for name, x in inputs.items()}
+    return {**named, "target": target.numpy()}
+
+
+def other_maps(samples: Samples) -> list[str]:
+    """The outputs with the relevance of the second input and those behind it."""
+    return [f"relevance_{number}" for number in range(2, len(samples.shapes) + 1)]
 
 
 def one_line(error: BaseException) -> str:

@@ -20,10 +20,12 @@ from graphprop.checking.backends import (
     Step,
     batches,
     load_graph,
+    other_maps,
     run_module,
 )
 from graphprop.checking.fingerprint import rounded
 from graphprop.checking.report import BackendResult, Comparison, Report, number
+from graphprop.checking.runner import pack, unpack
 from graphprop.checking.stages import Stage, described
 
 ENGINES = {"onnxruntime": OnnxRuntime, "onnx.reference": OnnxReference}
@@ -234,7 +236,8 @@ class PythonBackend(Backend):
 
     def _run(self, explained: Samples, **step: Any) -> dict[str, torch.Tensor]:
         inputs = {"x": explained.x, "target": explained.target}
-        return run_module(self.directory, inputs, [Step("python", keep=True, **step)])
+        steps = [Step("python", keep=True, **step)]
+        return run_module(self.directory, inputs, steps, explained.shapes)
 
     def run(self, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
         found = self._run(samples, rows=batches(len(samples)))
@@ -255,7 +258,9 @@ class PythonBackend(Backend):
         # what is returned counts, not a variable of the same name
         for name in ("logits", "relevance"):
             values[name] = found[f"python/{name}"][place : place + 1]
-        return values
+        first, *others = unpack(values["relevance"], samples.shapes)
+        values["relevance"] = first
+        return values | {f"relevance_{place}": part for place, part in enumerate(others, 2)}
 
 
 class OnnxBackend(Backend):
@@ -269,11 +274,12 @@ class OnnxBackend(Backend):
     def run(self, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
         session = self.engine(self.path)
         found = [session.run(samples, rows) for rows in batches(len(samples), 1, 2)]
-        logits, relevance = (
-            torch.cat([torch.from_numpy(part[name]) for part in found])
-            for name in ("logits", "relevance")
+        results = {
+            name: torch.cat([torch.from_numpy(part[name]) for part in found]) for name in found[0]
+        }
+        return results["logits"], pack(
+            [results[name] for name in ("relevance", *other_maps(samples))]
         )
-        return logits, relevance
 
     def values(
         self, samples: Samples, sample: int, names: Sequence[str]

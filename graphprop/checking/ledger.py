@@ -13,7 +13,7 @@ computed for each operand is a second finding, see `LedgerEntry.misplaced`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +131,9 @@ def worst(errors: Any) -> float:
 
 
 def ledger(
-    explainer: CompiledExplainer, x: torch.Tensor, target: torch.Tensor | int | None = None
+    explainer: CompiledExplainer,
+    x: torch.Tensor | Sequence[torch.Tensor],
+    target: torch.Tensor | int | None = None,
 ) -> list[LedgerEntry]:
     """Draw up the account of every layer that relevance passes, from the output back.
 
@@ -140,12 +142,13 @@ def ledger(
     explainer
         What `graphprop.compile` made.
     x, target
-        As for the explainer. Computed in float64, whatever the type of x.
+        As for the explainer; of a model with several inputs, all of them. Computed in float64,
+        whatever the type of x.
 
     Returns
     -------
     list of LedgerEntry
-        Where a method has several flows, an account for each; last the input, unless the method
+        Where a method has several flows, an account for each; last the inputs, unless the method
         makes something else of what arrives there.
 
     Raises
@@ -153,8 +156,9 @@ def ledger(
     InputError
         If x or the target doesn't fit the explainer.
     """
-    explainer.check_input(x, target)
-    return Ledger(explainer, x, target).entries()
+    inputs = (x,) if isinstance(x, torch.Tensor) else tuple(x)
+    explainer.check_input(inputs, target)
+    return Ledger(explainer, inputs, target).entries()
 
 
 # What becomes of relevance, rule by rule.
@@ -447,20 +451,24 @@ class Ledger:
         them isn't accounted for.
     """
 
-    def __init__(self, explainer: CompiledExplainer, x: torch.Tensor, target: Any) -> None:
-        self.explainer, self.network = explainer, explainer.network
-        (self.image,) = self.network.inputs
-        self.values: dict[fx.Node, Any] = {self.image: x.double()}
+    def __init__(
+        self, explainer: CompiledExplainer, inputs: Sequence[torch.Tensor], target: Any
+    ) -> None:
+        self.explainer, self.network, legal = explainer, explainer.network, explainer.legal
+        self.images = tuple(self.network.inputs)
+        given = dict(zip(self.images, inputs, strict=True))
+        self.values: dict[fx.Node, Any] = {image: x.double() for image, x in given.items()}
         self.values |= {
             node: cast(self.network.tensor(node))
             for node in self.network.graph.nodes
             if node.op == "get_attr"
         }
-        interpret(self.network, {self.image.target: x}, observe=self._keep)
-        logits, relevance, kept = explainer.legal.output.args[0]
-        (_, self.map), self.recorded = explained(
-            explainer.legal, x, target, (logits, relevance), kept
-        )
+        by_name = {image.target: x for image, x in given.items()}
+        interpret(self.network, by_name, observe=self._keep)
+        (_, found, recorded), _ = interpret(legal, {**by_name, "target": target})
+        self.recorded: dict[str, torch.Tensor] = dict(recorded)
+        maps = found if isinstance(found, tuple) else (found,)
+        self.maps: dict[fx.Node, torch.Tensor] = dict(zip(self.images, maps, strict=False))
         self.arrived: dict[tuple[str, fx.Node], tuple[torch.Tensor, torch.Tensor] | None] = {}
 
     def _keep(self, node: fx.Node, value: Any) -> None:
@@ -477,7 +485,7 @@ class Ledger:
         method = self.explainer.method
         ends_here = self.network.middle is None or method.goes_on
         if ends_here and method.at_input is None and method.besides is None:
-            found.append(self.input_entry())
+            found += map(self.input_entry, self.images)
         return found
 
     def entry(self, node: fx.Node, flow: str) -> LedgerEntry:
@@ -517,19 +525,19 @@ class Ledger:
             misplaced=misplaced,
         )
 
-    def input_entry(self) -> LedgerEntry:
-        """The map, held against what the layers sent to the input."""
-        total = each(self.map)
-        zeros = listed(total * 0.0)
+    def input_entry(self, image: fx.Node) -> LedgerEntry:
+        """The map, held against what the layers sent to an input."""
+        relevance = self.maps[image]
+        total = listed(each(relevance))
         return LedgerEntry(
-            self.image.name,
+            image.name,
             "input",
             "",
-            came_in=listed(total),
-            went_out=listed(total),
-            **dict.fromkeys(LOSSES, zeros),
-            moved=listed(each(self.map.abs())),
-            misplaced=self.misplaced(self.image, "", self.map),
+            came_in=total,
+            went_out=total,
+            **dict.fromkeys(LOSSES, listed(each(relevance) * 0.0)),
+            moved=listed(each(relevance.abs())),
+            misplaced=self.misplaced(image, "", relevance),
         )
 
     def layer_of(self, node: fx.Node) -> Layer:
@@ -549,15 +557,15 @@ class Ledger:
             label=node.meta["label"],
             signal=node.meta["signal"],
             operands=tuple(operands),
-            image=shape_of(self.image),
+            image=shape_of(self.images[0]),
             final=node is self.network.output.args[0],
             before=before,
         )
 
     def send(self, receiver: fx.Node, flow: str, part: torch.Tensor) -> None:
         """Add what a layer sends to one of its operands."""
-        # flows meet in the input
-        key = ("" if receiver is self.image else flow, receiver)
+        # flows meet in the inputs
+        key = ("" if receiver in self.images else flow, receiver)
         before = self.arrived.get(key, (torch.zeros_like(part), part.new_zeros(len(part))))
         if before is not None:
             total, sizes = before
@@ -572,18 +580,6 @@ class Ledger:
         distance = (total - r).flatten(1).norm(dim=1)
         scale = torch.maximum(sizes, r.flatten(1).norm(dim=1))
         return listed(torch.where(distance == 0, 0.0, distance / scale))
-
-
-def explained(
-    network: Any, x: torch.Tensor, target: Any, wanted: tuple[fx.Node, fx.Node], kept: Any
-) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
-    """Logits and relevance of a legal graph in float64, and the relevance of all layers."""
-    names = {f"{index} wanted": node for index, node in enumerate(wanted)}
-    inputs = {node.target: target for node in network.inputs}
-    (first, *_) = network.inputs
-    _, found = interpret(network, {**inputs, first.target: x}, keep={**kept, **names})
-    results = tuple(found.pop(name) for name in names)
-    return results, found
 
 
 def cast(tensor: torch.Tensor) -> torch.Tensor:

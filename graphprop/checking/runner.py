@@ -6,6 +6,8 @@ A script for a process of its own: ``python -I runner.py JOB``. JOB is a JSON fi
     Where ``explainer.py`` and its weights lie.
 ``inputs``, ``output``
     Safetensors files: what to read, ``target`` among it (-1: the largest logit), and what to write.
+``shapes``
+    Those of the inputs, without the batch, where there are several: these are packed then.
 ``runs``
     A list; each has a ``name``, the ``input`` it reads, a ``dtype``, how many ``threads``, and
     ``rows``, a list of batches of samples. ``watch`` are local variables of ``forward`` to look at,
@@ -32,6 +34,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 SEED = 0
+
+
+def pack(parts: Any) -> torch.Tensor:
+    """Tensors ``[N, ...]`` as one, ``[N, total]``; one alone stays as it is."""
+    if isinstance(parts, torch.Tensor):
+        return parts
+    return parts[0] if len(parts) == 1 else torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def unpack(x: torch.Tensor, shapes: Any) -> list[torch.Tensor]:
+    """The tensors that `pack` made one of, of these shapes without the batch."""
+    if len(shapes) < 2:
+        return [x]
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    parts = x.split(sizes, 1)
+    return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class NoGraphprop:
@@ -127,7 +145,7 @@ def load_explainer(directory: Path, dtype: torch.dtype, watch: Watch) -> Any:
 
 
 def run(
-    explainer: Any, x: torch.Tensor, target: torch.Tensor, step: Any, watch: Watch
+    explainer: Any, x: torch.Tensor, target: torch.Tensor, step: Any, watch: Watch, shapes: Any
 ) -> dict[str, torch.Tensor]:
     """Run batches of samples; returns what is written for one run, without its name."""
     collected: dict[str, list[torch.Tensor]] = {}
@@ -135,20 +153,20 @@ def run(
     for batch in step["rows"]:
         watch.seen = {}
         with torch.no_grad():
-            logits, relevance = explainer(x[batch], target[batch])
+            logits, relevance = explainer(*unpack(x[batch], shapes), target[batch])
         collected.setdefault("logits", []).append(logits)
-        collected.setdefault("relevance", []).append(relevance)
+        collected.setdefault("relevance", []).append(pack(relevance))
         for name, value in watch.seen.items():
             collected.setdefault(f"{kind}/{step['watch'].index(name)}", []).append(value)
     return {name: torch.cat(parts).contiguous().clone() for name, parts in collected.items()}
 
 
-def resolved(explainer: Any, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def resolved(explainer: Any, x: torch.Tensor, target: torch.Tensor, shapes: Any) -> torch.Tensor:
     """Targets with the class of the largest logit in place of -1."""
     result = target.clone()
     for index in (target < 0).nonzero().flatten().tolist():
         with torch.no_grad():
-            logits = explainer(x[index : index + 1])[0]
+            logits = explainer(*unpack(x[index : index + 1], shapes))[0]
             result[index] = logits.flatten(1).reshape(logits.shape[1], -1).sum(1).argmax()
     return result
 
@@ -169,8 +187,8 @@ def main(job: dict[str, Any]) -> None:
         }
         watch = Watch(step, forced)
         explainer = load_explainer(directory, dtype, watch)
-        target = resolved(explainer, x, target)
-        found = run(explainer, x, target, step, watch)
+        target = resolved(explainer, x, target, job["shapes"])
+        found = run(explainer, x, target, step, watch, job["shapes"])
         written |= {f"{step['name']}/{name}": value for name, value in found.items()}
         del explainer
     save_file(written | {"target": target}, job["output"])

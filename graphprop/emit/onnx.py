@@ -34,8 +34,8 @@ EXTERNAL_ABOVE = 64 * 2**20
 EMBEDDED_UP_TO = 1024
 """A tensor of at most this many bytes stays in the model even so."""
 
-INPUTS = {"x": "input"}
-"""What the inputs are called where it isn't what the placeholders are."""
+INPUT = "input"
+"""What the input is called; a second and third have a number, too."""
 
 BATCH_NAME = "N"
 SAMPLES_NAME = "samples"
@@ -57,12 +57,13 @@ def to_onnx(network: Network, recorded: Mapping[str, fx.Node] | None = None) -> 
     onnx_ir.Model
         Of opset 20, with a symbolic batch size ``N``.
     """
-    writer = OnnxWriter(node.name for node in network.graph.nodes)
+    writer = OnnxWriter(node.name for node in network.graph.nodes if node.op != "placeholder")
     values: dict[fx.Node, Any] = {}
     inputs: list[ir.Value] = []
     for node in network.graph.nodes:
         if node.op == "placeholder":
-            values[node] = described(ir.Value(name=INPUTS.get(node.name, node.name)), node)
+            name = re.sub("^x(?=$|_)", INPUT, node.name)
+            values[node] = described(ir.Value(name=writer.unique(name)), node)
             inputs.append(values[node])
         elif node.op == "get_attr":
             values[node] = writer.tensor(network.tensor(node), node.name)
@@ -188,8 +189,9 @@ def save(model: ir.Model, path: str | Path) -> None:
 def named_outputs(network: Network, recorded: Mapping[str, fx.Node]) -> dict[str, fx.Node]:
     """Give the nodes to return the names of the model's outputs."""
     result: Any = network.output.args[0]
-    leading = result[:2] if isinstance(result, tuple | list) else (result,)
-    outputs = dict(zip(("logits", "relevance"), leading, strict=False))
+    outputs = {"logits": result[0] if isinstance(result, tuple) else result}
+    if isinstance(result, tuple):
+        outputs |= named_maps(network)
     for label, node in recorded.items():
         stem = name = "relevance:" + re.sub(r"[^0-9A-Za-z_.#-]", "_", label)[:80]
         count = 0
@@ -198,6 +200,14 @@ def named_outputs(network: Network, recorded: Mapping[str, fx.Node]) -> dict[str
             name = f"{stem}_{count}"
         outputs[name] = node
     return outputs
+
+
+def named_maps(network: Network) -> dict[str, fx.Node]:
+    """The relevance of each input, by the name of the output."""
+    return {
+        "relevance" if number == 1 else f"relevance_{number}": node
+        for number, node in enumerate(network.maps, 1)
+    }
 
 
 def described(value: ir.Value, node: fx.Node, batch: str = BATCH_NAME) -> ir.Value:
@@ -226,7 +236,7 @@ class OnnxWriter:
     def __init__(self, names: Iterable[str]) -> None:
         self.nodes: list[ir.Node] = []
         self.initializers: list[ir.Value] = []
-        self._names = {*names, *INPUTS.values()}
+        self._names = {*names}
         self._constants: dict[tuple[ir.DataType, Shape, bytes], ir.Value] = {}
         self._stem = ""
         self._prefix = ""

@@ -58,12 +58,12 @@ def load(directory=None, device="cpu", dtype=None):
 
 FORWARD_DOC = '''"""Compute logits and relevance.
 
-        x: {shape}. target: None for the largest logit, a class index per
+        {shapes}. target: None for the largest logit, a class index per
         sample (int64 [N]), or weights of the outputs (float {logits}), by which
         their logits are multiplied.
         """'''
 
-SINGLE_DOC = '''"""Compute logits and relevance of single inputs {shape}: what is averaged."""'''
+SINGLE_DOC = '''"""Compute logits and relevance of single inputs, {shapes}: what is averaged."""'''
 
 
 @dataclass
@@ -136,8 +136,9 @@ class Printer:
     def __init__(self, network: Network, record: Mapping[str, fx.Node]) -> None:
         self.network = network
         self.record = record
-        self.logits, self.relevance, self.relevances = network.output.args[0]
-        self.kept = {self.logits, self.relevance, *self.relevances.values()}
+        self.logits, _, self.relevances = network.output.args[0]
+        self.maps = network.maps
+        self.kept = {self.logits, *self.maps, *self.relevances.values()}
         self.names = self._names()
         self.inlined: dict[fx.Node, str] = {}
         self.compound: set[fx.Node] = set()
@@ -160,8 +161,10 @@ class Printer:
                 names[node] = f"{self._first_item(node.args[0])}_indices"
             else:
                 names[node] = node.name
-        if self.relevance.op == "call_function" and "relevance" not in taken:
-            names[self.relevance] = "relevance"
+        for number, node in enumerate(self.maps, 1):
+            name = "relevance" if number == 1 else f"relevance_{number}"
+            if node.op == "call_function" and name not in taken:
+                names[node] = name
         return names
 
     def _first_item(self, pair: fx.Node) -> str:
@@ -194,7 +197,7 @@ class Printer:
         self._choose_inlined(nodes)
         seen: set[fx.Node] = set()
         result: dict[fx.Node, list[fx.Node]] = {}
-        returned = {self.logits, self.relevance, *self.record.values()}
+        returned = {self.logits, *self.maps, *self.record.values()}
         for node in reversed(nodes):
             for operand in self._variables(node):
                 if operand not in seen:
@@ -266,7 +269,9 @@ class Printer:
 
     def class_text(self, body: list[str]) -> str:
         """The class with its buffers and ``forward``."""
-        described = {"shape": text_of(self.network.inputs[0]), "logits": text_of(self.logits)}
+        shapes = ", ".join(f"{node.name}: {text_of(node)}" for node in self.images)
+        described = {"shapes": shapes, "logits": text_of(self.logits)}
+        given = ", ".join(node.name for node in self.images)
         lines = [
             "class Explainer(torch.nn.Module):",
             '    """Logits and the relevance of every entry of the input."""',
@@ -295,9 +300,13 @@ class Printer:
         doc = FORWARD_DOC if samples is None else SINGLE_DOC
         lines += [
             "",
-            f"    def {name}(self, x, target{'=None' * (samples is None)}):",
+            f"    def {name}(self, {given}, target{'=None' * (samples is None)}):",
             "        " + doc.format(**described),
-            *([f"        x = x.contiguous(memory_format={CHANNELS_LAST})"] * self.is_planar()),
+            *(
+                f"        {node.name} = {node.name}.contiguous(memory_format={CHANNELS_LAST})"
+                for node in self.images
+                if self.is_planar() and len(node.meta["value"].shape) == 4
+            ),
             *(f"        {line}" if line else "" for line in body),
         ]
         if self.record:
@@ -306,14 +315,14 @@ class Printer:
             )
             lines.append(f"        self.recorded = {{{recorded}}}")
         lines.append("")
-        lines.append(
-            f"        return {self.names[self.logits]}, {self.names[self.relevance]}.contiguous()"
-        )
+        maps = [f"{self.names[node]}.contiguous()" for node in self.maps]
+        returned = maps[0] if len(maps) == 1 else f"({', '.join(maps)})"
+        lines.append(f"        return {self.names[self.logits]}, {returned}")
         return "\n".join(lines)
 
     def averaging(self, samples: Samples) -> list[str]:
         """The ``forward`` of a map that is a mean over samples."""
-        described = {"shape": text_of(self.network.inputs[0]), "logits": text_of(self.logits)}
+        described = {"shapes": f"x: {text_of(self.images[0])}", "logits": text_of(self.logits)}
         lines = [
             "def forward(self, x, target=None):",
             "    " + FORWARD_DOC.format(**described).replace("\n    ", "\n"),
@@ -336,6 +345,11 @@ class Printer:
         rank = self.logits.meta["value"].dim()
         summed = f".sum({tuple(range(2, rank))})" if rank > 2 else ""
         return f"logits{summed}.argmax(dim=1)"
+
+    @property
+    def images(self) -> list[fx.Node]:
+        """The model's inputs."""
+        return [node for node in self.network.inputs if node.name != "target"]
 
     def is_planar(self) -> bool:
         """Whether the network has two-dimensional convolutions.

@@ -82,7 +82,8 @@ def bind_inputs(program: ExportedProgram, network: Network, writer: Writer) -> d
         if spec.kind == InputKind.USER_INPUT:
             shape = (BATCH, *node.meta["val"].shape[1:])
             value = torch.empty(shape, dtype=dtype, device="meta")
-            environment[node] = writer.placeholder("x", value)
+            name = "x" if not network.inputs else f"x_{len(network.inputs) + 1}"
+            environment[node] = writer.placeholder(name, value)
         else:
             name = str(spec.target)
             tensor = program.state_dict.get(name, program.constants.get(name))

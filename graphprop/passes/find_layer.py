@@ -51,7 +51,10 @@ def find_layer(network: Network, method: Method, parameters: Mapping[str, Any]) 
     for node in network.layers:
         node.meta.update(above=node in above, below=node is middle or node in below)
     middle.meta["middle"] = True
-    network.notes.append(f"the map is made at {middle.meta['label']}, of {shape_text(middle)}")
+    what = "the flows meet" if len(method.flows) > 1 else "the map is made"
+    if method.goes_on and len(method.flows) == 1:
+        what = "the initial map is made"
+    network.notes.append(f"{what} at {middle.meta['label']}, of {shape_text(middle)}")
     return network
 
 
@@ -72,9 +75,12 @@ def named(wanted: str, network: Network) -> fx.Node:
 
 def last_spatial(network: Network, flow: nx.DiGraph) -> fx.Node:
     """The last value with places that all relevance passes, before pooling and flattening."""
-    (image,) = network.inputs
     dominators = nx.immediate_dominators(flow.reverse(copy=False), network.output)
-    way = chain(dominators, image)
+    reached = [image for image in network.inputs if image in dominators]
+    way = chain(dominators, reached[0])
+    for image in reached[1:]:
+        others = set(chain(dominators, image))
+        way = [node for node in way if node in others]
     heads = {node for node in flow if "dense_head" in node.meta.get("roles", ())}
     for node in reversed(way):
         if node.op != "call_function" or nx.ancestors(flow, node) & heads or node in heads:
