@@ -3,8 +3,8 @@
 Rules conserve relevance but for what is known to be lost: a bias that is a sink swallows its share,
 a zero denominator hands nothing on, a stabiliser takes a little, and padding and constants get
 theirs. `ledger` draws up the account of each layer from the layer's operands and from the relevance
-that the explainer computed there, in float64. The losses are worked out here, in other words than
-the rules are written in, so that a rule that loses relevance in any other way is found out.
+that the explainer computed there, in float64. The losses are worked out in `losses`, in other words
+than the rules are written in, so that a rule that loses relevance in any other way is found out.
 
 The relevance of a layer's result is the sum of what all its consumers send. The account of one
 layer is therefore drawn up with its rule applied anew; that the parts add up to what the explainer
@@ -13,17 +13,18 @@ computed for each operand is a second finding, see `LedgerEntry.misplaced`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
+from graphprop.checking.losses import ACCOUNTS, LOSSES, NOT_CONSERVING, Account, each
 from graphprop.interpret import interpret
 from graphprop.lower import in_flow, padding_of, receivers
 from graphprop.network import shape_of
-from graphprop.ops import Cat, Linear, LinearTranspose, Operator
+from graphprop.ops import Operator
 from graphprop.rules import BoundRule, Layer
 
 if TYPE_CHECKING:
@@ -32,23 +33,8 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-6
 """What may remain unexplained in float64, in units of the relevance that moves through a layer."""
 
-DERIVATIVE = "it carries a derivative, which is no share of what comes in"
-BUDGET = "it normalises relevance to a budget, and shifts it"
-COMPENSATION = "it takes off and adds what makes up for bias and batch norm"
-
-NOT_CONSERVING: Mapping[str, str] = {
-    **dict.fromkeys(("gradient", "guided", "deconvnet", "deeplift", "bias_map"), DERIVATIVE),
-    **dict.fromkeys(("hedge", "hedge_start"), BUDGET),
-    **dict.fromkeys(("compensate", "rap_bn", "rap_bn_input"), COMPENSATION),
-    "rap_bn_start": "it seeds two flows that sum to zero",
-}
-"""Rule -> why what leaves a layer isn't meant to be what comes in."""
-
 UNKNOWN = "the ledger doesn't know this rule"
 AT_THE_MAP = "here the map is made: what goes on is another relevance"
-
-LOSSES = ("bias", "zero_denominators", "stabiliser", "outside")
-"""What is accounted for."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +89,7 @@ class LedgerEntry:
     def error(self) -> float:
         """The largest unexplained part of what moved, of any sample; 0 without an account."""
         pairs = zip(self.unexplained, self.moved, strict=True)
-        return worst(abs(rest) / moved if rest else 0.0 for rest, moved in pairs)
+        return worst(abs(rest) / (moved or abs(rest)) if rest else 0.0 for rest, moved in pairs)
 
     @property
     def astray(self) -> float:
@@ -161,282 +147,6 @@ def ledger(
     return Ledger(explainer, inputs, target).entries()
 
 
-# What becomes of relevance, rule by rule.
-
-
-@dataclass
-class Losses:
-    """What did not go on, per sample."""
-
-    bias: Any = 0.0
-    zero_denominators: Any = 0.0
-    stabiliser: Any = 0.0
-    outside: Any = 0.0
-
-    def __add__(self, other: Losses) -> Losses:
-        return Losses(*(getattr(self, name) + getattr(other, name) for name in LOSSES))
-
-    def __mul__(self, factor: float) -> Losses:
-        return Losses(*(getattr(self, name) * factor for name in LOSSES))
-
-
-@dataclass
-class Account:
-    """A layer's operands, its relevance, and its rule's parameters.
-
-    Attributes
-    ----------
-    layer
-        The layer, for its linear map.
-    x
-        What it reads: the signal, or all operands where several get relevance.
-    r
-        Relevance of its result.
-    parameters
-        Of its rule.
-    """
-
-    layer: Layer
-    x: Any
-    r: torch.Tensor
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def stabilizer(self) -> float:
-        """What moves denominators away from zero, 0 where they are exact."""
-        return float(self.parameters.get("stabilizer", 0.0))
-
-    def through(self, given: Any, bias: Any = None, *, epsilon: float | None = None) -> Losses:
-        """What is lost where r is divided by ``given + bias`` and ``given`` of it goes on."""
-        return lost(
-            self.r,
-            given,
-            self.along_channels(bias, given),
-            self.stabilizer if epsilon is None else epsilon,
-        )
-
-    def along_channels(self, bias: Any, like: torch.Tensor) -> torch.Tensor:
-        """A bias as it meets the layer's result; zeros without one."""
-        zeros = torch.zeros_like(like)
-        result: torch.Tensor = self.layer.plus_bias(zeros, bias)
-        return result
-
-    @property
-    def sink(self) -> Any:
-        """The bias, where it stays in denominators."""
-        return self.layer.bias if self.parameters.get("bias") == "sink" else None
-
-    def halves(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sums of all positive and of all negative contributions ``x w``."""
-        w = self.layer.weight
-        up, down = w.clamp(min=0), w.clamp(max=0)
-        x, y = self.x.clamp(min=0), self.x.clamp(max=0)
-        op = self.layer.op
-        return op(x, up) + op(y, down), op(x, down) + op(y, up)
-
-
-def lost(r: torch.Tensor, given: torch.Tensor, bias: torch.Tensor, epsilon: float) -> Losses:
-    """What of r is lost where ``given r / (given + bias)`` goes on.
-
-    With a stabiliser the denominator is ``c + epsilon`` where ``c >= 0`` and else ``c - epsilon``;
-    without one nothing goes on where c is 0.
-    """
-    c = given + bias
-    zero = c == 0
-    if not epsilon:
-        q = torch.where(zero, 0.0, r / torch.where(zero, 1.0, c))
-        return Losses(each(bias * q), each(torch.where(zero, r, 0.0)))
-    moved = torch.where(c >= 0, epsilon, -epsilon)
-    q = r / (c + moved)
-    taken = moved * q
-    return Losses(
-        each(bias * q),
-        each(torch.where(zero, taken, 0.0)),
-        each(torch.where(zero, 0.0, taken)),
-    )
-
-
-def each(values: torch.Tensor) -> torch.Tensor:
-    """The sum over each sample."""
-    return values.flatten(1).sum(1)
-
-
-def linear(account: Account) -> Losses:
-    """Shares of the pre-activation: z and epsilon."""
-    epsilon = account.parameters.get("epsilon")
-    return account.through(
-        account.layer.op(account.x, account.layer.weight), account.sink, epsilon=epsilon
-    )
-
-
-def two_sided(account: Account) -> Losses:
-    """Alpha times the shares of what is positive, less beta times those of what is negative."""
-    alpha = account.parameters.get("alpha", 1.0)
-    beta = account.parameters.get("beta", 0.0)
-    above, below = account.halves()
-    b = account.sink
-    total = account.through(above, None if b is None else b.clamp(min=0)) * alpha
-    if not beta:
-        return total
-    return total + account.through(-below, None if b is None else -b.clamp(max=0)) * -beta
-
-
-def favoured(account: Account) -> Losses:
-    """Gamma: the contributions of the result's own sign count ``1 + gamma`` times."""
-    g, r, b = account.parameters["gamma"], account.r, account.sink
-    above, below = account.halves()
-    y = above + below
-    # what decides is the result as the layer computes it
-    z = account.layer.op(account.x, account.layer.weight)
-    z = z + account.along_channels(b, z)
-    total = Losses(zero_denominators=each(torch.where(z == 0, r, 0.0)))
-    for chosen, half, part in ((z > 0, above, "min"), (z < 0, below, "max")):
-        bias = None if b is None else b + g * b.clamp(**{part: 0})
-        taken = torch.where(chosen, r, 0.0)
-        given = y + g * half
-        total += lost(taken, given, account.along_channels(bias, given), account.stabilizer)
-    return total
-
-
-def counted(account: Account) -> Losses:
-    """An equal share for each connected input: lost where none is."""
-    layer = account.layer
-    if not layer.operator.weighted:
-        return empty_windows(account)
-    one = torch.ones_like(account.x[:1])
-    return account.through(layer.op(one, torch.ones_like(layer.weight)).expand_as(account.r))
-
-
-def squared(account: Account) -> Losses:
-    """Shares of squared weights."""
-    one = torch.ones_like(account.x[:1])
-    weight = account.layer.weight
-    return account.through(account.layer.op(one, weight * weight).expand_as(account.r))
-
-
-def boxed(account: Account) -> Losses:
-    """Shares of ``x w - low w+ - high w-``."""
-    x, w, layer = account.x, account.layer.weight, account.layer
-    low, high = (bound_of(account, name) for name in ("low", "high"))
-    up, down = w.clamp(min=0), w.clamp(max=0)
-    return account.through(layer.op(x - low, up) + layer.op(x - high, down))
-
-
-def bound_of(account: Account, name: str) -> Any:
-    """A bound of zB as it meets x."""
-    x, given = account.x, account.parameters[name]
-    if given == "per_sample":
-        flat = x.flatten(1)
-        extreme = flat.min(1).values if name == "low" else flat.max(1).values
-        return extreme.reshape(-1, *[1] * (x.dim() - 1))
-    if isinstance(given, int | float):
-        return given
-    dense = isinstance(account.layer.operator, Linear | LinearTranspose)
-    behind = 0 if dense else x.dim() - 2
-    return torch.tensor(given, dtype=x.dtype).reshape(-1, *[1] * behind)
-
-
-def shifted(account: Account) -> Losses:
-    """RAP: all goes on, unless no input is active."""
-    x, r = account.x, account.r
-    active = x.flatten(1).any(1)
-    if account.parameters.get("active") == "support":
-        reached = account.layer.op(x.abs(), account.layer.weight.abs()) * r.abs()
-        active = reached.flatten(1).any(1)
-    return Losses(zero_denominators=torch.where(active, 0.0, each(r)))
-
-
-def started(account: Account) -> Losses:
-    """RAP's start: by the size of contributions, or in total what the basic rule hands on."""
-    x, w = account.x, account.layer.weight
-    if account.layer.final:
-        x, w = x.abs(), w.abs()
-    return account.through(account.layer.op(x, w), epsilon=0.0)
-
-
-def excited(account: Account) -> Losses:
-    """Excitation: shares of what is positive in both input and weight."""
-    w = account.layer.weight
-    w = -w if account.parameters.get("negated") else w
-    return account.through(account.layer.op(account.x.clamp(min=0), w.clamp(min=0)))
-
-
-def shared(account: Account) -> Losses:
-    """Residual add: shares of the sum, or of sizes, which lose nothing."""
-    if len(account.layer.signal) == 1 or account.parameters.get("residual") == "absolute":
-        return Losses()
-    return account.through(account.layer.operator(*account.x))
-
-
-def fixed_shares(account: Account) -> Losses:
-    """Averages, sums and resizing; an exact rule spreads what a zero would lose."""
-    if not account.stabilizer:
-        return empty_windows(account)
-    return account.through(account.layer.op(account.x))
-
-
-def empty_windows(account: Account) -> Losses:
-    """What the windows lose that no cell lies in."""
-    cells = account.layer.op(torch.ones_like(account.x))
-    return Losses(zero_denominators=each(torch.where(cells == 0, account.r, 0.0)))
-
-
-def rearranged(account: Account) -> Losses:
-    """What comes from no operand: padding, and what a constant was joined in."""
-    layer, operands = account.layer, account.layer.operands
-    ones = [
-        torch.ones_like(part) if index in layer.signal else part * 0.0
-        for index, part in enumerate(operands)
-    ]
-    if not isinstance(layer.operator, Cat):
-        ones = [torch.ones_like(account.x)]
-    nothing = [part * 0.0 for part in ones]
-    from_signal = layer.operator(*ones) - layer.operator(*nothing)
-    return Losses(outside=each(account.r * (1.0 - from_signal)))
-
-
-def around_a_constant(account: Account) -> Losses:
-    """The epsilon rule of an affine map: what is no multiple of x is a bias."""
-    layer, x = account.layer, account.x
-    y = layer.operator(x, *layer.constants)
-    linear_part = x * layer.operator.coefficient(x, *layer.constants)
-    return lost(account.r, linear_part, y - linear_part, account.parameters["epsilon"])
-
-
-def nothing(account: Account) -> Losses:
-    """All goes on."""
-    return Losses()
-
-
-ACCOUNTS: Mapping[str, Callable[[Account], Losses]] = {
-    "z": linear,
-    "epsilon": linear,
-    "alpha_beta": two_sided,
-    "z_plus": two_sided,
-    "gamma": favoured,
-    "flat": counted,
-    "w_square": squared,
-    "zB": boxed,
-    "rap": shifted,
-    "rap_start": started,
-    "excitation": excited,
-    "excitation_top": excited,
-    "share": shared,
-    "signal": nothing,
-    "winner": nothing,
-    "pass": nothing,
-    "proportional": fixed_shares,
-    "rearrange": rearranged,
-    "affine": around_a_constant,
-    "hedge_share": nothing,
-    "hedge_average": empty_windows,
-}
-"""Rule -> what it loses."""
-
-
-# The ledger of one explanation.
-
-
 class Ledger:
     """Goes through the layers of an explainer from the output back.
 
@@ -469,7 +179,7 @@ class Ledger:
         self.recorded: dict[str, torch.Tensor] = dict(recorded)
         maps = found if isinstance(found, tuple) else (found,)
         self.maps: dict[fx.Node, torch.Tensor] = dict(zip(self.images, maps, strict=False))
-        self.arrived: dict[tuple[str, fx.Node], tuple[torch.Tensor, torch.Tensor] | None] = {}
+        self.arrived: dict[tuple[str, fx.Node], tuple[Any, Any] | None] = {}
 
     def _keep(self, node: fx.Node, value: Any) -> None:
         self.values[node] = value
@@ -502,7 +212,7 @@ class Ledger:
         misplaced = self.misplaced(node, flow, r)
         if note:
             for receiver in receivers(node):
-                self.arrived[flow, receiver] = None
+                self.send(receiver, flow, None)
             return LedgerEntry(*facts, came_in=listed(each(r)), misplaced=misplaced, note=note)
         layer = self.layer_of(node)
         several = node.target.relevance in ("share", "signal") or len(layer.signal) > 1
@@ -516,11 +226,17 @@ class Ledger:
             whole = self.values[receiver] * 0.0 + part
             moved, went_out = moved + each(whole.abs()), went_out + each(whole)
             self.send(receiver, flow, whole)
+        bias, zero, stabiliser, outside = (
+            listed(went_out * 0.0 + getattr(losses, kind)) for kind in LOSSES
+        )
         return LedgerEntry(
             *facts,
             came_in=listed(each(r)),
             went_out=listed(went_out),
-            **{name: listed(went_out * 0.0 + getattr(losses, name)) for name in LOSSES},
+            bias=bias,
+            zero_denominators=zero,
+            stabiliser=stabiliser,
+            outside=outside,
             moved=listed(moved),
             misplaced=misplaced,
         )
@@ -528,14 +244,17 @@ class Ledger:
     def input_entry(self, image: fx.Node) -> LedgerEntry:
         """The map, held against what the layers sent to an input."""
         relevance = self.maps[image]
-        total = listed(each(relevance))
+        total, zeros = listed(each(relevance)), listed(each(relevance) * 0.0)
         return LedgerEntry(
             image.name,
             "input",
             "",
             came_in=total,
             went_out=total,
-            **dict.fromkeys(LOSSES, listed(each(relevance) * 0.0)),
+            bias=zeros,
+            zero_denominators=zeros,
+            stabiliser=zeros,
+            outside=zeros,
             moved=listed(each(relevance.abs())),
             misplaced=self.misplaced(image, "", relevance),
         )
@@ -562,12 +281,14 @@ class Ledger:
             before=before,
         )
 
-    def send(self, receiver: fx.Node, flow: str, part: torch.Tensor) -> None:
-        """Add what a layer sends to one of its operands."""
+    def send(self, receiver: fx.Node, flow: str, part: torch.Tensor | None) -> None:
+        """Add what a layer sends to one of its operands; None where that isn't known."""
         # flows meet in the inputs
         key = ("" if receiver in self.images else flow, receiver)
-        before = self.arrived.get(key, (torch.zeros_like(part), part.new_zeros(len(part))))
-        if before is not None:
+        before = self.arrived.get(key, (0.0, 0.0))
+        if before is None or part is None:
+            self.arrived[key] = None
+        else:
             total, sizes = before
             self.arrived[key] = total + part, sizes + part.flatten(1).norm(dim=1)
 

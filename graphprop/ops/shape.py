@@ -448,12 +448,17 @@ def one_sample(constant: torch.Tensor) -> torch.Tensor:
 
 
 def _with_batch(constant: torch.Tensor, like: Any) -> Any:
-    """A constant as a value: added to a zero that has the batch of ``like``."""
+    """A constant as a value: added to a zero that has the batch of ``like``.
+
+    The zero is a piece of padding, so that its relevance is nobody's.
+    """
     constant = one_sample(constant).to(like.dtype)
     one = Slice(1, 0, 1)(like)
     if len(one.shape) > 2:
         one = Slice(2, 0, 1)(Reshape((-1, 1, prod(one.shape[2:])))(one))
-    zero = Multiply()(Reshape((-1, *[1] * (constant.dim() - 1)))(one), 0.0)
+    one = Reshape((-1, 1))(one)
+    padding = Slice(1, 0, 1)(Pad(((0, 0), (1, 0)), 0.0)(one))
+    zero = Multiply()(Reshape((-1, *[1] * (constant.dim() - 1)))(padding), 0.0)
     return Expand((-1, *constant.shape[1:]))(zero) + constant
 
 

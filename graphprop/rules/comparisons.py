@@ -63,7 +63,7 @@ method(
 method(
     "smoothgrad",
     GRADIENT,
-    parameters={"n": 20, "sigma": 0.5, "chunk": 5},
+    parameters={"n": 20, "sigma": 0.15, "chunk": 5},
     start="one",
     samples=noise,
     summary="The mean gradient of noisy copies of the input; the noise is drawn once.",
