@@ -62,6 +62,7 @@ def capture(model: nn.Module, example: Example) -> ExportedProgram:
     WeightsError
         If a parameter or buffer holds NaN or infinity.
     """
+    model, notes = unwrapped(model)
     check_ready(model)
     batch = tuple(part[:1].repeat(2, *[1] * (part.dim() - 1)) for part in inputs_of(example))
     run_eagerly(model, batch)
@@ -72,9 +73,25 @@ def capture(model: nn.Module, example: Example) -> ExportedProgram:
             program = torch.export.export(
                 model, batch, strict=False, dynamic_shapes=({0: length},) * len(batch)
             )
-            return program.run_decompositions({})
+            program = program.run_decompositions({})
         except Exception as error:
             raise CaptureError(explain(error)) from error
+    program.graph_module.meta["notes"] = notes
+    return program
+
+
+def unwrapped(model: nn.Module) -> tuple[nn.Module, list[str]]:
+    """The model inside what spreads it over devices or compiles it, and a note on each wrapper."""
+    notes: list[str] = []
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            wrapper, inner = f"in {type(model).__name__}", model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            wrapper, inner = "by torch.compile", model._orig_mod
+        else:
+            return model, notes
+        notes.append(f"the model was wrapped {wrapper}; compiled without it")
+        model = inner
 
 
 def check_logits(model: nn.Module, network: Network, example: Example) -> None:
@@ -91,12 +108,12 @@ def check_logits(model: nn.Module, network: Network, example: Example) -> None:
         for part in inputs_of(example)
     ]
     with torch.no_grad():
-        results = named_leaves(model(*given))
+        results = named_leaves(unwrapped(model)[0](*given))
     names = [node.target for node in network.inputs]
     dtype = given[0].dtype
     found, _ = interpret(network, dict(zip(names, given, strict=True)), dtype=dtype)
     if network.removed_softmax is not None:
-        found = found.softmax(network.removed_softmax)
+        found = network.removed_softmax.run(found)
     expected, found = results[network.output_name].double(), found.double()
     fine = torch.isfinite(expected)
     off = (found - expected)[fine].norm() / expected[fine].norm().clamp(min=1e-30)

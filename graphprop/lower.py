@@ -33,6 +33,8 @@ from graphprop.ops import (
     Start,
     absolute,
     divide_or_zero,
+    keep_where,
+    ones_like,
     total,
 )
 from graphprop.passes.assign_rules import bound
@@ -70,7 +72,7 @@ class Carried:
     """Relevance on its way, and its budget in a method that keeps one."""
 
     r: Value
-    budget: Value | float | None = None
+    budget: Value | None = None
 
     def __add__(self, other: Carried) -> Carried:
         if self.budget is None or other.budget is None:
@@ -130,10 +132,11 @@ class Lowering:
         middle = self.network.middle
         stops = self.images if middle is None else (middle,)
         ends = [self.flow(name, own, logits, target, stops) for name, own in method.flows]
-        budget = 1.0 if method.budgets else None
         if middle is not None:
             with writer.at(prefix="map", section=f"the map at {middle.meta['label']}"):
                 maps = [self.made(method.at_layer, middle, [end[0] for end in ends])]
+                # where there is no relevance, there is none to be measured against
+                budget = start_of_budget(maps[0]) if method.budgets else None
             if method.goes_on:
                 ends = [Flow(self, "", {}).run(middle, Carried(maps[0], budget), self.images)]
         if middle is None or method.goes_on:
@@ -239,7 +242,7 @@ class Flow:
             carried = self.together(self.forward[node], parts)
             if node.op == "call_function":
                 label = in_flow(node.meta["label"], self.name)
-                self.all.relevance.setdefault(label, carried.r.node)
+                self.all.relevance[label] = carried.r.node
             if node in stops:
                 ends[node] = carried.r
                 continue
@@ -295,7 +298,7 @@ class Flow:
                 return [Carried(part, budget) for part in wholes]
             return [*map(Carried, wholes, divided(budget, wholes))]
 
-    def layer_of(self, node: fx.Node, operands: list[Any], budget: Value | float | None) -> Layer:
+    def layer_of(self, node: fx.Node, operands: list[Any], budget: Value | None) -> Layer:
         """A node as its rule sees it."""
         shapes = [operand.shape for operand in operands if isinstance(operand, Value)]
         weighted, padding = node.target.weighted, padding_of(node)
@@ -325,7 +328,13 @@ class Flow:
         )
 
 
-def divided(budget: Value | float, parts: list[Value]) -> list[Value]:
+def start_of_budget(r: Value) -> Value:
+    """A budget of 1 for each sample that has any relevance."""
+    size = total(absolute(r))
+    return keep_where(size, "!=", ones_like(size))
+
+
+def divided(budget: Value, parts: list[Value]) -> list[Value]:
     """A budget shared among branches in proportion to the size of their relevance."""
     rank = max(len(part.shape) for part in parts)
     sizes = [of_rank(total(absolute(part)), rank) for part in parts]
@@ -336,11 +345,9 @@ def divided(budget: Value | float, parts: list[Value]) -> list[Value]:
     return [size * q for size in sizes]
 
 
-def of_rank(number: Value | float, rank: int) -> Value | float:
+def of_rank(number: Value, rank: int) -> Value:
     """A number per sample, shaped to meet values of a rank."""
-    if isinstance(number, float) or len(number.shape) == rank:
-        return number
-    return Reshape((-1, *[1] * (rank - 1)))(number)
+    return number if len(number.shape) == rank else Reshape((-1, *[1] * (rank - 1)))(number)
 
 
 def receivers(node: fx.Node) -> tuple[fx.Node, ...]:

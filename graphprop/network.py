@@ -92,7 +92,7 @@ class Network:
     decisions
         What was done with each batch norm, and why, by its label.
     removed_softmax
-        The axis of a softmax at the end that was removed.
+        The softmax at the end, if there was one: it is removed.
     output_name
         Which of the model's results is explained; empty where it returns but one.
     samples
@@ -104,7 +104,7 @@ class Network:
     level: str = "canonical"
     notes: list[str] = field(default_factory=list)
     decisions: dict[str, str] = field(default_factory=dict)
-    removed_softmax: int | None = None
+    removed_softmax: Operator | None = None
     output_name: str = ""
     samples: Samples | None = None
 

@@ -87,7 +87,10 @@ def at_least_one(name: str, number: Any) -> int:
 
 def baseline_of(given: Any, shape: Shape) -> torch.Tensor:
     """A baseline as a tensor ``[1, ...]``: from a number, one per channel, or a whole input."""
-    baseline = torch.as_tensor(given, dtype=torch.float64)
+    try:
+        baseline = torch.as_tensor(given, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError):
+        raise MethodError(f"a baseline is a number, several or a tensor, not {given!r}") from None
     if baseline.dim() == 1:
         baseline = baseline.reshape(-1, *[1] * (len(shape) - 2))
     while baseline.dim() < len(shape):

@@ -42,6 +42,7 @@ from graphprop.ops import (
     LeakyRelu,
     Linear,
     LinearTranspose,
+    LogSoftmax,
     MaxPool,
     Multiply,
     Negate,
@@ -338,6 +339,7 @@ def activations() -> Iterator[Case]:
         yield Case(Power(exponent), (x,))
     yield Case(Softmax(1), (x,))
     yield Case(Softmax(3), (x,))
+    yield Case(LogSoftmax(1), (x,))
 
 
 def elementwise() -> Iterator[Case]:
@@ -529,6 +531,7 @@ def captured_activations() -> Iterator[Captured]:
     yield of(aten.clamp_max.default, lambda x: x.clamp_max(0.1))
     yield Captured(aten.prelu.default, nn.PReLU(4))
     yield of(aten.softmax.int, lambda x: x * F.softmax(x, -1))
+    yield of(aten.log_softmax.int, lambda x: x + F.log_softmax(x, -1))
 
 
 def captured_arithmetic() -> Iterator[Captured]:
@@ -623,6 +626,10 @@ def captured_shapes() -> Iterator[Captured]:
     yield of(aten.mean.dim, lambda x: x.mean(1, keepdim=True), "channels")
     yield of(aten.amax.default, lambda x: x.amax((-1, -2)))
     yield of(aten.amax.default, lambda x: x.amax((2, 3), keepdim=True), "kept")
+    yield of(aten.amax.default, lambda x: x.amax(1, keepdim=True), "channels")
+    yield of(aten.amax.default, lambda x: x.amax((-1, 1)), "some axes")
+    yield of(aten.amax.default, lambda x: x.flatten(1).amax(1, keepdim=True), "of a vector")
+    yield of(aten.max.dim, lambda x: x.max(1).values, "channels")
     yield of(aten.max.dim, lambda x: x.flatten(2).max(2).values)
     yield of(aten.clone.default, lambda x: x.clone() * 2)
     yield of(aten.detach.default, lambda x: x.detach() * 2)
@@ -645,6 +652,7 @@ CAPTURED = list(captured_together())
 
 DECOMPOSED: set[Any] = {
     aten._softmax.default,
+    aten._log_softmax.default,
     aten.alpha_dropout.default,
     aten.chunk.default,
     aten.contiguous.default,

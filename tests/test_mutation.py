@@ -21,6 +21,7 @@ from types import CodeType, ModuleType
 from typing import Any
 from unittest import mock
 
+import hedge_reference
 import numpy as np
 import pytest
 import rap_reference as reference
@@ -51,6 +52,7 @@ from graphprop.ops import (
     AvgPool,
     BatchNorm,
     Cat,
+    Conv,
     GroupNorm,
     Linear,
     MaxPool,
@@ -71,6 +73,8 @@ from graphprop.rules import (
     Method,
     Rule,
     comparisons,
+    excitation,
+    hedge,
     lrp,
     methods,
     rap,
@@ -78,7 +82,13 @@ from graphprop.rules import (
 )
 from graphprop.rules import structure as structure_rules
 
-MODULES = {"lrp": lrp, "structure": structure_rules, "rap": rap}
+MODULES = {
+    "lrp": lrp,
+    "structure": structure_rules,
+    "rap": rap,
+    "hedge": hedge,
+    "excitation": excitation,
+}
 
 IMPLIED = "alpha can't be negative where beta isn't and they differ by 1"
 FIRST_IS_R = "it is r at this place"
@@ -396,6 +406,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "share": {"stabilizer": 0.0, "residual": "signed"},
     "signal": {},
     "affine": {"epsilon": 1e-6},
+    "hedge_start": {},
+    "hedge": {"gamma": 1.0},
+    "hedge_share": {},
+    "hedge_average": {},
+    "excitation": {},
+    "excitation_top": {"negated": False},
+    "difference": {},
+    "contrast": {},
+    "above_zero": {},
 }
 """The parameters of each rule, and their defaults."""
 
@@ -718,7 +737,107 @@ def affine_cases(random: Callable[..., torch.Tensor]) -> Iterator[Case]:
             yield Case("affine", layer, x, r, x * slope * share, {"epsilon": epsilon})
 
 
-CASES = {"lrp": lrp_cases, "rap": rap_cases, "structure": structure_cases}
+def hedge_cases() -> Iterator[Case]:
+    draw = torch.Generator().manual_seed(0)
+    yield from started(draw)
+    x = torch.randint(-2, 3, (3, 8, 20), generator=draw).double()
+    r = torch.randn(8, 20, generator=draw, dtype=torch.float64)
+    for operator, count in ((Add(), 2), (Add(), 3), (Subtract(), 2)):
+        operands = tuple(x[:count])
+        layer = Layer.of(operator, operands)
+        terms = [x[0], -x[1]] if isinstance(operator, Subtract) else list(operands)
+        parts = hedge_reference.shared([t.numpy().flatten() for t in terms], r.numpy().flatten())
+        expected = tuple(torch.from_numpy(part).reshape(r.shape) for part in parts)
+        yield Case("hedge_share", layer, operands, r, expected)
+        one = Layer.of(operator, operands)
+        one.signal = (1,)
+        yield Case("hedge_share", one, operands, r, (r,))
+    pool = AvgPool((3, 3), (2, 2), (1, 1))
+    x = torch.randint(-2, 3, (3, 2, 5, 6), generator=draw).double()
+    x[1] = -1.0
+    r = torch.randn(3, 2, 3, 3, generator=draw, dtype=torch.float64)
+    weight = matrix(pool, (2, 5, 6))
+    pairs = zip(x.flatten(1).numpy(), r.flatten(1).numpy(), strict=True)
+    rows = np.stack([hedge_reference.averaged(weight, *pair) for pair in pairs])
+    layer = Layer.of(pool, x)
+    yield Case("hedge_average", layer, x, r, torch.from_numpy(rows).reshape(x.shape))
+    yield from pointwise_cases()
+    for subject in subjects():
+        weight = subject.layer.weight
+        spatial = not isinstance(subject.layer.operator, Linear)
+        pointwise = not (spatial and any(length > 1 for length in weight.shape[2:]))
+        for gamma, tau in ((1.0, 1.0), (1.5, 0.75), (2.0, 1.0)):
+            layer = Layer(**{**vars(subject.layer), "budget": tau})
+            given = {"tau": tau, "gamma": gamma, "pointwise": pointwise}
+            hedged = partial(hedge_reference.hedged, subject.weight, **given)
+            yield subject.case("hedge", hedged, layer, gamma=gamma)
+        for gamma in (0.5, 2.5):
+            message = f"gamma lies between 1 and 2, not {gamma}"
+            yield Case("hedge", layer, subject.x, subject.r, message, {"gamma": gamma})
+
+
+def pointwise_cases() -> Iterator[Case]:
+    """Kernels of size 1 everywhere, and but for one axis."""
+    draw = torch.Generator().manual_seed(0)
+    x, r = torch.randn(2, 3, 4, 5, 6, generator=draw, dtype=torch.float64)
+    for size in ((1, 1), (3, 1), (1, 3)):
+        module = nn.Conv2d(4, 4, size, padding=tuple(k // 2 for k in size), bias=False).double()
+        w, _ = reference.matrix_of(module, (4, 5, 6))
+        operator = Conv((1, 1), tuple(k // 2 for k in size), (1, 1))
+        layer = Layer.of(operator, x, module.weight.detach())
+        layer.budget = 1.0
+        given = {"tau": 1.0, "gamma": 1.5, "pointwise": size == (1, 1)}
+        pairs = zip(x.flatten(1).numpy(), r.flatten(1).numpy(), strict=True)
+        rows = np.stack([hedge_reference.hedged(w, *pair, **given) for pair in pairs])
+        expected = torch.from_numpy(rows).reshape(x.shape)
+        yield Case("hedge", layer, x, r, expected, {"gamma": 1.5})
+
+
+def started(draw: torch.Generator) -> Iterator[Case]:
+    x = torch.randn(4, 3, 2, 5, generator=draw, dtype=torch.float64)
+    r = torch.randn(4, 3, 2, 5, generator=draw, dtype=torch.float64)
+    x[2] = 0.0
+    x[2, 0, 0, :2] = torch.tensor([1.0, -1.0])
+    x[3] = 0.0
+    g = x * r.mean((2, 3), keepdim=True)
+    sums, sizes = g.sum((1, 2, 3)).abs(), g.abs().sum((1, 2, 3))
+    below = torch.stack([sums[0], sums[1], sizes[2], torch.ones_like(sums[3])])
+    yield Case("hedge_start", Layer(None), x, r, g / below.reshape(4, 1, 1, 1))
+
+
+def excitation_cases() -> Iterator[Case]:
+    for subject in subjects():
+        w = subject.weight
+        for rule, weight, given in (
+            ("excitation", w, {}),
+            ("excitation_top", w, {}),
+            ("excitation_top", w, {"negated": False}),
+            ("excitation_top", -w, {"negated": True}),
+        ):
+
+            def excited(x: np.ndarray, r: np.ndarray, weight: np.ndarray = weight) -> np.ndarray:
+                shares = np.maximum(x, 0.0) * plus(weight)
+                return reference.by_shares(lambda j: shares[j], x, r, 1.0, "drop")
+
+            yield subject.case(rule, excited, **given)
+    draw = torch.Generator().manual_seed(0)
+    x, first, second = torch.randn(3, 4, 2, 5, generator=draw, dtype=torch.float64)
+    second[0] = 0.0
+    factor = first.sum((1, 2)) / torch.where(second.sum((1, 2)) == 0, 1.0, second.sum((1, 2)))
+    contrasted = first - second * factor.reshape(4, 1, 1)
+    flows: Any = (first, second)
+    yield Case("difference", Layer(None), x, flows, first - second)
+    yield Case("contrast", Layer(None), x, flows, contrasted)
+    yield Case("above_zero", Layer(None), x, first, first.clamp(min=0))
+
+
+CASES = {
+    "lrp": lrp_cases,
+    "rap": rap_cases,
+    "structure": structure_cases,
+    "hedge": hedge_cases,
+    "excitation": excitation_cases,
+}
 
 
 @cache

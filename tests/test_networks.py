@@ -449,12 +449,13 @@ def test_compiling_leaves_the_model_alone() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("last", [nn.Softmax(1), nn.Softmax(-1)])
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.Softmax(-1), nn.LogSoftmax(1)], ids=str)
 def test_softmax_at_the_end_is_removed(last: nn.Module) -> None:
     model, x = prepared(Tidy()), image()
     explainer = graphprop.compile(nn.Sequential(model, last).eval(), x)
+    kind = "log-softmax" if isinstance(last, nn.LogSoftmax) else "softmax"
     assert explainer.notes == [
-        "the softmax at the end ('1') is removed: relevance explains the logits"
+        f"the {kind} at the end ('1') is removed: relevance explains the logits"
     ]
     plain = graphprop.compile(model, x)
     assert plain.notes == []

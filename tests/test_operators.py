@@ -26,17 +26,21 @@ from graphprop.ops import (
     ATEN,
     AdaptiveMaxPool,
     Cat,
+    Clamp,
     Conv,
     ConvTranspose,
     Item,
+    LinearTranspose,
     MaxPool,
     Operator,
     Pad,
+    Relu,
     ResampleTranspose,
     Resampling,
     Reshape,
     Route,
     Sign,
+    Simple,
     Start,
     Sum,
     Upsample,
@@ -138,6 +142,69 @@ def test_no_adjoint_where_output_padding_reaches_the_stride() -> None:
     operator = ConvTranspose((1,), (0,), (2,), 1, (1,))
     with pytest.raises(UnsupportedOperator, match="output padding is not below its stride"):
         operator.adjoint((N, 3, 4), (3, 4, 2))
+
+
+# Gradients
+
+
+def differentiable(case: Case) -> bool:
+    """Whether the gradient may meet the operator: it stands in captured networks, with a batch."""
+    operator = case.operator
+    floating = all(
+        value.is_floating_point() for value in case.tensors() if isinstance(value, torch.Tensor)
+    )
+    batched = any(case.is_batched(index) for index in range(len(case.operands)))
+    weighted = operator.weighted and not isinstance(operator, LinearTranspose)
+    known = weighted or overrides(operator, "gradient") or overrides(operator, "adjoint")
+    return "canonical" in operator.levels and floating and batched and known
+
+
+GRADIENTS = [case for case in CASES if differentiable(case)]
+
+
+@parametrise(GRADIENTS)
+def test_gradient(case: Case) -> None:
+    """The vector-Jacobian product is autograd's, for every operand that has a batch.
+
+    Zeros are where non-linearities have corners and poles: they are left out.
+    """
+    operator = case.operator
+    operands = case.tensors()
+    if not isinstance(operator, MaxPool | AdaptiveMaxPool):
+        operands = [
+            x.masked_fill(x == 0, 0.125) if isinstance(x, torch.Tensor) else x for x in operands
+        ]
+    batched = [index for index in range(len(operands)) if case.is_batched(index)]
+    leaves = {index: operands[index].clone().requires_grad_() for index in batched}
+    result = operator.run(*(leaves.get(i, operand) for i, operand in enumerate(operands)))
+    r = torch.randn_like(result)
+    expected = torch.autograd.grad(result, list(leaves.values()), r)
+    if operator.weighted:
+        # the bias plays no part, nor does it have one
+        shapes = case.shapes()[:2]
+        found = [operator.adjoint(*shapes)(r, operands[1])]
+    else:
+        parts = operator.gradient(r, operands, case.shapes())
+        found = [parts[index] for index in batched]
+    # torch holds the sixth of a hardsigmoid in single precision
+    tolerance = 1e-7 if operator == Simple("hardsigmoid") else 1e-10
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one.expand_as(other), other, tolerance)
+
+
+@pytest.mark.parametrize("operator", [Relu(), Clamp(0.0, 6.0), Clamp(0.0)], ids=str)
+def test_gradient_at_the_corner(operator: Operator) -> None:
+    """What is 0 is not active."""
+    x = torch.tensor([[-1.0, -0.0, 0.0, 1e-30, 6.0]])
+    (found,) = operator.gradient(torch.ones_like(x), (x,), ((N, 5),))
+    last = 0.0 if operator == Clamp(0.0, 6.0) else 1.0
+    assert found.tolist() == [[0.0, 0.0, 0.0, 1.0, last]]
+
+
+def test_every_operator_of_a_network_has_a_gradient() -> None:
+    captured = {type(case.operator) for case in CASES if "canonical" in case.operator.levels}
+    apart = {kind.__name__ for kind in captured - {type(case.operator) for case in GRADIENTS}}
+    assert apart == set()
 
 
 # Signs
@@ -433,7 +500,7 @@ def test_every_captured_operator_has_a_model() -> None:
         (lambda x: x.flatten(0, 1), "moves the batch away from the first axis"),
         (lambda x: x.int() * 0.5, "a cast to torch.int32 loses the fraction"),
         (lambda x: F.softplus(x, threshold=5), "leave its threshold at 20"),
-        (lambda x: x.amax(1), "over all spatial axes only"),
+        (lambda x: x.amax(), "along the batch axis mixes samples"),
         (lambda x: F.batch_norm(x, None, None, training=True), "mixes samples: give it running"),
         (lambda x: F.batch_norm(x, *torch.ones(2, 4), training=True), "mixes samples: give it"),
         (lambda x: 2**x, "the operator pow.Scalar at layer 'pow'"),

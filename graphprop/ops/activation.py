@@ -373,6 +373,28 @@ class Softmax(Operator):
         return graph.node("Softmax", *operands, axis=self.axis)
 
 
+@dataclass(frozen=True)
+class LogSoftmax(Softmax):
+    """The logarithm of `Softmax`; no gate."""
+
+    bounded: ClassVar[bool] = False
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.log_softmax(x, self.axis)
+
+    def sign(self, *signs: Sign) -> Sign:
+        return Sign.NEGATIVE
+
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        return (r - Softmax(self.axis)(operands[0]) * Sum((self.axis,))(r),)
+
+    def source(self, *operands: str) -> str:
+        return f"torch.log_softmax({operands[0]}, {self.axis})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("LogSoftmax", *operands, axis=self.axis)
+
+
 @from_aten(aten.relu.default)
 def _relu(x: Any) -> Any:
     return Relu()(x)
@@ -490,3 +512,8 @@ def _rsqrt(x: Any) -> Any:
 @from_aten(aten.softmax.int, aten._softmax.default)
 def _softmax(x: Any, axis: int, dtype: Any = None) -> Any:
     return Softmax(axis_of(axis, x))(x)
+
+
+@from_aten(aten.log_softmax.int, aten._log_softmax.default)
+def _log_softmax(x: Any, axis: int, dtype: Any = None) -> Any:
+    return LogSoftmax(axis_of(axis, x))(x)

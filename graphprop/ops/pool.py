@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from graphprop.errors import UnsupportedOperator
 from graphprop.ops import helpers
 from graphprop.ops.base import Operator, Shape, Sign, from_aten, per_axis, source_call
-from graphprop.ops.shape import Reshape, Sum, _squeeze, axes_of
+from graphprop.ops.shape import Reshape, Sum, _permute, _squeeze, axes_of
 
 aten = torch.ops.aten
 
@@ -600,10 +600,16 @@ def _mean(
 def _amax(x: Any, axes: Sequence[int] = (), keepdim: bool = False) -> Any:
     rank = len(x.shape)
     chosen = axes_of(axes, x)
-    if rank < 3 or chosen != tuple(range(2, rank)):
-        raise UnsupportedOperator("a maximum is explained over all spatial axes only")
-    pooled = _adaptive_max_pool(x, (1,) * (rank - 2))[0]
-    return pooled if keepdim else Reshape(tuple(x.shape[:2]))(pooled)
+    kept = tuple(1 if axis in chosen else length for axis, length in enumerate(x.shape))
+    if chosen == tuple(range(2, rank)):
+        pooled = _adaptive_max_pool(x, (1,) * (rank - 2))[0]
+    else:
+        # the axes in question last, as one: then it is a pooling
+        rest = tuple(axis for axis in range(1, rank) if axis not in chosen)
+        places = prod(x.shape[axis] for axis in chosen)
+        last = Reshape((-1, prod(kept[1:]), places))(_permute(x, (0, *rest, *chosen)))
+        pooled = Reshape(kept)(_adaptive_max_pool(last, (1,))[0])
+    return pooled if keepdim else _squeeze(pooled, chosen)
 
 
 @from_aten(aten.max.dim)

@@ -502,6 +502,8 @@ def _border(x: Any, axis: int, mode: str, amount: int, length: int, *, front: bo
         return Slice(axis, *((length - amount, length) if front else (0, amount)))(x)
     if mode == "replicate":
         edge = Slice(axis, *((0, 1) if front else (length - 1, length)))(x)
+        if amount == 1:
+            return edge
         return Expand((*x.shape[:axis], amount, *x.shape[axis + 1 :]))(edge)
     raise UnsupportedOperator(f"padding of mode {mode!r} has no relevance rule")
 

@@ -21,7 +21,7 @@ from torch.export.graph_signature import InputKind
 from graphprop.capture import is_user_file, named_leaves
 from graphprop.errors import CaptureError, GraphpropError, UnsupportedOperator, VerificationError
 from graphprop.network import BATCH, Network, Value, Writer, shape_of, where
-from graphprop.ops import ATEN, Softmax
+from graphprop.ops import ATEN, LogSoftmax, Softmax
 
 aten = torch.ops.aten
 
@@ -42,7 +42,7 @@ def canonicalise(program: ExportedProgram, output: str | int | None = None) -> N
     UnsupportedOperator
         Naming the operator, the user's module and line, and what would be accepted.
     """
-    network = Network()
+    network = Network(notes=list(program.graph_module.meta.get("notes", ())))
     writer = Writer(network)
     environment = bind_inputs(program, network, writer)
     labels: Counter[str] = Counter()
@@ -289,10 +289,11 @@ def choose_output(results: dict[str, Any], wanted: str | int | None) -> tuple[st
 def without_softmax(node: fx.Node, network: Network) -> fx.Node:
     """The node of the logits: a softmax at the end is removed."""
     if node.op == "call_function" and isinstance(node.target, Softmax):
+        kind = "log-softmax" if isinstance(node.target, LogSoftmax) else "softmax"
         network.notes.append(
-            f"the softmax at the end ({where(node)}) is removed: relevance explains the logits"
+            f"the {kind} at the end ({where(node)}) is removed: relevance explains the logits"
         )
-        network.removed_softmax = node.target.axis
+        network.removed_softmax = node.target
         found: fx.Node = node.args[0]
         return found
     return node

@@ -11,7 +11,7 @@ from torch import fx
 from graphprop.errors import MethodError, nearest
 from graphprop.network import Network, shape_of
 from graphprop.ops.pool import Pooling
-from graphprop.ops.shape import Rearrangement, Sum
+from graphprop.ops.shape import Cat, Rearrangement, Sum
 from graphprop.passes.tag_roles import matches, signal_flow
 from graphprop.rules.registry import Method
 
@@ -81,11 +81,13 @@ def last_spatial(network: Network, flow: nx.DiGraph) -> fx.Node:
     for image in reached[1:]:
         others = set(chain(dominators, image))
         way = [node for node in way if node in others]
-    heads = {node for node in flow if "dense_head" in node.meta.get("roles", ())}
+    roles = {node: node.meta.get("roles", frozenset()) for node in flow}
+    heads = {node for node in flow if roles[node] & {"dense_head", "logits"}}
     for node in reversed(way):
         if node.op != "call_function" or nx.ancestors(flow, node) & heads or node in heads:
             continue
         passing = isinstance(node.target, Pooling | Rearrangement | Sum)
+        passing = passing and not isinstance(node.target, Cat)
         if len(shape_of(node)) > 2 and not passing:
             return node
     raise MethodError(

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,14 @@ def resolve_parameters(method: Method, given: Mapping[str, Any]) -> dict[str, An
             )
         default = parameters[name]
         number = isinstance(default, int | float) and not isinstance(default, bool)
+        number = number and name not in method.arrays
         if number and not (isinstance(value, int | float) and not isinstance(value, bool)):
             raise MethodError(f"the parameter {name!r} is a number, not {value!r}")
-        if isinstance(default, float):
+        if isinstance(default, float) and isinstance(value, int):
             value = float(value)
+        low, high = method.limits.get(name, (-inf, inf))
+        if number and not low <= value <= high:
+            raise MethodError(f"{name} lies between {low:g} and {high:g}, not {value:g}")
         parameters[name] = value
     for switch, settings in method.switches.items():
         if parameters[switch]:

@@ -121,7 +121,7 @@ def gating(node: fx.Node) -> int:
         if isinstance(target, Clamp):
             return int(target.bounded)
         if isinstance(target, Softmax):
-            return 2
+            return 2 if target.bounded else 0
         if isinstance(target, Activation):
             return 2 if target.bounded else 0
         live = [a for a in node.args if isinstance(a, fx.Node) and a.meta["batched"]]

@@ -189,6 +189,10 @@ class Method:
         up where they end; a flow's parameters reach every rule that has them.
     switches
         Parameter -> the parameters that it sets when it is true.
+    limits
+        Parameter -> the smallest and the largest value it can have.
+    arrays
+        The parameters that can be a number, but also several or a tensor.
     start
         What relevance starts as, see `graphprop.ops.Start`, unless a parameter or a flow says so.
     layer
@@ -218,6 +222,8 @@ class Method:
     source: str = ""
     flows: Sequence[tuple[str, Mapping[str, Any]]] = (("", MappingProxyType({})),)
     switches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    arrays: Sequence[str] = ()
     start: str = "logit"
     layer: str | None = None
     at_layer: str | None = None
