@@ -1,5 +1,6 @@
 # make demo   compile two networks, check them, and explain handwritten digits
 # make test   format, lint, types and tests
+# make zoo    compile and check every convolutional network of torchvision (an hour)
 #
 # Everything is installed into .venv, once; `make clean` removes it and what was built.
 
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DIGITS := build/digits-epsilon_plus_flat
 VGG16 := build/vgg16-epsilon_plus_flat
 
-.PHONY: help install demo test format lint types pytest clean
+.PHONY: help install demo test format lint types pytest zoo clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -71,6 +72,11 @@ types: $(INSTALLED_DEV)
 # Two workers, each with one thread.
 pytest: $(INSTALLED_DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# For example: make zoo ZOO="--models 'resnet*' --methods rap,epsilon_gamma_box"
+zoo: $(INSTALLED_DEV)
+	@mkdir -p build
+	$(BIN)/python tools/zoo.py --json build/zoo.json $(ZOO)
 
 clean:
 	rm -rf $(VENV) build

@@ -136,7 +136,9 @@ class Lowering:
             with writer.at(prefix="map", section=f"the map at {middle.meta['label']}"):
                 maps = [self.made(method.at_layer, middle, [end[0] for end in ends])]
                 # where there is no relevance, there is none to be measured against
-                budget = start_of_budget(maps[0]) if method.budgets else None
+                budget = None
+                if method.budgets:
+                    budget = writer.rename(start_of_budget(maps[0]), "budget")
             if method.goes_on:
                 ends = [Flow(self, "", {}).run(middle, Carried(maps[0], budget), self.images)]
         if middle is None or method.goes_on:

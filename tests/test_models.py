@@ -25,8 +25,19 @@ SOURCES = {
     "resnet18": "resnet50.py:resnet18",
     "resnet34": "resnet50.py:resnet34",
     "resnet50": "resnet50.py",
-    "resnet101": "resnet50.py:resnet101",
+    "resnet101": "resnet101.py",
+    "densenet121": "densenet121.py",
+    "densenet169": "densenet121.py:densenet169",
+    "densenet201": "densenet121.py:densenet201",
+    "inception_v3": "inception_v3.py",
 }
+"""The networks that torchvision has, too."""
+
+DEFINED_IN = {"vgg19.py": "vgg16.py", "vgg16_bn.py": "vgg16.py", "resnet101.py": "resnet50.py"}
+"""Files that name a network from another one."""
+
+SIZES = {"inception_v3": 299}
+"""The size of the inputs, where it isn't 224."""
 
 
 def load(source):
@@ -50,28 +61,36 @@ def test_state_dict_is_torchvisions(name, monkeypatch):
     models = pytest.importorskip("torchvision.models")
     monkeypatch.syspath_prepend(str(MODELS))
     file, _, attribute = SOURCES[name].partition(":")
-    file = {"vgg19.py": "vgg16.py", "vgg16_bn.py": "vgg16.py"}.get(file, file)
-    module = classes_on_meta(file)
-    monkeypatch.setattr(module, "initialised", lambda make: make())
+    module = classes_on_meta(DEFINED_IN.get(file, file))
+    monkeypatch.setattr(module, "initialised", lambda make, **options: make())
+    options = {"init_weights": False} if name == "inception_v3" else {}
     with torch.device("meta"):
-        ours, theirs = getattr(module, name)(), getattr(models, name)()
+        ours, theirs = getattr(module, name)(), getattr(models, name)(**options)
     assert shapes(ours) == shapes(theirs)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert attribute in ("", name)
 
 
-def test_forward_is_torchvisions():
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "resnet101", "densenet121", "inception_v3"]
+)
+def test_forward_is_torchvisions(name):
     models = pytest.importorskip("torchvision.models")
-    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    for name in ("resnet18", "resnet50"):
-        ours = load(SOURCES[name]).model
-        theirs = getattr(models, name)().eval()
-        theirs.load_state_dict(ours.state_dict())
-        with torch.no_grad():
-            torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
+    size = 80 if name == "inception_v3" else 64
+    x = torch.randn(2, 3, size, size, dtype=torch.float64)
+    ours = load(SOURCES[name]).model
+    options = {"init_weights": False} if name == "inception_v3" else {}
+    with torch.device("meta"):
+        theirs = getattr(models, name)(**options)
+    theirs.load_state_dict(ours.state_dict(), assign=True)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.double()(x), theirs.double().eval()(x))
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg16", "vgg16_bn", "resnet18", "resnet101"])
+@pytest.mark.parametrize(
+    "name",
+    ["alexnet", "vgg16", "vgg16_bn", "resnet18", "resnet101", "densenet121", "inception_v3"],
+)
 def test_logits_are_of_sane_scale(name):
     loaded = load(SOURCES[name])
     size = 96 if name.startswith("vgg") else 128
@@ -81,11 +100,71 @@ def test_logits_are_of_sane_scale(name):
     assert logits.shape == (1, 1000)
     assert bool(logits.isfinite().all())
     assert 0.05 < float(logits.std()) < 5
-    assert loaded.example.shape == (2, 3, 224, 224)
-    assert loaded.preprocessing["size"] == [224, 224]
-    assert loaded.preprocessing["mean"] == [0.485, 0.456, 0.406]
+    full = SIZES.get(name, 224)
+    assert loaded.example.shape == (2, 3, full, full)
+    assert loaded.preprocessing["size"] == [full, full]
+    mean = [0.5, 0.5, 0.5] if name == "inception_v3" else [0.485, 0.456, 0.406]
+    assert loaded.preprocessing["mean"] == mean
     assert loaded.name == name
     assert loaded.notes == []
+
+
+def test_inception_answers_twice_in_training_alone():
+    network = load("inception_v3.py").model
+    x = torch.randn(2, 3, 299, 299, device="meta")
+    network.to("meta")
+    assert network(x).shape == (2, 1000)
+    assert [part.shape for part in network.train()(x)] == [(2, 1000), (2, 1000)]
+
+
+def test_caffenet_is_the_originals():
+    loaded = load("caffenet.py")
+    known = {  # of bvlc_reference_caffenet.caffemodel
+        "conv1.weight": (96, 3, 11, 11),
+        "conv2.weight": (256, 48, 5, 5),
+        "conv3.weight": (384, 256, 3, 3),
+        "conv4.weight": (384, 192, 3, 3),
+        "conv5.weight": (256, 192, 3, 3),
+        "fc6.weight": (4096, 9216),
+        "fc7.weight": (4096, 4096),
+        "fc8.weight": (1000, 4096),
+    }
+    found = shapes(loaded.model)
+    assert {key: found[key] for key in known} == known
+    assert {key for key in found if key not in known} == {
+        key.replace("weight", "bias") for key in known
+    }
+    assert loaded.example.shape == (2, 3, 227, 227)
+    pixels = torch.randint(256, (1, 3, 227, 227)) / 255
+    mean, std = (torch.tensor(loaded.preprocessing[k]).view(3, 1, 1) for k in ("mean", "std"))
+    x = (pixels - mean) / std
+    torch.testing.assert_close(x[:, 0], pixels[:, 0] * 255 - 123)
+    with torch.no_grad():
+        assert 0.05 < float(loaded.model(x).std()) < 5
+
+
+def test_vgg16_3d_is_vgg16_bn_with_one_axis_more():
+    volumes = load("vgg16_3d.py")
+    images = shapes(load("vgg16_bn.py").model)
+    found = shapes(volumes.model)
+    assert list(found) == list(images)
+    for key, shape in found.items():
+        wanted = images[key]
+        if len(wanted) == 4:
+            wanted = (*wanted, 3)
+        if key == "features.0.weight":
+            wanted = (64, 1, 3, 3, 3)
+        if key.startswith("classifier"):
+            continue
+        assert shape == wanted, key
+    assert found["classifier.0.weight"] == (4096, 512)
+    assert found["classifier.6.weight"] == (2, 4096)
+    assert volumes.example.shape == (2, 1, 32, 32, 32)
+    x = torch.randn(4, 1, 32, 32, 32)
+    with torch.no_grad():
+        logits = volumes.model(x)
+    assert 0.02 < float(logits.abs().mean()) < 5
+    assert volumes.notes == []
 
 
 @pytest.mark.parametrize("name", ["resnet18", "alexnet"])

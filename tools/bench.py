@@ -595,7 +595,9 @@ def parsed() -> argparse.Namespace:
         "--models", type=names, default=["vgg16", "resnet50"], help="files of models/, or sources"
     )
     parser.add_argument(
-        "--methods", type=names, default=["epsilon_plus_flat", "epsilon_alpha2_beta1_flat"]
+        "--methods",
+        type=names,
+        default=["epsilon_plus_flat", "epsilon_alpha2_beta1_flat", "rap", "rap-bn", "hedge"],
     )
     parser.add_argument(
         "--contestants", type=names, default=list(CONTESTANTS), help=", ".join(CONTESTANTS)

@@ -238,7 +238,9 @@ class Expand(Rearrangement):
 
     def adjoint(self, *shapes: Shape) -> Operator:
         pairs = enumerate(zip(shapes[0], self.shape, strict=True))
-        return Sum(tuple(axis for axis, (before, after) in pairs if before == 1 != after))
+        repeated = tuple(axis for axis, (before, after) in pairs if before == 1 != after)
+        # a sum along no axis would be one along all
+        return Sum(repeated) if repeated else Reshape(shapes[0])
 
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.expand({', '.join(map(str, self.shape))})"
@@ -502,8 +504,6 @@ def _border(x: Any, axis: int, mode: str, amount: int, length: int, *, front: bo
         return Slice(axis, *((length - amount, length) if front else (0, amount)))(x)
     if mode == "replicate":
         edge = Slice(axis, *((0, 1) if front else (length - 1, length)))(x)
-        if amount == 1:
-            return edge
         return Expand((*x.shape[:axis], amount, *x.shape[axis + 1 :]))(edge)
     raise UnsupportedOperator(f"padding of mode {mode!r} has no relevance rule")
 
