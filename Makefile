@@ -1,5 +1,6 @@
 # make demo   compile two networks, check them, and explain handwritten digits
 # make test   format, lint, types and tests
+# make fuzz   compile random networks and check them: N of them, from SEED on
 # make zoo    compile and check every convolutional network of torchvision (an hour)
 #
 # Everything is installed into .venv, once; `make clean` removes it and what was built.
@@ -16,7 +17,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DIGITS := build/digits-epsilon_plus_flat
 VGG16 := build/vgg16-epsilon_plus_flat
 
-.PHONY: help install demo test format lint types pytest zoo clean
+N ?= 1000
+SEED ?= 1000
+
+.PHONY: help install demo test format lint types pytest fuzz zoo clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -72,6 +76,10 @@ types: $(INSTALLED_DEV)
 # Two workers, each with one thread.
 pytest: $(INSTALLED_DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# For example: make fuzz N=100 SEED=5000. What fails is printed as a network to paste.
+fuzz: $(INSTALLED_DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py $(N) $(SEED)
 
 # For example: make zoo ZOO="--models 'resnet*' --methods rap,epsilon_gamma_box"
 zoo: $(INSTALLED_DEV)

@@ -309,8 +309,8 @@ class Flow:
             self.all.reference.get(a, a) if isinstance(a, fx.Node) else a for a in node.args
         ]
         if padding is not None:
+            # the shapes stay those that the operator itself sees
             operands = [self.forward[padding.args[0]], *operands[1:]]
-            shapes[0] = operands[0].shape
         return Layer(
             node.target,
             weight=operands[1] if weighted else None,

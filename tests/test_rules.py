@@ -940,3 +940,16 @@ def test_uneven_padding_receives_nothing(rule: str) -> None:
     p, _ = halves_of(Layer.of(Conv((1, 1), (0, 0), (1, 1)), x, conv.weight.detach()), x)
     assert p.min() > 0
     torch.testing.assert_close(total(found), r.sum(1), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 0, 1, 0), (2, -1, 0, 1)], ids=str)
+def test_uneven_padding_before_a_stride(padding: tuple[int, int, int, int]) -> None:
+    """A convolution without bias hands back gradient times input by the z rule, ONNX too."""
+    layers = nn.ZeroPad2d(padding), nn.Conv2d(2, 3, 3, stride=2, bias=False), nn.Flatten()
+    model = nn.Sequential(*layers).double().eval()
+    x = torch.randn(3, 2, 6, 6, dtype=torch.float64, requires_grad=True)
+    explainer = graphprop.compile(model, x.detach(), "lrp_z")
+    logits, relevance = explainer(x.detach(), 0)
+    (gradient,) = torch.autograd.grad(model(x)[:, 0].sum(), x)
+    torch.testing.assert_close(relevance, x * gradient, rtol=1e-9, atol=1e-12)
+    assert explainer.check().passed

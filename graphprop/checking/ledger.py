@@ -153,7 +153,7 @@ class Ledger:
     Attributes
     ----------
     values
-        What each node of the annotated network computes.
+        What each input is, and what each layer of the annotated network computes.
     recorded
         Label (and flow) -> the relevance of that layer's result, as the explainer computes it.
     arrived
@@ -168,11 +168,6 @@ class Ledger:
         self.images = tuple(self.network.inputs)
         given = dict(zip(self.images, inputs, strict=True))
         self.values: dict[fx.Node, Any] = {image: x.double() for image, x in given.items()}
-        self.values |= {
-            node: cast(self.network.tensor(node))
-            for node in self.network.graph.nodes
-            if node.op == "get_attr"
-        }
         by_name = {image.target: x for image, x in given.items()}
         interpret(self.network, by_name, observe=self._keep)
         (_, found, recorded), _ = interpret(legal, {**by_name, "target": target})
@@ -183,6 +178,10 @@ class Ledger:
 
     def _keep(self, node: fx.Node, value: Any) -> None:
         self.values[node] = value
+
+    def value(self, node: fx.Node) -> Any:
+        """The value of a node; weights are many, and brought to float64 when they are asked for."""
+        return cast(self.network.tensor(node)) if node.op == "get_attr" else self.values[node]
 
     def entries(self) -> list[LedgerEntry]:
         """One entry for each layer and flow, and one for the input."""
@@ -262,11 +261,11 @@ class Ledger:
     def layer_of(self, node: fx.Node) -> Layer:
         """A layer as its rule sees it, its operands being tensors."""
         padding, weighted = padding_of(node), node.target.weighted
-        operands = [self.values[a] if isinstance(a, fx.Node) else a for a in node.args]
+        operands = [self.value(a) if isinstance(a, fx.Node) else a for a in node.args]
         shapes = [shape_of(a) for a in node.args if isinstance(a, fx.Node)]
         before: Operator | None = None
         if padding is not None:
-            operands[0], shapes[0] = self.values[padding.args[0]], shape_of(padding.args[0])
+            operands[0] = self.values[padding.args[0]]
             before = padding.target
         return Layer(
             node.target,

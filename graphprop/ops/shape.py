@@ -162,8 +162,17 @@ class Pad(Rearrangement):
         return f"F.pad({operands[0]}, ({amounts}){value})"
 
     def onnx(self, graph: Any, *operands: Any) -> Any:
-        amounts = [before for before, _ in self.amounts] + [after for _, after in self.amounts]
         x = operands[0]
+        # onnx.reference can't crop by padding
+        cropped = [axis for axis, pair in enumerate(self.amounts) if min(pair) < 0]
+        if cropped:
+            starts = [max(-self.amounts[axis][0], 0) for axis in cropped]
+            ends = [min(self.amounts[axis][1], 0) or 2**31 for axis in cropped]
+            x = graph.node("Slice", x, *map(graph.integers, (starts, ends, cropped)))
+        sides = [*zip(*self.amounts, strict=True)]
+        amounts = [max(amount, 0) for side in sides for amount in side]
+        if not any(amounts):
+            return x
         return graph.node("Pad", x, graph.integers(amounts), graph.number(self.value, like=x))
 
     def _torch_amounts(self) -> list[int]:
