@@ -312,6 +312,7 @@ def rearrangements() -> Iterator[Case]:
     yield Case(Flip((2,)), ((N, 2, 3, 4),))
     yield Case(Flip((1, 3)), ((N, 2, 3, 4),))
     yield Case(Expand((N, 2, 3, 4)), ((N, 2, 1, 1),))
+    yield Case(Expand((N, 2, 3)), ((N, 2, 3),), "nothing repeated")
     yield Case(Expand((N, 2, 3)), ((N, 1, 3),))
     yield Case(Sum((1,)), ((N, 2, 3),))
     yield Case(Sum((2, 3)), ((N, 2, 3, 4),))

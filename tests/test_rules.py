@@ -949,7 +949,7 @@ def test_uneven_padding_before_a_stride(padding: tuple[int, int, int, int]) -> N
     model = nn.Sequential(*layers).double().eval()
     x = torch.randn(3, 2, 6, 6, dtype=torch.float64, requires_grad=True)
     explainer = graphprop.compile(model, x.detach(), "lrp_z")
-    logits, relevance = explainer(x.detach(), 0)
+    _, relevance = explainer(x.detach(), 0)
     (gradient,) = torch.autograd.grad(model(x)[:, 0].sum(), x)
     torch.testing.assert_close(relevance, x * gradient, rtol=1e-9, atol=1e-12)
     assert explainer.check().passed
