@@ -123,6 +123,13 @@ def products(
     return x
 
 
+@BOTH.rule("broadcast of what has the shape already", Expand)
+def _expand_nothing(node: fx.Node, writer: Writer) -> Replacement:
+    x = node.args[0]
+    # ONNX Runtime 1.31 loses the result of such a one, where the batch is not known
+    return x if shape_of(x) == shape_of(node) else None
+
+
 @BOTH.rule("gate broadcast by the product itself", Multiply, Divide)
 def _expanded_operand(node: fx.Node, writer: Writer) -> Replacement:
     for index, operand in enumerate(node.args):
