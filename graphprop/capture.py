@@ -64,7 +64,6 @@ def capture(model: nn.Module, example: Example) -> ExportedProgram:
     WeightsError
         If a parameter or buffer holds NaN or infinity.
     """
-    model, notes = unwrapped(model)
     check_ready(model)
     batch = tuple(part[:1].repeat(2, *[1] * (part.dim() - 1)) for part in inputs_of(example))
     run_eagerly(model, batch)
@@ -75,11 +74,9 @@ def capture(model: nn.Module, example: Example) -> ExportedProgram:
             program = torch.export.export(
                 model, batch, strict=False, dynamic_shapes=({0: length},) * len(batch)
             )
-            program = program.run_decompositions({})
+            return program.run_decompositions({})
         except Exception as error:
             raise CaptureError(explain(error)) from error
-    program.graph_module.meta["notes"] = notes
-    return program
 
 
 def unwrapped(model: nn.Module) -> tuple[nn.Module, list[str]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from graphprop.capture import capture, check_logits
+from graphprop.capture import capture, check_logits, unwrapped
 from graphprop.emit.python import PythonModule, to_python
 from graphprop.errors import InputError, MethodError, nearest
 from graphprop.legalise import legalise
@@ -412,8 +412,10 @@ def compile(
     resolved = resolve_parameters(chosen, parameters)
     pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or (lambda name: None))
     pipeline.progress("capture")
+    model, notes = unwrapped(model)
     program = capture(model, example_input)
     network = pipeline.run(analysis_steps(chosen, resolved, rules, roles, output), program)
+    network.notes[:0] = notes
     check_logits(model, network, example_input)
     lowered = pipeline.run(lowering_steps(pipeline, chosen, resolved), network)
     return CompiledExplainer(

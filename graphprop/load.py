@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from graphprop.capture import Example, first_line, is_user_file
+from graphprop.capture import Example, first_line, is_user_file, unwrapped
 from graphprop.errors import GraphpropError, InputError, LoadError, described, nearest
 from graphprop.weights import load_weights
 
@@ -254,15 +254,8 @@ def build(found: Any, name: str, where: str, folder: Path | None) -> nn.Module:
 
 def unwrap(model: nn.Module, notes: list[str]) -> nn.Module:
     """Take a model out of what only changes how it is run."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            notes.append(f"the model was wrapped in {type(model).__name__}; compiled without it")
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            notes.append("the model was wrapped by torch.compile; compiled without it")
-            model = inner
-        else:
-            break
+    model, wrappers = unwrapped(model)
+    notes += wrappers
     for module in model.modules():
         if module._compiled_call_impl is not None:  # what module.compile() sets
             notes.append(f"{type(module).__name__} was compiled in place; taken uncompiled")

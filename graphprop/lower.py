@@ -290,7 +290,13 @@ class Flow:
         with self.writer.at(prefix=prefix, **{**facts_of(node), "section": heading}):
             result = self.all.applied(rule, node, layer, x, carried.r)
             parts = result if isinstance(result, tuple) else (result,)
-            wholes = [whole(operands[i], part) for i, part in zip(signal, parts, strict=True)]
+            try:
+                wholes = [whole(operands[i], part) for i, part in zip(signal, parts, strict=True)]
+            except ValueError as error:
+                raise MethodError(
+                    f"the rule {rule.rule.name!r} can't be applied to {where(node)} "
+                    f"({node.target.__name__}): {error}"
+                ) from error
             if self.all.method.besides is not None:
                 besides = bound(self.all.method.besides, self.all.parameters)
                 added = self.all.applied(besides, node, layer, x, carried.r)
@@ -412,5 +418,10 @@ def copy_forward(
 def whole(x: Value, part: Any) -> Any:
     """Relevance of the shape of x: a rule may return a number, meaning the same everywhere."""
     if isinstance(part, Value):
+        if tuple(part.shape) != tuple(x.shape):
+            raise ValueError(
+                f"it gives relevance of shape {tuple(part.shape)} to an operand of shape "
+                f"{tuple(x.shape)}"
+            )
         return part
     return Multiply()(x, 0.0) if sign_of(part) == Sign.ZERO else Multiply()(x, 0.0) + part

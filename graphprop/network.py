@@ -310,9 +310,11 @@ class Writer(fx.proxy.GraphAppendingTracer):
             if values and not any(v.meta["batched"] for v in values):
                 stem = values[0].name
             name = f"{stem}_{target.__name__}" if stem else target.__name__
-        node = self.graph.create_node(
-            "call_function", target, arguments, {}, name=self.unique(name)
-        )
+        wanted = self.unique(name)
+        node = self.graph.create_node("call_function", target, arguments, {}, name=wanted)
+        if node.name != wanted and node.name in self._names:
+            # fx counts by itself, and doesn't know the names that `rename` gave
+            node.name = wanted
         self._names.add(node.name)
         node.meta.update(self.facts)
         infer(node)

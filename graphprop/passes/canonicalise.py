@@ -42,7 +42,7 @@ def canonicalise(program: ExportedProgram, output: str | int | None = None) -> N
     UnsupportedOperator
         Naming the operator, the user's module and line, and what would be accepted.
     """
-    network = Network(notes=list(program.graph_module.meta.get("notes", ())))
+    network = Network()
     writer = Writer(network)
     environment = bind_inputs(program, network, writer)
     labels: Counter[str] = Counter()
