@@ -58,9 +58,9 @@ def load(directory=None, device="cpu", dtype=None):
 
 FORWARD_DOC = '''"""Compute logits and relevance.
 
-        {shapes}. target: None for the largest logit, a class index per
-        sample (int64 [N]), or weights of the outputs (float {logits}), by which
-        their logits are multiplied.
+        {shapes}
+        target: None for the largest logit, a class index per sample (int64 [N]), or
+        weights of the outputs (float {logits}), by which these are multiplied.
         """'''
 
 SINGLE_DOC = '''"""Compute logits and relevance of single inputs, {shapes}: what is averaged."""'''
@@ -269,7 +269,7 @@ class Printer:
 
     def class_text(self, body: list[str]) -> str:
         """The class with its buffers and ``forward``."""
-        shapes = ", ".join(f"{node.name}: {text_of(node)}" for node in self.images)
+        shapes = "\n        ".join(f"{node.name}: {text_of(node)}" for node in self.images)
         described = {"shapes": shapes, "logits": text_of(self.logits)}
         given = ", ".join(node.name for node in self.images)
         lines = [
