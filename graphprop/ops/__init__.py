@@ -49,19 +49,16 @@ from graphprop.ops.linear import (
     TransposeWeight,
 )
 from graphprop.ops.norm import BatchNorm, GroupNorm, LayerNorm, RmsNorm
-from graphprop.ops.pool import (
+from graphprop.ops.pool import AdaptiveMaxPool, Item, MaxPool, Route
+from graphprop.ops.reduce import Extreme, Total, largest, smallest, total
+from graphprop.ops.resample import (
     AdaptiveAvgPool,
-    AdaptiveMaxPool,
     ApplyMatrix,
     AvgPool,
-    Item,
-    MaxPool,
     ResampleTranspose,
     Resampling,
-    Route,
     Upsample,
 )
-from graphprop.ops.reduce import Extreme, Total, largest, smallest, total
 from graphprop.ops.shape import (
     Cat,
     Expand,

@@ -23,7 +23,7 @@ from graphprop.ops.activation import Power, Simple
 from graphprop.ops.base import Operator, Shape, Sign, from_aten, source_call
 from graphprop.ops.elementwise import Subtract
 from graphprop.ops.merge import aligned
-from graphprop.ops.pool import _mean
+from graphprop.ops.resample import _mean
 from graphprop.ops.shape import Expand, Reshape, Sum, _squeeze, axes_of
 
 aten = torch.ops.aten

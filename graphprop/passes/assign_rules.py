@@ -15,7 +15,7 @@ from torch import fx
 from graphprop.errors import MethodError, nearest
 from graphprop.network import Network, where
 from graphprop.ops import BatchNorm
-from graphprop.ops.pool import Pooling
+from graphprop.ops.windows import Pooling
 from graphprop.passes.tag_roles import ROLES, live_operands, matches
 from graphprop.rules.registry import BoundRule, Method, find_rule
 

@@ -10,8 +10,8 @@ from torch import fx
 
 from graphprop.errors import MethodError, nearest
 from graphprop.network import Network, shape_of
-from graphprop.ops.pool import Pooling
 from graphprop.ops.shape import Cat, Rearrangement, Sum
+from graphprop.ops.windows import Pooling
 from graphprop.passes.tag_roles import matches, signal_flow
 from graphprop.rules.registry import Method
 

@@ -35,7 +35,7 @@ from graphprop.ops import (
     Softmax,
     Subtract,
 )
-from graphprop.ops.pool import Pooling
+from graphprop.ops.windows import Pooling
 
 ROLES = ("gate", "input", "dense_head", "conv_stack", "shortcut", "logits")
 
