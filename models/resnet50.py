@@ -133,7 +133,17 @@ def resnet50() -> nn.Module:
 
 
 def resnet101() -> nn.Module:
-    return untrained(Bottleneck, 3, 4, 23, 3)
+    """Build a ResNet-101 with small shifts in its batch norms.
+
+    A rule that leaves biases out of its denominators multiplies relevance at each layer by what
+    they were: over 101 layers that is more than single precision holds, but for small ones.
+    """
+    network = untrained(Bottleneck, 3, 4, 23, 3)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.bias.data *= 0.01
+            layer.running_mean *= 0.01
+    return network
 
 
 build_model = resnet50
