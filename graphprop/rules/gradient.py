@@ -6,7 +6,6 @@ denominators among them. The rules at the end make a map of what arrives at a la
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 from graphprop.errors import MethodError
@@ -189,21 +188,16 @@ def relevance_cam(layer: Layer, x: Any, r: Any, *, upsample: str = "none") -> An
 
 def weighted_sum(x: Any, r: Any) -> Any:
     """``sum_c x_c mean_hw(r_c)``."""
-    return Sum((1,))(x * places_mean(layer_of_places(x, r), r))
+    return Sum((1,))(x * mean_over_places(r))
 
 
-def layer_of_places(x: Any, r: Any) -> int:
-    """How many places a layer's value has; one without any makes no map."""
-    if len(x.shape) <= 2:
+def mean_over_places(r: Any) -> Any:
+    """``mean_hw(r_c)``; a value without any places makes no map."""
+    if len(r.shape) <= 2:
         raise MethodError(
-            f"a value of shape ('N', {', '.join(map(str, x.shape[1:]))}) has no places to make a "
+            f"a value of shape ('N', {', '.join(map(str, r.shape[1:]))}) has no places to make a "
             "map of: choose a layer in front of the flattening"
         )
-    return prod(x.shape[2:])
-
-
-def places_mean(count: int, r: Any) -> Any:
-    """The mean over all places, for each channel."""
     return AdaptiveAvgPool((1,) * (len(r.shape) - 2))(r)
 
 

@@ -21,7 +21,7 @@ from graphprop.ops import (
     positive,
     total,
 )
-from graphprop.rules.gradient import layer_of_places, places_mean
+from graphprop.rules.gradient import mean_over_places
 from graphprop.rules.registry import Layer, rule
 
 LEAST = 1e-9
@@ -34,7 +34,7 @@ def hedge_start(layer: Layer, x: Any, r: Any) -> Any:
 
     Where sum G is 0, the denominator is sum |G|; where that is 0, too, the map is.
     """
-    g = x * places_mean(layer_of_places(x, r), r)
+    g = x * mean_over_places(r)
     size = absolute(total(g))
     return divide_or_zero(g, size + keep_where(size, "==", total(absolute(g))))
 
