@@ -7,8 +7,11 @@ the node's rule is asked, and the rule writes the nodes that carry relevance to 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -176,10 +179,7 @@ class Lowering:
     def made(self, rule: str | None, node: fx.Node, ends: list[Value]) -> Value:
         """What is made of what the flows bring to a node: by a rule, or their sum."""
         if rule is None:
-            result = ends[0]
-            for other in ends[1:]:
-                result = result + other
-            return result
+            return reduce(add, ends)
         x = self.forward[node]
         reference = (self.reference[node],) if self.reference else ()
         layer = Layer(
@@ -195,16 +195,9 @@ class Lowering:
         return made
 
     def applied(self, rule: BoundRule, node: fx.Node, layer: Layer, x: Any, r: Any) -> Any:
-        """Apply a rule; what goes wrong in it is told in the user's terms."""
-        try:
+        """Apply a rule."""
+        with told(rule, node, "map" if layer.operator is None else layer.operator.__name__):
             return rule(layer, x, r)
-        except GraphpropError as error:
-            raise type(error)(f"rule {rule} at {where(node)}: {error}") from error
-        except (AttributeError, TypeError, ValueError, IndexError) as error:
-            kind = "map" if layer.operator is None else layer.operator.__name__
-            raise MethodError(
-                f"the rule {rule.rule.name!r} can't be applied to {where(node)} ({kind}): {error}"
-            ) from error
 
     def copy_of_baseline(self) -> dict[fx.Node, Any]:
         """Write the forward part once more, of the baseline in place of the input."""
@@ -290,13 +283,8 @@ class Flow:
         with self.writer.at(prefix=prefix, **{**facts_of(node), "section": heading}):
             result = self.all.applied(rule, node, layer, x, carried.r)
             parts = result if isinstance(result, tuple) else (result,)
-            try:
+            with told(rule, node, node.target.__name__):
                 wholes = [whole(operands[i], part) for i, part in zip(signal, parts, strict=True)]
-            except ValueError as error:
-                raise MethodError(
-                    f"the rule {rule.rule.name!r} can't be applied to {where(node)} "
-                    f"({node.target.__name__}): {error}"
-                ) from error
             if self.all.method.besides is not None:
                 besides = bound(self.all.method.besides, self.all.parameters)
                 added = self.all.applied(besides, node, layer, x, carried.r)
@@ -336,6 +324,19 @@ class Flow:
         )
 
 
+@contextmanager
+def told(rule: BoundRule, node: fx.Node, kind: str) -> Iterator[None]:
+    """Tell what goes wrong in a rule in the user's terms."""
+    try:
+        yield
+    except GraphpropError as error:
+        raise type(error)(f"rule {rule} at {where(node)}: {error}") from error
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        raise MethodError(
+            f"the rule {rule.rule.name!r} can't be applied to {where(node)} ({kind}): {error}"
+        ) from error
+
+
 def start_of_budget(r: Value) -> Value:
     """A budget of 1 for each sample that has any relevance."""
     size = total(absolute(r))
@@ -346,10 +347,7 @@ def divided(budget: Value, parts: list[Value]) -> list[Value]:
     """A budget shared among branches in proportion to the size of their relevance."""
     rank = max(len(part.shape) for part in parts)
     sizes = [of_rank(total(absolute(part)), rank) for part in parts]
-    whole = sizes[0]
-    for size in sizes[1:]:
-        whole = whole + size
-    q = divide_or_zero(budget, whole)
+    q = divide_or_zero(budget, reduce(add, sizes))
     return [size * q for size in sizes]
 
 

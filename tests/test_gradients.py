@@ -544,3 +544,19 @@ def test_baseline_is_not_a_word() -> None:
     network = shared_network()
     with pytest.raises(graphprop.errors.GraphpropError, match="baseline"):
         compiled(network, network.images(), "integrated_gradients", baseline="black")
+
+
+def test_a_layer_may_be_called_like_the_loops_own_values() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loop_trip, self.loop_total = nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 3)
+            self.total, self.trip = nn.Conv2d(3, 3, 3), nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.total(self.loop_total(self.loop_trip(x).relu()).relu())
+            return self.trip(x.mean((2, 3)))
+
+    x = torch.zeros(2, 2, 9, 9)
+    explainer = graphprop.compile(Named().eval(), x, "integrated_gradients", steps=3, chunk=2)
+    assert explainer.check().passed

@@ -122,13 +122,11 @@ def mean_over_samples(
     trips = writer.integer(-(-samples.count // samples.chunk))
 
     with writer.body("sample") as nodes:
-        trip = ir.Value(
-            name="sample_trip", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([])
+        trip, go_on = (
+            ir.Value(name=writer.unique(name), type=ir.TensorType(kind), shape=ir.Shape([]))
+            for name, kind in (("loop_trip", ir.DataType.INT64), ("loop_on", ir.DataType.BOOL))
         )
-        go_on = ir.Value(
-            name="sample_go_on", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([])
-        )
-        total = ir.Value(name="sample_total", type=x.type, shape=x.shape)
+        total = ir.Value(name=writer.unique("loop_total"), type=x.type, shape=x.shape)
         first = writer.node(
             "Mul", writer.node("Reshape", trip, writer.integers([1])), samples.chunk
         )
@@ -146,11 +144,11 @@ def mean_over_samples(
         flat.type, targets.type = x.type, target.type
         flat.shape = ir.Shape([SAMPLES_NAME, *writer.shape(x)[1:]])
         targets.shape = ir.Shape([SAMPLES_NAME])
-        inner = {node: flat if node.target == "x" else targets for node in network.inputs}
+        inner = dict(values)
+        inner |= {node: flat if node.target == "x" else targets for node in network.inputs}
         for node in network.layers:
             if node.meta["batched"]:
-                known = {**values, **inner}
-                operands = [known[a] if isinstance(a, fx.Node) else a for a in node.args]
+                operands = [inner[a] if isinstance(a, fx.Node) else a for a in node.args]
                 inner[node] = writer.write(node, operands)
         writer.stem("loop_end")
         result: Any = network.output.args[0]

@@ -6,6 +6,8 @@ negative entries of a layer's relevance are normalised to.
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import Any
 
 from graphprop.errors import MethodError
@@ -85,9 +87,7 @@ def hedge_share(layer: Layer, x: Any, r: Any) -> Any:
     branches = [positive(x[index]) for index in layer.signal]
     if isinstance(layer.operator, Subtract):
         branches[1] = positive(-x[1])
-    whole = branches[0]
-    for branch in branches[1:]:
-        whole = whole + branch
+    whole = reduce(add, branches)
     even = keep_where(whole, "==", r) * (1.0 / len(branches))
     q = divide_or_zero(r, whole)
     return tuple(branch * q + even for branch in branches)
