@@ -19,7 +19,7 @@ from graphprop.emit.python import PythonModule, to_python
 from graphprop.errors import InputError, MethodError, nearest
 from graphprop.legalise import legalise
 from graphprop.lower import in_flow
-from graphprop.network import Network, shape_of
+from graphprop.network import Network, shape_of, sign_of
 from graphprop.passes.assign_rules import RuleMap
 from graphprop.passes.pipeline import (
     Pipeline,
@@ -335,7 +335,7 @@ def layer_info(node: fx.Node) -> LayerInfo:
         shape=shape_of(node)[1:],
         roles=roles,
         role=primary_role(meta["roles"]),
-        sign=str(source.meta["sign"]),
+        sign=str(sign_of(source)),
         rule=None if rule is None else str(rule),
         depth=meta["depth"],
         line=meta.get("line"),

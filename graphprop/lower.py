@@ -24,15 +24,14 @@ from graphprop.network import (
     Value,
     Writer,
     facts_of,
+    range_of,
     shape_of,
-    sign_of,
     where,
 )
 from graphprop.ops import (
     Multiply,
     Pad,
     Reshape,
-    Sign,
     Start,
     absolute,
     divide_or_zero,
@@ -40,6 +39,7 @@ from graphprop.ops import (
     ones_like,
     total,
 )
+from graphprop.ops.interval import ZERO
 from graphprop.passes.assign_rules import bound
 from graphprop.rules.registry import BoundRule, Layer, Method
 from graphprop.sampling import baseline_of
@@ -129,9 +129,7 @@ class Lowering:
             )
         if method.samples is None and "baseline" in self.parameters:
             self.reference = self.copy_of_baseline()
-        target = writer.placeholder(
-            "target", torch.empty(BATCH, dtype=torch.int64, device="meta"), Sign.POSITIVE
-        )
+        target = writer.placeholder("target", torch.empty(BATCH, dtype=torch.int64, device="meta"))
         middle = self.network.middle
         stops = self.images if middle is None else (middle,)
         ends = [self.flow(name, own, logits, target, stops) for name, own in method.flows]
@@ -396,8 +394,8 @@ def copy_forward(
     for node in network.graph.nodes:
         if node.op == "placeholder":
             if inputs is None:
-                sign = node.meta["sign"]
-                forward[node] = writer.placeholder(node.target, node.meta["value"], sign)
+                found = range_of(node)
+                forward[node] = writer.placeholder(node.target, node.meta["value"], found)
             else:
                 forward[node] = inputs[node]
         elif node.op == "get_attr":
@@ -422,4 +420,4 @@ def whole(x: Value, part: Any) -> Any:
                 f"{tuple(x.shape)}"
             )
         return part
-    return Multiply()(x, 0.0) if sign_of(part) == Sign.ZERO else Multiply()(x, 0.0) + part
+    return Multiply()(x, 0.0) if range_of(part) == ZERO else Multiply()(x, 0.0) + part

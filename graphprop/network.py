@@ -6,7 +6,8 @@ A :class:`Network` is a graph and the tensors it refers to. Every node carries f
 ========== ==========================================================================
 ``value``   a tensor on the meta device: shape and dtype, with `BATCH` samples
 ``batched`` whether the value depends on the input (its axis 0 is then the batch)
-``sign``    which signs its entries can have
+``range``   an interval that its entries lie in, whatever the input is
+``layout``  which of its axes hold channels and which places, from `passes.infer_layouts`
 ``path``    the user's module path the node comes from, ``""`` for the root
 ``label``   the name shown to the user: the path, made unique
 ``line``    the user's source line, ``file:number``
@@ -22,7 +23,7 @@ A :class:`Network` is a graph and the tensors it refers to. Every node carries f
 ``records`` in a lowered graph: the label of the layer whose relevance (or result) it is
 ========== ==========================================================================
 
-Nodes are written through a :class:`Writer`, which infers value, batch and sign as it goes.
+Nodes are written through a :class:`Writer`, which infers value, batch and range as it goes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ from torch import fx
 
 from graphprop.errors import MethodError, VerificationError
 from graphprop.ops import elementwise
-from graphprop.ops.base import Operator, Shape, Sign
+from graphprop.ops.base import Operator, Shape
+from graphprop.ops.interval import UNBOUNDED, Interval, Sign
+from graphprop.ops.layout import Layout
 
 if TYPE_CHECKING:
     from graphprop.sampling import Samples
@@ -206,8 +209,7 @@ class Value(fx.Proxy):
     @property
     def sign(self) -> Sign:
         """Which signs the entries can have."""
-        sign: Sign = self.node.meta["sign"]
-        return sign
+        return sign_of(self.node)
 
     def __getattr__(self, name: str) -> Any:
         raise MethodError(
@@ -260,11 +262,11 @@ class Writer(fx.proxy.GraphAppendingTracer):
         self._names.add(candidate)
         return candidate
 
-    def placeholder(self, name: str, value: torch.Tensor, sign: Sign = Sign.MIXED) -> Value:
+    def placeholder(self, name: str, value: torch.Tensor, range: Interval = UNBOUNDED) -> Value:
         """Add an input; ``value`` is a meta tensor of BATCH samples."""
         self._names.add(name)
         node = self.graph.create_node("placeholder", name, name=name)
-        node.meta.update(value=value, batched=True, sign=sign, label=name, path="")
+        node.meta.update(value=value, batched=True, range=range, label=name, path="")
         return Value(node, self)
 
     def tensor(self, tensor: torch.Tensor, name: str = "constant") -> Value:
@@ -294,7 +296,7 @@ class Writer(fx.proxy.GraphAppendingTracer):
             with self.graph.inserting_before(first) if first else nullcontext():
                 node = self.graph.create_node("get_attr", name, name=self.unique(name))
             tensor = self.network.tensors[name]
-            node.meta.update(value=tensor.to("meta"), batched=False, sign=Sign.MIXED, path="")
+            node.meta.update(value=tensor.to("meta"), batched=False, range=UNBOUNDED, path="")
             node.meta.update(label=name)
             self._attributes[name] = node
         return Value(node, self)
@@ -358,7 +360,7 @@ class Writer(fx.proxy.GraphAppendingTracer):
 
 
 def infer(node: fx.Node) -> None:
-    """Work out a node's value, batch and sign from its operands'."""
+    """Work out a node's value, batch and range from its operands'."""
     target = node.target
     values = [a.meta["value"] if isinstance(a, fx.Node) else a for a in node.args]
     shapes = [shape_of(a) for a in node.args if isinstance(a, fx.Node) and has_shape(a)]
@@ -376,7 +378,8 @@ def infer(node: fx.Node) -> None:
                 f"{target} at {where(node)} moves the batch away from the first axis, "
                 f"giving {tuple('N' if d == BATCH else d for d in part.shape)}"
             )
-    node.meta.update(value=value, batched=batched, sign=target.sign(*map(sign_of, node.args)))
+    found = target.interval_at(shapes, *map(range_of, node.args))
+    node.meta.update(value=value, batched=batched, range=found)
 
 
 def has_shape(node: fx.Node) -> bool:
@@ -384,12 +387,23 @@ def has_shape(node: fx.Node) -> bool:
     return isinstance(node.meta["value"], torch.Tensor)
 
 
-def sign_of(operand: Any) -> Sign:
-    """The sign of an operand: a node or a number."""
+def range_of(operand: Any) -> Interval:
+    """The range of an operand: a node or a number."""
     if isinstance(operand, fx.Node):
-        sign: Sign = operand.meta["sign"]
-        return sign
-    return Sign.of(operand)
+        found: Interval = operand.meta["range"]
+        return found
+    return Interval.of(operand)
+
+
+def sign_of(operand: Any) -> Sign:
+    """The signs of an operand: a node or a number."""
+    return range_of(operand).sign
+
+
+def layout_of(node: fx.Node) -> Layout | None:
+    """The layout of a node's value; None where it does not depend on the input."""
+    found: Layout | None = node.meta.get("layout")
+    return found
 
 
 def identifier(name: str) -> str:
@@ -437,7 +451,7 @@ def verify(network: Network) -> None:
                 raise VerificationError(
                     f"{node.name}: {node.target.__name__} is not in the {network.level} vocabulary"
                 )
-        for fact in ("value", "batched", "sign"):
+        for fact in ("value", "batched", "range"):
             if fact not in node.meta:
                 raise VerificationError(f"{node.name}: the fact {fact!r} is missing")
 
@@ -455,7 +469,7 @@ def show(network: Network) -> str:
         if node.op == "get_attr":
             what = f"tensor {node.target!r}"
         size = shape_of(node) if has_shape(node) else "several"
-        facts = [str(node.meta["sign"])]
+        facts = [str(sign_of(node))]
         if node.meta.get("roles"):
             facts.append("/".join(sorted(node.meta["roles"])))
         if node.meta.get("rule") is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from graphprop.network import Network, Value, Writer, shape_of, sign_of
+from graphprop.network import Network, Value, Writer, range_of, shape_of
 from graphprop.ops import (
     Absolute,
     AdaptiveMaxPool,
@@ -31,11 +31,11 @@ from graphprop.ops import (
     OnesLike,
     Operator,
     Positive,
-    Sign,
     Stabilise,
     Subtract,
     Sum,
 )
+from graphprop.ops.interval import ZERO
 from graphprop.rewrite import Replacement, RewriteTable
 
 SIMPLIFY = RewriteTable()
@@ -48,7 +48,7 @@ def simplify(network: Network) -> Counter[str]:
 
 def is_zero(operand: Any) -> bool:
     """Whether an operand is zero everywhere."""
-    return sign_of(operand) == Sign.ZERO
+    return range_of(operand) == ZERO
 
 
 def same_shape(operand: Any, node: fx.Node) -> bool:
@@ -59,25 +59,25 @@ def same_shape(operand: Any, node: fx.Node) -> bool:
 @SIMPLIFY.rule("clamp of a known sign", Positive)
 def _positive(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
-    return x if not sign_of(x) & Sign.NEGATIVE else None
+    return x if range_of(x).low >= 0 else None
 
 
 @SIMPLIFY.rule("clamp of a known sign", Negative)
 def _negative(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
-    return x if not sign_of(x) & Sign.POSITIVE else None
+    return x if range_of(x).high <= 0 else None
 
 
 @SIMPLIFY.rule("absolute value of a known sign", Absolute)
 def _absolute(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
-    return x if not sign_of(x) & Sign.NEGATIVE else None
+    return x if range_of(x).low >= 0 else None
 
 
 @SIMPLIFY.rule("stabiliser of a known sign", Stabilise)
 def _stabilise(node: fx.Node, writer: Writer) -> Replacement:
     z = node.args[0]
-    if sign_of(z) & Sign.NEGATIVE:
+    if range_of(z).low < 0:
         return None
     return writer.write(Add(), (z, node.target.epsilon))
 

@@ -256,6 +256,8 @@ def average_poolings() -> Iterator[Case]:
             for divisor in (None, 5) if rank > 1 else (None,):
                 pads = (padding,) * rank
                 yield Case(AvgPool(three, two, pads, ceil, counted, divisor), (x,))
+        if rank > 1:
+            yield Case(AvgPool(three, two, none, divisor=-5), (x,), "turns the sign")
         uneven = (2, 3, 2)[:rank]
         yield Case(AvgPool(uneven, uneven, none), (x,))
         yield Case(AvgPool(two, three, (1,) * rank, True, True), (x,), "last window dropped")
@@ -332,6 +334,7 @@ def activations() -> Iterator[Case]:
     yield Case(Elu(), (x,))
     yield Case(Elu(1.6732632423543772, 1.0507009873554805), (x,), "selu")
     yield Case(Elu(0.5, 1.0, 2.0), (x,), "celu")
+    yield Case(Elu(-0.5), (x,), "of both signs")
     yield Case(Gelu(), (x,))
     yield Case(Gelu("tanh"), (x,))
     for name in Simple.KNOWN:

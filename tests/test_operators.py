@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import product
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +25,39 @@ from graphprop.errors import UnsupportedOperator
 from graphprop.network import BATCH, Network, Writer, verify
 from graphprop.ops import (
     ATEN,
+    AdaptiveAvgPool,
     AdaptiveMaxPool,
+    Add,
+    AvgPool,
     Cat,
     Clamp,
     Conv,
     ConvTranspose,
+    Elu,
+    Expand,
+    Interval,
     Item,
+    Layout,
+    Linear,
     LinearTranspose,
     MaxPool,
+    Multiply,
     Operator,
     Pad,
+    Permute,
     Relu,
     ResampleTranspose,
     Resampling,
     Reshape,
     Route,
-    Sign,
     Simple,
+    Slice,
     Start,
     Sum,
     Upsample,
     helpers,
 )
+from graphprop.ops.layout import CHANNEL, PLACE, Factor
 from graphprop.passes.canonicalise import canonicalise
 
 
@@ -207,41 +219,152 @@ def test_every_operator_of_a_network_has_a_gradient() -> None:
     assert apart == set()
 
 
-# Signs
+# Ranges
 
 
-WITH_SIGN = {
-    Sign.ZERO: torch.zeros_like,
-    Sign.POSITIVE: torch.abs,
-    Sign.NEGATIVE: lambda x: -x.abs(),
-    Sign.MIXED: lambda x: x,
+RANGES = {
+    "anything": Interval(),
+    "non-negative": Interval(0.0, inf),
+    "non-positive": Interval(-inf, 0.0),
+    "zero": Interval(0.0, 0.0),
+    "gate": Interval(0.0, 1.0),
+    "tanh": Interval(-1.0, 1.0),
+    "off zero": Interval(0.2, 0.9),
+    "below zero": Interval(-3.0, -0.5),
+    "large": Interval(-50.0, 800.0),
 }
 
 
-def sign_of(value: Any) -> Sign:
-    """Which signs the entries have."""
-    if isinstance(value, tuple):
-        return sign_of(value[0])
-    if not isinstance(value, torch.Tensor):
-        return Sign.of(value)
-    positive = Sign.POSITIVE if bool((value > 0).any()) else Sign.ZERO
-    return positive | (Sign.NEGATIVE if bool((value < 0).any()) else Sign.ZERO)
+def drawn_from(interval: Interval, like: torch.Tensor) -> torch.Tensor:
+    """Values of an interval, its bounds among them."""
+    low, high = max(interval.low, -4.0 * like.abs().max()), min(interval.high, 4.0)
+    high = max(high, min(interval.high, 100.0)) if interval.low > 4 else high
+    values = like.clamp(interval.low, interval.high).clone().flatten()
+    ends = [end for end in (interval.low, interval.high) if isfinite(end)]
+    spread = torch.linspace(float(low), float(high), len(values), dtype=like.dtype)
+    values[::2] = spread[::2].clamp(interval.low, interval.high)
+    for place, end in enumerate(ends):
+        values[place::5] = end
+    return values.reshape(like.shape) + 0.0  # no negative zero
 
 
 @parametrise(CASES)
-def test_sign(case: Case) -> None:
-    """The result has no signs but those inferred, whatever signs the operands have."""
-    choices: list[list[tuple[Sign, Any]]] = []
-    for operand, value in zip(case.operands, case.tensors(), strict=True):
-        if isinstance(operand, tuple):
-            choices.append([(sign, give(value)) for sign, give in WITH_SIGN.items()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_interval(case: Case, dtype: torch.dtype) -> None:
+    """The result lies in the interval that is inferred, whatever those of the operands are."""
+    choices: list[list[tuple[Interval, Any]]] = []
+    for index, (operand, value) in enumerate(
+        zip(case.operands, case.tensors(dtype=dtype), strict=True)
+    ):
+        if isinstance(operand, tuple) and case.is_batched(index):
+            choices.append([(each, drawn_from(each, value)) for each in RANGES.values()])
+        elif isinstance(value, torch.Tensor | tuple):
+            choices.append([(Interval(), value)])
         else:
-            choices.append([(sign_of(value), value)])
+            choices.append([(Interval.of(value), value)])
     for combination in product(*choices):
-        signs, values = zip(*combination, strict=True)
-        inferred = case.operator.sign(*signs)
-        found = sign_of(case.operator.run(*values))
-        assert found & ~inferred == Sign.ZERO, f"{signs} gave {found}, inferred {inferred}"
+        intervals, values = zip(*combination, strict=True)
+        inferred = case.operator.interval_at(case.shapes(), *intervals)
+        found = case.operator.run(*values)
+        found = found[0] if isinstance(found, tuple) else found
+        numbers = found[~torch.isnan(found)] if found.is_floating_point() else found
+        if numbers.numel():
+            low, high = float(numbers.min()), float(numbers.max())
+            said = f"{[str(i) for i in intervals]} gave [{low}, {high}], inferred {inferred}"
+            assert inferred.low <= low, said
+            assert inferred.high >= high, said
+
+
+@pytest.mark.parametrize("first", RANGES.values(), ids=list(RANGES))
+@pytest.mark.parametrize("second", RANGES.values(), ids=list(RANGES))
+def test_interval_arithmetic(first: Interval, second: Interval) -> None:
+    """Sums, products and quotients of numbers of two intervals lie in those of the intervals."""
+    like = torch.randn(40, dtype=torch.float64)
+    x, y = drawn_from(first, like)[:, None], drawn_from(second, like.flip(0))[None]
+    for interval, numbers in (
+        (first + second, x + y),
+        (first - second, x - y),
+        (first * second, x * y),
+        (first / second, (x / y)[(y != 0).expand(len(x), -1)]),
+        (-first, -x),
+        (first | second, torch.cat([x.flatten(), y.flatten()])),
+        (first.size(), x.abs()),
+        (first.cone(), 3.0 * x),
+        (first.clipped(0.1, 0.5), x.clamp(0.1, 0.5)),
+        (first.clipped(0.5, 0.1), x.clamp(0.5, 0.1)),
+    ):
+        known = numbers[~torch.isnan(numbers)]
+        assert bool(((known >= interval.low) & (known <= interval.high)).all()), interval
+
+
+def test_sign_is_read_off_the_interval() -> None:
+    read = {name: str(interval.sign) for name, interval in RANGES.items()}
+    assert read["anything"] == read["tanh"] == "mixed"
+    assert read["non-negative"] == read["gate"] == read["off zero"] == "non-negative"
+    assert read["non-positive"] == read["below zero"] == "non-positive"
+    assert read["zero"] == "zero"
+
+
+def test_parameters_that_turn_a_sign() -> None:
+    """An ELU of negative alpha and an average with a negative divisor are of both signs."""
+    non_negative = Interval(0.0, inf)
+    assert Elu(-1.0).interval(Interval(-inf, 0.0)).high == pytest.approx(1.0, rel=1e-5)
+    pool = AvgPool((2, 2), (2, 2), (0, 0), divisor=-4)
+    assert str(pool.interval(non_negative).sign) == "non-positive"
+    back = ResampleTranspose(pool, (4, 4))
+    assert str(back.interval(non_negative).sign) == "non-positive"
+
+
+# Layouts
+
+
+def layout(*axes: str) -> Layout:
+    """``layout("c3", "p4*p5")``: an axis of 3 channels, and one of 4 times 5 places."""
+    kinds = {"c": CHANNEL, "p": PLACE}
+    return Layout(
+        tuple(
+            tuple(Factor(kinds[part[0]], int(part[1:])) for part in axis.split("*") if part != "1")
+            for axis in axes
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("operator", "shape", "before", "after"),
+    [
+        (Reshape((N, 60)), (N, 60), layout("c3", "p4", "p5"), "N,c3*p4*p5"),
+        (Reshape((N, 3, 20)), (N, 3, 20), layout("c3", "p4", "p5"), "N,c3,p4*p5"),
+        (Reshape((N, 3, 4, 5)), (N, 3, 4, 5), layout("c3*p4*p5"), "N,c3,p4,p5"),
+        (Reshape((N, 3, 1, 1)), (N, 3, 1, 1), layout("c3"), "N,c3,1,1"),
+        (Reshape((N, 2, 3, 4)), (N, 2, 3, 4), layout("c6", "p4"), "N,c2,c3,p4"),
+        (Reshape((N, 2, 2, 5, 3)), (N, 2, 2, 5, 3), layout("p4", "p5", "c3"), "N,p2,p2,p5,c3"),
+        (Permute((0, 2, 3, 1)), (N, 4, 5, 3), layout("c3", "p4", "p5"), "N,p4,p5,c3"),
+        (Permute((0, 2, 1)), (N, 20, 3), layout("c3", "p4*p5"), "N,p4*p5,c3"),
+        (Slice(1, 0, 2), (N, 2, 4), layout("c3", "p4"), "N,c2,p4"),
+        (Slice(1, 0, 1), (N, 1, 3), layout("p4*p5", "c3"), "N,p1,c3"),
+        (Sum((2, 3)), (N, 3, 1, 1), layout("c3", "p4", "p5"), "N,c3,p1,p1"),
+        (Linear(), (N, 4, 7), layout("p4", "c3"), "N,p4,c7"),
+        (Linear(), (N, 3, 8), layout("c3", "p4*p5"), "N,c3,p8"),
+        (Linear(), (N, 7), layout("c3*p4*p5"), "N,c7"),
+        (AdaptiveAvgPool((1, 1)), (N, 3, 1, 1), layout("c3", "p4", "p5"), "N,c3,p1,p1"),
+        (Pad(((0, 0), (0, 0), (1, 1))), (N, 3, 6), layout("c3", "p4"), "N,c3,p6"),
+        (Relu(), (N, 4, 5, 3), layout("p4", "p5", "c3"), "N,p4,p5,c3"),
+    ],
+    ids=str,
+)
+def test_layout(operator: Operator, shape: tuple[int, ...], before: Layout, after: str) -> None:
+    assert str(operator.layout(shape, before)) == after
+
+
+def test_layout_where_values_meet() -> None:
+    """What says more of an axis counts: several factors, and what varies."""
+    tokens, mixed = layout("p4*p5", "c3"), layout("p20", "c3")
+    assert str(Add().layout((N, 20, 3), mixed, tokens)) == "N,p4*p5,c3"
+    gate = Expand((N, 3, 4, 5)).layout((N, 3, 4, 5), layout("c3", "p1", "p1"))
+    assert gate.places == 1
+    assert Multiply().layout((N, 3, 4, 5), layout("c3", "p4", "p5"), gate).places == 20
+    joined = Cat(1).layout((N, 5, 4), layout("c3", "p4"), layout("c2", "p4"))
+    assert str(joined) == "N,c5,p4"
 
 
 # Source

@@ -14,7 +14,7 @@ from graphprop.ops.activation import (
     Simple,
     Softmax,
 )
-from graphprop.ops.base import ATEN, Operator, Shape, Sign
+from graphprop.ops.base import ATEN, Operator, Shape, from_aten
 from graphprop.ops.elementwise import (
     Absolute,
     Add,
@@ -39,6 +39,8 @@ from graphprop.ops.elementwise import (
     positive,
     stabilise,
 )
+from graphprop.ops.interval import Interval, Sign
+from graphprop.ops.layout import Layout
 from graphprop.ops.linear import (
     AddBias,
     Conv,
@@ -97,9 +99,11 @@ __all__ = [
     "Flip",
     "Gelu",
     "GroupNorm",
+    "Interval",
     "Item",
     "KeepWhere",
     "LayerNorm",
+    "Layout",
     "LeakyRelu",
     "Linear",
     "LinearTranspose",
@@ -139,6 +143,7 @@ __all__ = [
     "Upsample",
     "absolute",
     "divide_or_zero",
+    "from_aten",
     "keep_where",
     "largest",
     "merge",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import pi, sqrt
+from math import copysign, erf, exp, expm1, inf, log, log1p, pi, sqrt, tanh
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 
 from graphprop.errors import UnsupportedOperator
-from graphprop.ops.base import Operator, Shape, Sign, from_aten
+from graphprop.ops.base import Operator, Shape, from_aten
 from graphprop.ops.elementwise import (
     Divide,
     absolute,
@@ -19,6 +19,12 @@ from graphprop.ops.elementwise import (
     keep_where,
     negative,
     ones_like,
+)
+from graphprop.ops.interval import (
+    NON_POSITIVE,
+    ONE,
+    UNIT,
+    Interval,
 )
 from graphprop.ops.shape import Reshape, Sum, axis_of
 
@@ -30,13 +36,6 @@ class Activation(Operator):
     """What all elementwise non-linearities share."""
 
     relevance: ClassVar[str | None] = "pass"
-    bounded: ClassVar[bool] = False
-    """Whether the result stays within fixed limits: then it can gate a signal."""
-    keeps_sign: ClassVar[bool] = True
-    """Whether the result has the sign of the operand."""
-
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0] if self.keeps_sign else Sign.MIXED
 
     def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
         return (r * self.slope_at(*operands),)
@@ -53,8 +52,8 @@ class Relu(Activation):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(x)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0] & Sign.POSITIVE
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0].clipped(low=0.0)
 
     def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
         return (keep_where(operands[0], ">", r),)
@@ -76,22 +75,12 @@ class Clamp(Activation):
     low: float | None = None
     high: float | None = None
 
-    @property
-    def bounded(self) -> bool:  # type: ignore[override]
-        return self.low is not None and self.high is not None
-
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(self.low, self.high)
 
-    def sign(self, *signs: Sign) -> Sign:
-        result = signs[0]
-        if self.low is not None:
-            result = result & ~Sign.NEGATIVE if self.low >= 0 else result
-            result = result | Sign.POSITIVE if self.low > 0 else result
-        if self.high is not None:
-            result = result & ~Sign.POSITIVE if self.high <= 0 else result
-            result = result | Sign.NEGATIVE if self.high < 0 else result
-        return result
+    def interval(self, *operands: Interval) -> Interval:
+        low = -inf if self.low is None else self.low
+        return operands[0].clipped(low, inf if self.high is None else self.high).widened()
 
     def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
         x = operands[0]
@@ -123,8 +112,9 @@ class LeakyRelu(Activation):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return F.leaky_relu(x, self.slope)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0] if self.slope >= 0 else Sign.MIXED
+    def interval(self, *operands: Interval) -> Interval:
+        x = operands[0]
+        return x.clipped(low=0.0) | x.clipped(high=0.0).times(self.slope)
 
     def slope_at(self, x: Any, *parameters: Any) -> Any:
         one = ones_like(x)
@@ -141,10 +131,12 @@ class LeakyRelu(Activation):
 class Prelu(Activation):
     """``x where x > 0, else slope * x`` with a learned slope per channel."""
 
-    keeps_sign: ClassVar[bool] = False
-
     def run(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         return F.prelu(x, slope)
+
+    def interval(self, *operands: Interval) -> Interval:
+        x, slope = operands
+        return x.clipped(low=0.0) | x.clipped(high=0.0) * slope
 
     def slope_at(self, x: Any, *parameters: Any) -> Any:
         rank = len(x.shape)
@@ -176,6 +168,12 @@ class Elu(Activation):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ops.aten.elu(x, self.alpha, self.scale, self.input_scale)
 
+    def interval(self, *operands: Interval) -> Interval:
+        x = operands[0]
+        factor = self.scale * self.alpha
+        below = x.clipped(high=0.0).times(self.input_scale).monotone(expm1).times(factor)
+        return x.clipped(low=0.0).times(self.scale) | below
+
     def slope_at(self, x: Any, *parameters: Any) -> Any:
         below = EXP(negative(x) * self.input_scale) * (self.scale * self.alpha * self.input_scale)
         return keep_where(x, ">", ones_like(x)) * self.scale + keep_where(x, "<=", below)
@@ -202,6 +200,10 @@ class Gelu(Activation):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return F.gelu(x, approximate=self.approximate)
 
+    def interval(self, *operands: Interval) -> Interval:
+        exact = self.approximate == "none"
+        return operands[0].valley(_gelu_of if exact else _tanh_gelu_of, -0.17005)
+
     def slope_at(self, x: Any, *parameters: Any) -> Any:
         if self.approximate == "none":
             density = EXP(x * x * -0.5) * (1.0 / sqrt(2.0 * pi))
@@ -221,15 +223,27 @@ class Gelu(Activation):
 
 @dataclass(frozen=True)
 class Power(Activation):
-    """``x ** exponent``, the exponent being a number above zero."""
+    """``x ** exponent``, the exponent being a number other than zero.
+
+    A power that is not a whole number has no value below zero.
+    """
 
     exponent: float
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.pow(self.exponent)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0] if self.exponent % 2 == 1 else Sign.POSITIVE
+    def interval(self, *operands: Interval) -> Interval:
+        x = operands[0]
+        if self.exponent % 2 == 1:
+            size = x
+        elif self.exponent % 2 == 0:
+            size = x.size()
+        else:
+            size = x.clipped(low=0.0)
+        power = abs(self.exponent)
+        found = size.monotone(lambda number: number**power)
+        return found if self.exponent > 0 else ONE / found
 
     def slope_at(self, x: Any, *parameters: Any) -> Any:
         if self.exponent == 2:
@@ -243,27 +257,91 @@ class Power(Activation):
         return graph.node("Pow", *operands, self.exponent)
 
 
+# What the functions are at one number, for the bounds of an interval; at infinity, their limits.
+
+
+def _sigmoid_of(x: float) -> float:
+    return 1.0 / (1.0 + exp(-x)) if x >= 0 else exp(x) / (1.0 + exp(x))
+
+
+def _silu_of(x: float) -> float:
+    return x * _sigmoid_of(x)
+
+
+def _gelu_of(x: float) -> float:
+    return x * (1.0 + erf(x / sqrt(2.0))) / 2.0
+
+
+def _tanh_gelu_of(x: float) -> float:
+    return x * (1.0 + tanh(sqrt(2.0 / pi) * (x + 0.044715 * x**3))) / 2.0
+
+
+def _hardswish_of(x: float) -> float:
+    return x * min(max(x / 6.0 + 0.5, 0.0), 1.0)
+
+
+def _softplus_of(x: float) -> float:
+    return max(x, 0.0) + log1p(exp(-abs(x)))
+
+
+def _mish_of(x: float) -> float:
+    return x * tanh(_softplus_of(x))
+
+
+def _softsign_of(x: float) -> float:
+    return x / (1.0 + abs(x)) if abs(x) < inf else copysign(1.0, x)
+
+
+def _log_of(x: float) -> float:
+    return log(x) if x > 0 else -inf
+
+
 @dataclass(frozen=True)
 class Simple(Activation):
     """A non-linearity without parameters that torch and ONNX both know by a name."""
 
     name: str
 
-    # name: (function, its source, ONNX operator, bounded, keeps the sign, never negative)
-    KNOWN: ClassVar[dict[str, tuple[Any, str, str | None, bool, bool, bool]]] = {
-        "sigmoid": (torch.sigmoid, "torch.sigmoid", "Sigmoid", True, False, True),
-        "tanh": (torch.tanh, "torch.tanh", "Tanh", True, True, False),
-        "silu": (F.silu, "F.silu", None, False, True, False),
-        "hardswish": (F.hardswish, "F.hardswish", "HardSwish", False, True, False),
-        "hardsigmoid": (F.hardsigmoid, "F.hardsigmoid", None, True, False, True),
-        "softplus": (F.softplus, "F.softplus", "Softplus", False, False, True),
-        "mish": (F.mish, "F.mish", "Mish", False, True, False),
-        "softsign": (F.softsign, "F.softsign", "Softsign", True, True, False),
-        "exp": (torch.exp, "torch.exp", "Exp", False, False, True),
-        "sqrt": (torch.sqrt, "torch.sqrt", "Sqrt", False, True, False),
-        "absolute": (torch.abs, "torch.abs", "Abs", False, False, True),
-        "erf": (torch.erf, "torch.erf", "Erf", True, True, False),
-        "log": (torch.log, "torch.log", "Log", False, False, False),
+    # name: (function, its source, ONNX operator, interval)
+    KNOWN: ClassVar[dict[str, tuple[Any, str, str | None, Callable[[Interval], Interval]]]] = {
+        "sigmoid": (
+            torch.sigmoid,
+            "torch.sigmoid",
+            "Sigmoid",
+            lambda x: x.monotone(_sigmoid_of, 0.0, 1.0),
+        ),
+        "tanh": (torch.tanh, "torch.tanh", "Tanh", lambda x: x.monotone(tanh, -1.0, 1.0)),
+        "silu": (F.silu, "F.silu", None, lambda x: x.valley(_silu_of, -0.27847)),
+        "hardswish": (
+            F.hardswish,
+            "F.hardswish",
+            "HardSwish",
+            lambda x: x.valley(_hardswish_of, -0.375),
+        ),
+        "hardsigmoid": (
+            F.hardsigmoid,
+            "F.hardsigmoid",
+            None,
+            lambda x: x.monotone(lambda v: min(max(v / 6 + 0.5, 0.0), 1.0), 0.0, 1.0),
+        ),
+        "softplus": (
+            F.softplus,
+            "F.softplus",
+            "Softplus",
+            lambda x: x.monotone(_softplus_of, 0.0),
+        ),
+        "mish": (F.mish, "F.mish", "Mish", lambda x: x.valley(_mish_of, -0.30885)),
+        "softsign": (
+            F.softsign,
+            "F.softsign",
+            "Softsign",
+            lambda x: x.monotone(_softsign_of, -1.0, 1.0),
+        ),
+        "exp": (torch.exp, "torch.exp", "Exp", lambda x: x.monotone(exp, 0.0)),
+        "sqrt": (torch.sqrt, "torch.sqrt", "Sqrt", lambda x: x.clipped(low=0.0).monotone(sqrt)),
+        "absolute": (torch.abs, "torch.abs", "Abs", Interval.size),
+        "erf": (torch.erf, "torch.erf", "Erf", lambda x: x.monotone(erf, -1.0, 1.0)),
+        "log": (torch.log, "torch.log", "Log", lambda x: x.clipped(low=0.0).monotone(_log_of)),
     }
 
     def __post_init__(self) -> None:
@@ -277,17 +355,12 @@ class Simple(Activation):
     def __name__(self) -> str:
         return self.name
 
-    @property
-    def bounded(self) -> bool:  # type: ignore[override]
-        return self.KNOWN[self.name][3]
-
     def run(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.KNOWN[self.name][0](x)
         return result
 
-    def sign(self, *signs: Sign) -> Sign:
-        *_, keeps_sign, never_negative = self.KNOWN[self.name]
-        return Sign.POSITIVE if never_negative else signs[0] if keeps_sign else Sign.MIXED
+    def interval(self, *operands: Interval) -> Interval:
+        return self.KNOWN[self.name][3](operands[0])
 
     def slope_at(self, x: Any, *parameters: Any) -> Any:
         return SLOPES[self.name](x)
@@ -354,7 +427,6 @@ class Softmax(Operator):
 
     axis: int
     relevance: ClassVar[str | None] = "pass"
-    bounded: ClassVar[bool] = True
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.softmax(x, self.axis)
@@ -363,8 +435,8 @@ class Softmax(Operator):
         share = self(operands[0])
         return (share * (r - Sum((self.axis,))(share * r)),)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return Sign.POSITIVE
+    def interval(self, *operands: Interval) -> Interval:
+        return UNIT
 
     def source(self, *operands: str) -> str:
         return f"torch.softmax({operands[0]}, {self.axis})"
@@ -377,13 +449,11 @@ class Softmax(Operator):
 class LogSoftmax(Softmax):
     """The logarithm of `Softmax`; no gate."""
 
-    bounded: ClassVar[bool] = False
-
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.log_softmax(x, self.axis)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return Sign.NEGATIVE
+    def interval(self, *operands: Interval) -> Interval:
+        return NON_POSITIVE
 
     def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
         return (r - Softmax(self.axis)(operands[0]) * Sum((self.axis,))(r),)

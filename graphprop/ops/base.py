@@ -8,7 +8,8 @@ mathematics serves as eager reference and as code generator.
 To add an operator: subclass :class:`Operator` in the file of this folder it belongs to, give it
 
 - ``run``: what it computes, in torch;
-- ``sign``: what the signs of its operands say about its result;
+- ``interval``: what the ranges of its operands say about the range of its result;
+- ``layout``: what the axes of its result mean, where they are not those of its operands;
 - ``adjoint``: where it is linear in its first operand, the operator of its transpose;
 - ``gradient``: where it isn't, or depends on the input in other operands too;
 - ``source``: the torch source text it prints as;
@@ -21,7 +22,6 @@ and a case in ``tests/cases.py``: the laws are then tested for it.
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -29,46 +29,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from graphprop.ops.interval import UNBOUNDED, Interval
+from graphprop.ops.layout import Layout, joined
+
 if TYPE_CHECKING:
     from graphprop.emit.onnx import OnnxWriter
 
 Shape = tuple[int, ...]
 """A value's shape; the batch axis, always the first, is -1."""
-
-
-class Sign(enum.IntFlag):
-    """Which signs the entries of a value can have: a lattice of four."""
-
-    ZERO = 0
-    POSITIVE = 1
-    NEGATIVE = 2
-    MIXED = 3
-
-    def __str__(self) -> str:
-        return ("zero", "non-negative", "non-positive", "mixed")[self]
-
-    @classmethod
-    def of(cls, number: float) -> Sign:
-        """The sign of one number."""
-        return cls.POSITIVE if number > 0 else cls.NEGATIVE if number < 0 else cls.ZERO
-
-    def negated(self) -> Sign:
-        """The signs of -x."""
-        swapped = Sign.ZERO
-        if self & Sign.POSITIVE:
-            swapped |= Sign.NEGATIVE
-        if self & Sign.NEGATIVE:
-            swapped |= Sign.POSITIVE
-        return swapped
-
-    def times(self, other: Sign) -> Sign:
-        """The signs of x * y, and of every sum of such products."""
-        product = Sign.ZERO
-        if other & Sign.POSITIVE:
-            product |= self
-        if other & Sign.NEGATIVE:
-            product |= self.negated()
-        return product
 
 
 LEVELS = ("canonical", "lowered", "torch", "onnx")
@@ -120,9 +88,32 @@ class Operator:
         """Compute the operator on tensors."""
         raise TypeError(f"{self.__name__} does not run on tensors")
 
-    def sign(self, *signs: Sign) -> Sign:
-        """Infer the sign of the result from the signs of the operands."""
-        return Sign.MIXED
+    def interval(self, *operands: Interval) -> Interval:
+        """Infer an interval that holds the result from intervals that hold the operands.
+
+        It must hold for every value of the operator's fields, and whatever the input is. An
+        operand is the interval of its value; parameters of the model have none (`UNBOUNDED`),
+        because other weights may be loaded.
+        """
+        return UNBOUNDED
+
+    def interval_at(self, shapes: Sequence[Shape], *operands: Interval) -> Interval:
+        """`interval`, for operators that have to know the shapes of their operands, too."""
+        return self.interval(*operands)
+
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        """Infer what the axes of the result mean from what those of the operands mean.
+
+        Parameters
+        ----------
+        shape
+            Of the result.
+        operands
+            The layout of each operand; None for one that does not depend on the input.
+
+        By default the operator acts on each entry, or keeps the axes of its operands.
+        """
+        return joined(shape, operands)
 
     def adjoint(self, *shapes: Shape) -> Operator:
         """Transpose the linear map from the first operand to the result.

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from operator import add, or_
+from operator import add
 from typing import Any, ClassVar
 
 import torch
 
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, Shape, Sign
+from graphprop.ops.base import Operator, Shape
+from graphprop.ops.interval import ONE, ZERO, Interval
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Add(Elementwise):
     def run(self, *operands: Any) -> Any:
         return reduce(add, operands)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return reduce(or_, signs)
+    def interval(self, *operands: Interval) -> Interval:
+        return reduce(add, operands)
 
     def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
         return (r,) * len(operands)
@@ -55,8 +56,8 @@ class Subtract(Elementwise):
     def run(self, x: Any, y: Any) -> Any:
         return x - y
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0] | signs[1].negated()
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0] - operands[1]
 
     def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
         return r, -r
@@ -77,8 +78,8 @@ class Multiply(Elementwise):
     def run(self, x: Any, y: Any) -> Any:
         return x * y
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0].times(signs[1])
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0] * operands[1]
 
     def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
         x, y = operands
@@ -100,8 +101,8 @@ class Divide(Elementwise):
     def run(self, x: Any, y: Any) -> Any:
         return x / y
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0].times(signs[1])
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0] / operands[1]
 
     def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
         x, y = operands
@@ -124,8 +125,8 @@ class Negate(Elementwise):
     def run(self, x: Any) -> Any:
         return -x
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0].negated()
+    def interval(self, *operands: Interval) -> Interval:
+        return -operands[0]
 
     def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
         return (-r,)
@@ -146,8 +147,8 @@ class Positive(Elementwise):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(min=0)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0] & Sign.POSITIVE
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0].clipped(low=0.0)
 
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.clamp(min=0)"
@@ -165,8 +166,8 @@ class Negative(Elementwise):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(max=0)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0] & Sign.NEGATIVE
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0].clipped(high=0.0)
 
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.clamp(max=0)"
@@ -184,8 +185,8 @@ class Absolute(Elementwise):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.abs()
 
-    def sign(self, *signs: Sign) -> Sign:
-        return Sign.POSITIVE if signs[0] else Sign.ZERO
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0].size()
 
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.abs()"
@@ -208,8 +209,12 @@ class Stabilise(Elementwise):
     def run(self, z: torch.Tensor) -> torch.Tensor:
         return helpers.stabilise(z, self.epsilon)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0] | Sign.POSITIVE
+    def interval(self, *operands: Interval) -> Interval:
+        z, step = operands[0], Interval.of(self.epsilon)
+        if z.low >= 0:
+            return z + step
+        below = z.clipped(high=0.0) - step
+        return below if z.high < 0 else below | z.clipped(low=0.0) + step
 
     def source(self, *operands: str) -> str:
         return f"stabilise({operands[0]}, {self.epsilon!r})"
@@ -236,8 +241,9 @@ class DivideOrZero(Elementwise):
     def run(self, a: Any, c: torch.Tensor) -> torch.Tensor:
         return helpers.divide_or_zero(a, c)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0].times(signs[1])
+    def interval(self, *operands: Interval) -> Interval:
+        a, c = operands
+        return ZERO if c == ZERO else a / c | ZERO
 
     def source(self, *operands: str) -> str:
         return f"divide_or_zero({', '.join(operands)})"
@@ -269,8 +275,8 @@ class KeepWhere(Elementwise):
     def run(self, c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.where(self.KNOWN[self.comparison][0](c, 0), x, 0.0)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[1]
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[1] | ZERO
 
     def source(self, *operands: str) -> str:
         c, x = operands
@@ -293,8 +299,8 @@ class OnesLike(Operator):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(x)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return Sign.POSITIVE
+    def interval(self, *operands: Interval) -> Interval:
+        return ONE
 
     def source(self, *operands: str) -> str:
         return f"torch.ones_like({operands[0]})"
@@ -313,8 +319,8 @@ class Ones(Operator):
     def run(self, like: torch.Tensor) -> torch.Tensor:
         return like.new_ones(self.shape)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return Sign.POSITIVE
+    def interval(self, *operands: Interval) -> Interval:
+        return ONE
 
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.new_ones({self.shape})"
@@ -334,11 +340,8 @@ class Numbers(Operator):
     def run(self, like: torch.Tensor) -> torch.Tensor:
         return like.new_tensor(self.numbers).reshape(self.shape)
 
-    def sign(self, *signs: Sign) -> Sign:
-        result = Sign.ZERO
-        for number in self.numbers:
-            result |= Sign.of(number)
-        return result
+    def interval(self, *operands: Interval) -> Interval:
+        return Interval.of(*self.numbers)
 
     def source(self, *operands: str) -> str:
         shape = ", ".join(map(str, self.shape))

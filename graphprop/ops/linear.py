@@ -17,11 +17,12 @@ from graphprop.ops import helpers
 from graphprop.ops.base import (
     Operator,
     Shape,
-    Sign,
     from_aten,
     per_axis,
     source_call,
 )
+from graphprop.ops.interval import ZERO, Interval
+from graphprop.ops.layout import CHANNEL, PLACE, Layout, guessed, sizes
 
 aten = torch.ops.aten
 
@@ -42,9 +43,20 @@ class Weighted(Operator):
         product = self(x, weight)
         return AddBias(self.channel_axis)(product, *bias) if bias else product
 
-    def sign(self, *signs: Sign) -> Sign:
-        product = signs[0].times(signs[1])
-        return product | signs[2] if len(signs) > 2 else product
+    def interval(self, *operands: Interval) -> Interval:
+        product = (operands[0] * operands[1]).cone()
+        return product + operands[2] if len(operands) > 2 else product
+
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        # by the definition of a convolution; but where it runs over the axis of the channels, as in
+        # ECA, its result has no places
+        found, x = guessed(shape), operands[0]
+        if x is None or sizes(x)[0] > 1:
+            return found
+        for axis in range(2, len(shape)):
+            if x.kind(axis) == CHANNEL:
+                found = found.resized(axis, shape[axis], CHANNEL)
+        return found
 
 
 @dataclass(frozen=True)
@@ -155,6 +167,16 @@ class Linear(Weighted):
     def run(self, *operands: torch.Tensor) -> torch.Tensor:
         return F.linear(*operands)
 
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        x, axis = operands[0], len(shape) - 1
+        if x is None:
+            return guessed(shape)
+        # over the places where the channels lie on another axis: it mixes tokens
+        mixes = x.kind(axis) == PLACE and any(
+            factor.kind == CHANNEL and factor.size > 1 for other in x.axes[:-1] for factor in other
+        )
+        return x.resized(axis, shape[axis], PLACE if mixes else CHANNEL)
+
     def adjoint(self, *shapes: Shape) -> Operator:
         return LinearTranspose()
 
@@ -178,6 +200,9 @@ class LinearTranspose(Weighted):
     def run(self, *operands: torch.Tensor) -> torch.Tensor:
         return operands[0] @ operands[1]
 
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        return Linear().layout(shape, *operands)
+
     def adjoint(self, *shapes: Shape) -> Operator:
         return Linear()
 
@@ -198,8 +223,8 @@ class AddBias(Operator):
     def run(self, z: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         return z + bias.reshape(self.bias_shape(z.dim()))
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0] | signs[1]
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0] + operands[1]
 
     def bias_shape(self, rank: int) -> Shape:
         """The shape in which the bias meets a value of this rank."""
@@ -218,8 +243,8 @@ class TransposeWeight(Operator):
     def run(self, weight: torch.Tensor) -> torch.Tensor:
         return helpers.transpose_weight(weight, self.groups, self.flip)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0]
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0]
 
     def source(self, *operands: str) -> str:
         return f"transpose_weight({operands[0]}, groups={self.groups}, flip={self.flip})"
@@ -257,8 +282,8 @@ class Dilate(Operator):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return helpers.dilate(x, self.stride, self.size)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0]
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0] | ZERO
 
     def source(self, *operands: str) -> str:
         return f"dilate({operands[0]}, stride={self.stride}, size={self.size})"

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from graphprop.errors import UnsupportedOperator
 from graphprop.ops import helpers
 from graphprop.ops.activation import Power, Simple
-from graphprop.ops.base import Operator, Shape, Sign, from_aten, source_call
+from graphprop.ops.base import Operator, Shape, from_aten, source_call
 from graphprop.ops.elementwise import Subtract
+from graphprop.ops.interval import Interval
 from graphprop.ops.merge import aligned
 from graphprop.ops.resample import _mean
 from graphprop.ops.shape import Expand, Reshape, Sum, _squeeze, axes_of
@@ -124,8 +125,9 @@ class RmsNorm(SampleNorm):
     def run(self, x: torch.Tensor, weight: Any = None) -> torch.Tensor:
         return F.rms_norm(x, self.shape, weight, self.epsilon)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0].times(signs[1]) if len(signs) > 1 else signs[0]
+    def interval(self, *operands: Interval) -> Interval:
+        x, *weight = operands
+        return (x * weight[0]).cone() if weight else x.cone()
 
     def coefficient(self, x: Any, *parameters: Any) -> Any:
         weight = parameters[0] if parameters else 1.0

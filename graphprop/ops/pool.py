@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from graphprop.errors import UnsupportedOperator
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, Shape, Sign, from_aten, per_axis, source_call
+from graphprop.ops.base import Operator, Shape, from_aten, per_axis, source_call
+from graphprop.ops.interval import NON_NEGATIVE, Interval
 from graphprop.ops.resample import AdaptiveAvgPool, AvgPool
 from graphprop.ops.shape import Reshape, _permute, _squeeze, axes_of
 from graphprop.ops.windows import Pooling, divides, full_size, overhang
@@ -179,8 +180,8 @@ class Item(Operator):
     def run(self, results: tuple[torch.Tensor, ...]) -> torch.Tensor:
         return results[self.index]
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0] if self.index == 0 else Sign.POSITIVE
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0] if self.index == 0 else NON_NEGATIVE
 
     def onnx(self, graph: Any, *operands: Any) -> Any:
         return operands[0][self.index]
@@ -197,8 +198,8 @@ class Route(Operator):
     def run(self, r: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         return helpers.route(r, indices, self.size)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0]
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0].cone()
 
     def source(self, *operands: str) -> str:
         return f"route({operands[0]}, {operands[1]}, size={self.size})"

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, Sign
+from graphprop.ops.base import Operator
+from graphprop.ops.interval import Interval
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,6 @@ class PerSample(Operator):
     """What the reductions share: the result has length 1 along every axis but the batch."""
 
     levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
-
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0]
 
 
 def _axes(rank: int) -> tuple[int, ...]:
@@ -34,6 +32,9 @@ class Extreme(PerSample):
     @property
     def helpers(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("smallest" if self.which == "min" else "largest",)
+
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0]
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return helpers.smallest(x) if self.which == "min" else helpers.largest(x)
@@ -52,6 +53,9 @@ class Total(PerSample):
     """The sum over each sample."""
 
     helpers: ClassVar[tuple[str, ...]] = ("total",)
+
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0].cone()
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return helpers.total(x)

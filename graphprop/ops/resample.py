@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from graphprop.ops.base import Operator, Shape, Sign, from_aten, per_axis, source_call
+from graphprop.ops.base import Operator, Shape, from_aten, per_axis, source_call
+from graphprop.ops.interval import NON_NEGATIVE, NON_POSITIVE, ZERO, Interval
 from graphprop.ops.shape import Sum, _squeeze, axes_of
 from graphprop.ops.windows import Pooling, divides, full_size, overhang
 
@@ -45,6 +46,11 @@ class Resampling(Pooling):
     def mean(self) -> Resampling:
         """Itself, as a max pool gives the average over the same windows."""
         return self
+
+    @property
+    def weights(self) -> Interval:
+        """The signs that the weights of the map have."""
+        return NON_NEGATIVE
 
     def even(self, shape: Shape) -> Operator:
         """Spread each result evenly over the in-image cells it is made from."""
@@ -86,6 +92,17 @@ class AvgPool(Resampling):
         if rank == 1:
             return F.avg_pool1d(x, *arguments)
         return AVG_POOL[rank](x, *arguments, self.divisor)
+
+    @property
+    def weights(self) -> Interval:
+        return NON_POSITIVE if self.divisor is not None and self.divisor < 0 else NON_NEGATIVE
+
+    def interval(self, *operands: Interval) -> Interval:
+        x = operands[0]
+        if self.divisor is not None:
+            # windows of every size up to the kernel's, where some reach beyond the image
+            return x.times(prod(self.kernel) / self.divisor) | ZERO
+        return (x | ZERO if any(self.padding) and self.count_padding else x).widened()
 
     def axis_map(self, axis: int, x: torch.Tensor) -> torch.Tensor:
         window = (1, self.kernel[axis]), (1, self.stride[axis]), (0, self.padding[axis])
@@ -145,6 +162,9 @@ class AdaptiveAvgPool(Resampling):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return ADAPTIVE_AVG_POOL[len(self.size)](x, self.size)
 
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0].widened()
+
     def axis_map(self, axis: int, x: torch.Tensor) -> torch.Tensor:
         return F.adaptive_avg_pool1d(x, self.size[axis])
 
@@ -176,6 +196,9 @@ class Upsample(Resampling):
         for axis, matrix in enumerate(self.matrices(x.shape[2:])):
             x = apply_along(x, matrix.to(x), axis + 2)
         return x
+
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0].widened()
 
     def axis_map(self, axis: int, x: torch.Tensor) -> torch.Tensor:
         size = self.size[axis]
@@ -220,6 +243,10 @@ class ResampleTranspose(Pooling):
             r = apply_along(r, matrix.to(r), axis + 2)
         return r
 
+    def interval(self, *operands: Interval) -> Interval:
+        r = operands[0].cone()
+        return r if self.even else (r * self.operator.weights).cone()
+
     def adjoint(self, *shapes: Shape) -> Operator:
         if self.even:
             raise TypeError("an even spread has no adjoint in the vocabulary")
@@ -244,8 +271,8 @@ class ApplyMatrix(Operator):
     def run(self, x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         return apply_along(x, matrix.T, self.axis)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0]
+    def interval(self, *operands: Interval) -> Interval:
+        return (operands[0] * operands[1]).cone()
 
     def source(self, *operands: str) -> str:
         x, matrix = operands

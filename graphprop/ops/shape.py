@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
+from operator import or_
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +17,19 @@ import torch.nn.functional as F
 
 from graphprop.errors import UnsupportedOperator
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, Shape, Sign, from_aten
+from graphprop.ops.base import Operator, Shape, from_aten
 from graphprop.ops.elementwise import Multiply
+from graphprop.ops.interval import ZERO, Interval
+from graphprop.ops.layout import (
+    CHANNEL,
+    PLACE,
+    Factor,
+    Layout,
+    guessed,
+    joined,
+    resized_to,
+    sizes,
+)
 
 aten = torch.ops.aten
 
@@ -27,8 +40,8 @@ class Rearrangement(Operator):
 
     relevance: ClassVar[str | None] = "rearrange"
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0]
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0]
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,10 @@ class Reshape(Rearrangement):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.reshape(self.shape)
+
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        (x,) = operands
+        return guessed(shape) if x is None else x.regrouped(shape)
 
     def adjoint(self, *shapes: Shape) -> Operator:
         return Reshape(shapes[0])
@@ -59,6 +76,10 @@ class Permute(Rearrangement):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.permute(self.axes)
+
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        (x,) = operands
+        return guessed(shape) if x is None else x.permuted(self.axes)
 
     def adjoint(self, *shapes: Shape) -> Operator:
         return Permute(tuple(self.axes.index(axis) for axis in range(len(self.axes))))
@@ -84,6 +105,10 @@ class Slice(Rearrangement):
         index[self.axis] = slice(self.start, self.stop, self.step)
         return x[tuple(index)]
 
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        (x,) = operands
+        return guessed(shape) if x is None else x.resized(self.axis, shape[self.axis])
+
     def adjoint(self, *shapes: Shape) -> Operator:
         return Unslice(self.axis, self.start, self.stop, self.step, shapes[0][self.axis])
 
@@ -108,6 +133,9 @@ class Unslice(Rearrangement):
     size: int
     levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
     helpers: ClassVar[tuple[str, ...]] = ("unslice",)
+
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0] | ZERO
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return helpers.unslice(x, self.axis, self.start, self.step, self.size)
@@ -150,8 +178,12 @@ class Pad(Rearrangement):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return F.pad(x, self._torch_amounts(), value=self.value)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0] | Sign.of(self.value)
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0] | Interval.of(self.value)
+
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        (x,) = operands
+        return guessed(shape) if x is None else resized_to(x, shape)
 
     def adjoint(self, *shapes: Shape) -> Operator:
         return Pad(tuple((-before, -after) for before, after in self.amounts))
@@ -191,11 +223,12 @@ class Cat(Rearrangement):
     def run(self, *operands: torch.Tensor) -> torch.Tensor:
         return torch.cat(operands, self.axis)
 
-    def sign(self, *signs: Sign) -> Sign:
-        result = Sign.ZERO
-        for sign in signs:
-            result |= sign
-        return result
+    def interval(self, *operands: Interval) -> Interval:
+        return reduce(or_, operands)
+
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        known = [x for x in operands if x is not None]
+        return joined(shape, [x.resized(self.axis, shape[self.axis]) for x in known])
 
     def part(self, index: int, shapes: Sequence[Shape]) -> Slice:
         """The slice of the result that operand ``index`` fills: its adjoint."""
@@ -245,6 +278,19 @@ class Expand(Rearrangement):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.expand(self.shape)
 
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        (x,) = operands
+        if x is None:
+            return guessed(shape)
+        pairs = enumerate(zip(sizes(x), shape[1:], strict=True))
+        axes = list(x.axes)
+        for index in (index for index, (before, after) in pairs if before != after):
+            # a length of 1 that a reshape put there: places, if there are channels elsewhere
+            unknown = PLACE if any(f.kind == CHANNEL for axis in x.axes for f in axis) else CHANNEL
+            kind = axes[index][0].kind if axes[index] else unknown
+            axes[index] = (Factor(kind, shape[index + 1], varies=False),)
+        return Layout(tuple(axes))
+
     def adjoint(self, *shapes: Shape) -> Operator:
         pairs = enumerate(zip(shapes[0], self.shape, strict=True))
         repeated = tuple(axis for axis, (before, after) in pairs if before == 1 != after)
@@ -269,8 +315,12 @@ class Sum(Operator):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.sum(self.axes, keepdim=True)
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0]
+    def interval_at(self, shapes: Sequence[Shape], *operands: Interval) -> Interval:
+        return operands[0].times(prod(shapes[0][axis] for axis in self.axes))
+
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        (x,) = operands
+        return guessed(shape) if x is None else resized_to(x, shape)
 
     def adjoint(self, *shapes: Shape) -> Operator:
         return Expand(shapes[0])
@@ -293,6 +343,9 @@ class Spread(Rearrangement):
     shape: Shape
     count: int
     levels: ClassVar[frozenset[str]] = frozenset({"lowered"})
+
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0] | ZERO
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return (x / self.count).expand(self.shape)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, Shape, Sign
+from graphprop.ops.base import Operator, Shape
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,6 @@ class Start(Operator):
 
     def run(self, logits: torch.Tensor, target: torch.Tensor | None) -> torch.Tensor:
         return helpers.start(logits, target, self.kind)
-
-    def sign(self, *signs: Sign) -> Sign:
-        return Sign.MIXED
 
     def verify(self, *shapes: Shape) -> str | None:
         return None if self.kind in self.KNOWN else f"relevance can't start as {self.kind!r}"

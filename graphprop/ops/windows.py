@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from graphprop.ops.base import Operator, Sign, per_axis
+from graphprop.ops.base import Operator, Shape, per_axis
+from graphprop.ops.interval import Interval
+from graphprop.ops.layout import Layout, guessed, resized_to
 
 aten = torch.ops.aten
 
@@ -19,8 +21,12 @@ class Pooling(Operator):
 
     relevance: ClassVar[str | None] = "proportional"
 
-    def sign(self, *signs: Sign) -> Sign:
-        return signs[0]
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[0]
+
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        x = operands[0]
+        return guessed(shape) if x is None else resized_to(x, shape)
 
 
 def overhang(size: Sequence[int], reach: Sequence[int], pool: Any) -> tuple[int, ...]:

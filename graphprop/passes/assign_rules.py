@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from graphprop.errors import MethodError, nearest
+from graphprop.errors import MethodError, UnsupportedOperator, nearest
 from graphprop.network import Network, where
 from graphprop.ops import BatchNorm
 from graphprop.ops.windows import Pooling
@@ -63,6 +63,12 @@ def assign_rules(
         found = hits[0] if hits else from_method(node, method, parameters)
         if found.rule.everywhere:
             node.meta["signal"] = live_operands(node)
+        elif not node.meta["signal"]:
+            raise UnsupportedOperator(
+                f"the quotient at {where(node)} has a constant numerator: its divisor scales no "
+                "signal, so that there is nothing to hand its relevance to. Divide the signal "
+                "itself, or explain the layer before by a gradient method"
+            )
         node.meta["rule"] = found
         reached |= {node.args[index] for index in node.meta["signal"]}
     return network

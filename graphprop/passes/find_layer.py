@@ -10,9 +10,10 @@ from torch import fx
 
 from graphprop.errors import MethodError, nearest
 from graphprop.network import Network, shape_of
+from graphprop.ops import Add, Clamp, Divide, Multiply, Power, Simple, Subtract
 from graphprop.ops.shape import Cat, Rearrangement, Sum
 from graphprop.ops.windows import Pooling
-from graphprop.passes.tag_roles import matches, signal_flow
+from graphprop.passes.tag_roles import live_operands, matches, places_of, signal_flow
 from graphprop.rules.registry import Method
 
 LAST_SPATIAL = "last spatial"
@@ -86,13 +87,29 @@ def last_spatial(network: Network, flow: nx.DiGraph) -> fx.Node:
     for node in reversed(way):
         if node.op != "call_function" or nx.ancestors(flow, node) & heads or node in heads:
             continue
-        passing = isinstance(node.target, Pooling | Rearrangement | Sum)
-        passing = passing and not isinstance(node.target, Cat)
-        if len(shape_of(node)) > 2 and not passing:
+        if places_of(node) > 1 and not belongs_to_pooling(node):
             return node
     raise MethodError(
         "the network has no layer with places that all relevance passes: name one by layer=PATH"
     )
+
+
+def belongs_to_pooling(node: fx.Node) -> bool:
+    """Whether a value is on the way from the last spatial activation to the classifier.
+
+    These are poolings, rearrangements and sums over places, and the arithmetic that generalized
+    poolings do before they sum: powers (GeM), exponentials (log-sum-exp) and the clamps that keep
+    those away from zero.
+    """
+    target = node.target
+    if isinstance(target, Pooling | Rearrangement | Sum):
+        return not isinstance(target, Cat)
+    if isinstance(target, Clamp):
+        return target.high is None and target.low is not None and target.low > 0
+    if isinstance(target, Multiply | Divide | Add | Subtract):
+        return len(live_operands(node)) == 1 and 0 in live_operands(node)
+    arithmetic = isinstance(target, Simple) and target.name in ("exp", "log", "sqrt", "absolute")
+    return arithmetic or isinstance(target, Power)
 
 
 def chain(dominators: Mapping[fx.Node, fx.Node], start: fx.Node) -> list[fx.Node]:

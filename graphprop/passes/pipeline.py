@@ -20,7 +20,8 @@ from graphprop.passes.assign_rules import RuleMap, assign_rules
 from graphprop.passes.canonicalise import canonicalise
 from graphprop.passes.find_layer import find_layer
 from graphprop.passes.fold_batchnorm import fold_batchnorm
-from graphprop.passes.infer_signs import infer_signs
+from graphprop.passes.infer_layouts import infer_layouts
+from graphprop.passes.infer_ranges import infer_ranges
 from graphprop.passes.join_sums import join_sums
 from graphprop.passes.tag_roles import tag_roles
 from graphprop.rules.registry import Method
@@ -89,9 +90,10 @@ def analysis_steps(
         ("canonicalise", lambda program: canonicalise(program, output)),
         ("join_sums", join_sums),
         ("fold_batchnorm", lambda n: fold_batchnorm(n, parameters["batch_norm"])),
+        ("infer_ranges", infer_ranges),
+        ("infer_layouts", infer_layouts),
         ("tag_roles", lambda n: tag_roles(n, roles)),
         ("find_layer", lambda n: find_layer(n, method, parameters)),
-        ("infer_signs", infer_signs),
         ("assign_rules", lambda n: assign_rules(n, method, parameters, rules)),
     ]
 

@@ -2,7 +2,7 @@
 
 ========== ==================================================================================
 ``input``      weighted layers that read the graph's input through nothing weighted
-``dense_head`` weighted layers that follow the last spatial activation
+``dense_head`` weighted layers behind the last value with more than one place
 ``conv_stack`` the other weighted layers on the way of relevance
 ``logits``     the last weighted layers
 ``shortcut``   weighted layers on the shallower branch of a residual add
@@ -22,17 +22,19 @@ import networkx as nx
 from torch import fx
 
 from graphprop.errors import MethodError, nearest
-from graphprop.network import Network, shape_of
+from graphprop.network import Network, layout_of, range_of, shape_of
 from graphprop.ops import (
-    Activation,
     Add,
     Cat,
-    Clamp,
     Conv,
-    ConvTranspose,
     Divide,
+    Expand,
+    Linear,
+    LinearTranspose,
     Multiply,
-    Softmax,
+    Pad,
+    Power,
+    Reshape,
     Subtract,
 )
 from graphprop.ops.windows import Pooling
@@ -101,36 +103,57 @@ def signal_operands(node: fx.Node) -> tuple[int, ...]:
     if isinstance(node.target, Divide):
         return (0,) if 0 in live else ()
     if isinstance(node.target, Multiply) and len(live) == 2:
-        strength = [gating(node.args[index]) for index in live]
-        if strength[0] == strength[1]:
-            return live
-        return (live[0] if strength[0] < strength[1] else live[1],)
+        gate = gate_operand(node)
+        return live if gate is None else (1 - gate,)
     if isinstance(node.target, Add | Subtract | Multiply | Cat):
         return live
     return live[:1]
 
 
-def gating(node: fx.Node) -> int:
-    """How much a value looks like a gate: 2 after a sigmoid and its like, 1 after a clamp, else 0.
+def gate_operand(node: fx.Node) -> int | None:
+    """Which of the two operands of a product is a gate, None where neither is (methods.md, 0).
 
-    A clamp (ReLU6) also serves as a plain non-linearity, so a sigmoid beside it is the gate. To
-    multiply by a reciprocal is to divide, and so a gate.
+    The first that decides: exactly one is a reciprocal (then the product is a quotient); exactly
+    one lies within [0, 2]; exactly one lies within [-2, 2]; exactly one has one place where the
+    other has more, having been computed from the whole map.
     """
-    while node.op == "call_function":
-        target = node.target
-        if isinstance(target, Clamp):
-            return int(target.bounded)
-        if isinstance(target, Softmax):
-            return 2 if target.bounded else 0
-        if isinstance(target, Activation):
-            return 2 if target.bounded else 0
-        live = [a for a in node.args if isinstance(a, fx.Node) and a.meta["batched"]]
-        if isinstance(target, Divide) and node.args[0] not in live:
-            return 2
-        if target.weighted or len(live) != 1:
-            return 0
-        node = live[0]
-    return 0
+    ranges = [range_of(operand) for operand in node.args]
+    places = [places_of(operand) for operand in node.args]
+    for found in (
+        [is_reciprocal(operand) for operand in node.args],
+        [found.within(0.0, GATE_LIMIT) for found in ranges],
+        [found.within(-GATE_LIMIT, GATE_LIMIT) for found in ranges],
+        [count == 1 for count in places],
+    ):
+        if sum(found) == 1:
+            return found.index(True)
+    return None
+
+
+GATE_LIMIT = 2.0
+"""How large a gate can be: 1 + erf and 2 * sigmoid, as in GELU and SE written out, reach 2."""
+
+
+def is_reciprocal(operand: Any) -> bool:
+    """Whether a value is ``c / x`` with a constant c, broadcast or scaled by constants."""
+    while isinstance(operand, fx.Node) and operand.op == "call_function":
+        target = operand.target
+        if isinstance(target, Divide) and 0 not in live_operands(operand):
+            return True
+        if isinstance(target, Power) and target.exponent < 0:
+            return True
+        live = live_operands(operand)
+        passing = isinstance(target, Expand | Reshape | Multiply) and len(live) == 1
+        if not passing:
+            return False
+        operand = operand.args[live[0]]
+    return False
+
+
+def places_of(operand: Any) -> int:
+    """How many places a value has that can differ from each other."""
+    layout = layout_of(operand) if isinstance(operand, fx.Node) else None
+    return 1 if layout is None else layout.places
 
 
 def signal_flow(network: Network) -> nx.DiGraph:
@@ -145,46 +168,57 @@ def signal_flow(network: Network) -> nx.DiGraph:
     return flow
 
 
-def spatial_extent(node: fx.Node) -> int:
-    """How many places a value has beside batch and channels."""
-    extent = 1
-    for length in shape_of(node)[2:]:
-        extent *= length
-    return extent
-
-
 def dense_head(flow: nx.DiGraph, weighted: list[fx.Node]) -> set[fx.Node]:
-    """The weighted layers that follow the last spatial activation.
+    """The weighted layers behind the last value with more than one place (methods.md, section 0).
 
-    A convolution on a map of one place counts only behind a pooling that made it so: at a small
-    image size, the last convolutions of any network see one place.
+    The first of them may read that value: a dense layer behind a flattening, or a convolution whose
+    kernel covers the map without padding. At a small picture, layers see one place that would
+    see more at a larger one; a padded kernel that is wider than its map tells. What lies before
+    such a layer, or beside it, is no head.
     """
-    spatial = {n for n in flow if n.op != "output" and spatial_extent(n) > 1}
-    wide = {
-        n
-        for n in weighted
-        if isinstance(n.target, Conv | ConvTranspose)
-        and any(length > 1 for length in shape_of(n.args[1])[2:])
-    }
-    blocked = spatial | wide
-    pooled = {
-        n
-        for n in flow
-        if n.op == "call_function"
-        and isinstance(n.target, Pooling)
-        and spatial_extent(n) == 1 < spatial_extent(n.args[0])
-    }
+    overlapping = [node for node in weighted if is_wider_than_map(node)]
     head = set()
     for node in weighted:
-        if node in wide or node.args[0] in spatial:
+        if node in overlapping or not (places_of(node.args[0]) == 1 or covers_map(node)):
             continue
-        if any(other in blocked for other in nx.descendants(flow, node)):
+        behind = nx.descendants(flow, node)
+        if any(places_of(other) > 1 for other in (node, *behind) if other.op != "output"):
             continue
-        convolution = isinstance(node.target, Conv | ConvTranspose)
-        if convolution and not (nx.ancestors(flow, node) & pooled):
-            continue
-        head.add(node)
+        before = nx.ancestors(flow, node)
+        if all(wide in before or not (nx.ancestors(flow, wide) & before) for wide in overlapping):
+            head.add(node)
     return head
+
+
+def covers_map(node: fx.Node) -> bool:
+    """Whether each result of a weighted layer reads the whole of its map, and no padding."""
+    if isinstance(node.target, Conv):
+        spans, lengths, padded = window(node)
+        return spans == lengths and not any(padded)
+    return isinstance(node.target, Linear | LinearTranspose) and places_of(node) == 1
+
+
+def is_wider_than_map(node: fx.Node) -> bool:
+    """Whether a layer has a padded kernel that is wider than the map it reads."""
+    if not isinstance(node.target, Conv):
+        return False
+    return any(pad and span > length for span, length, pad in zip(*window(node), strict=True))
+
+
+def window(node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
+    """A convolution's reach, the lengths of the map it reads, and where that is padded, per axis.
+
+    Zeros that the model puts around the map in a layer of its own count as padding.
+    """
+    target, source = node.target, node.args[0]
+    kernel = shape_of(node.args[1])[2:]
+    spans = tuple(d * (k - 1) + 1 for d, k in zip(target.dilation, kernel, strict=True))
+    padded = tuple(amount > 0 for amount in target.padding)
+    if isinstance(source.target, Pad):
+        around = source.target.amounts[2:]
+        padded = tuple(p or max(a) > 0 for p, a in zip(padded, around, strict=True))
+        source = source.args[0]
+    return spans, shape_of(source)[2:], padded
 
 
 def shortcuts(flow: nx.DiGraph, network: Network) -> set[fx.Node]:

@@ -1,0 +1,43 @@
+"""Infer ranges: an interval for each value that holds whatever the input is.
+
+It pays for the compiler: where an input is known to be non-negative, half of alpha-beta, RAP and
+gamma disappears. And it decides what a gate is (methods.md, section 0).
+
+Operators infer the range of their result from those of their operands. What no operator can see
+alone is found here: a quotient ``s / sum s`` of values that are not negative lies in [0, 1].
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from graphprop.network import Network, infer, range_of
+from graphprop.ops import Add, Divide, Expand, Reshape, Sum
+from graphprop.ops.interval import UNIT
+
+
+def infer_ranges(network: Network) -> Network:
+    """Work out the ranges anew from the input on; other passes may have moved operators."""
+    for node in network.layers:
+        infer(node)
+        if is_share_of_sum(node):
+            node.meta["range"] = UNIT
+    return network
+
+
+def is_share_of_sum(node: fx.Node) -> bool:
+    """Whether a node is ``s / sum s``, or ``s / (sum s + c)`` with c > 0, and s >= 0."""
+    if not isinstance(node.target, Divide):
+        return False
+    part, whole = node.args
+    if not isinstance(part, fx.Node) or range_of(part).low < 0:
+        return False
+    while isinstance(whole, fx.Node) and whole.op == "call_function":
+        if isinstance(whole.target, Sum):
+            return bool(whole.args[0] is part)
+        guarded = isinstance(whole.target, Add) and len(whole.args) == 2
+        guarded = guarded and range_of(whole.args[1]).low >= 0
+        if not (guarded or isinstance(whole.target, Expand | Reshape)):
+            return False
+        whole = whole.args[0]
+    return False
