@@ -24,6 +24,7 @@ from graphprop.network import (
     Value,
     Writer,
     facts_of,
+    layout_of,
     range_of,
     shape_of,
     where,
@@ -187,6 +188,7 @@ class Lowering:
             operands=(x,),
             reference=reference,
             image=shape_of(self.image),
+            layout=layout_of(node),
         )
         r = ends[0] if len(ends) == 1 else tuple(ends)
         made: Value = self.applied(bound(rule, self.parameters), node, layer, x, r)
@@ -314,6 +316,7 @@ class Flow:
             reference=tuple(reference) if self.all.reference else (),
             budget=budget,
             image=shape_of(self.all.image),
+            layout=layout_of(node),
             final=node is self.all.network.output.args[0],
             before=None if padding is None else padding.target,
             rename=lambda value, name, shared: self.writer.rename(

@@ -30,6 +30,7 @@ from graphprop.ops import (
     positive,
     smallest,
 )
+from graphprop.ops.arrange import channels_first
 from graphprop.rules.registry import Layer, rule
 
 
@@ -128,7 +129,8 @@ def bias_map(layer: Layer, x: Any, r: Any) -> Any:
     if bias is None:
         return None
     axis = getattr(layer.operator, "channel_axis", 1)
-    return psi(layer, r * Reshape(AddBias(axis).bias_shape(len(r.shape)))(bias))
+    gradient = r * Reshape(AddBias(axis).bias_shape(len(r.shape)))(bias)
+    return psi(layer, channels_first(gradient, layer.layout))
 
 
 def psi(layer: Layer, r: Any) -> Any:
@@ -177,22 +179,23 @@ def gradient_cam(layer: Layer, x: Any, r: Any, *, upsample: str = "none") -> Any
     The map has the size of the layer, ``[N, 1, h, w]``, or with ``upsample="linear"`` or
     ``"nearest"`` that of the image.
     """
-    return enlarged(layer, positive(weighted_sum(x, r)), upsample)
+    return enlarged(layer, positive(weighted_sum(layer, x, r)), upsample)
 
 
 @rule
 def relevance_cam(layer: Layer, x: Any, r: Any, *, upsample: str = "none") -> Any:
     """Relevance-CAM: ``sum_c A_c mean_hw(R_c)`` (Lee et al. 2021, eqs. 8-9); sizes as Grad-CAM."""
-    return enlarged(layer, weighted_sum(x, r), upsample)
+    return enlarged(layer, weighted_sum(layer, x, r), upsample)
 
 
-def weighted_sum(x: Any, r: Any) -> Any:
-    """``sum_c x_c mean_hw(r_c)``."""
+def weighted_sum(layer: Layer, x: Any, r: Any) -> Any:
+    """``sum_c x_c mean_hw(r_c)``, of the shape ``[N, 1, places ...]`` in every layout."""
+    x, r = (channels_first(value, layer.layout) for value in (x, r))
     return Sum((1,))(x * mean_over_places(r))
 
 
 def mean_over_places(r: Any) -> Any:
-    """``mean_hw(r_c)``; a value without any places makes no map."""
+    """``mean_hw(r_c)`` of a value ``[N, C, places ...]``; one without places makes no map."""
     if len(r.shape) <= 2:
         raise MethodError(
             f"a value of shape ('N', {', '.join(map(str, r.shape[1:]))}) has no places to make a "

@@ -12,6 +12,7 @@ from typing import Any
 
 from graphprop.errors import MethodError
 from graphprop.ops import (
+    Expand,
     Linear,
     LinearTranspose,
     Subtract,
@@ -23,6 +24,7 @@ from graphprop.ops import (
     positive,
     total,
 )
+from graphprop.ops.arrange import arranged_as, channels_first
 from graphprop.rules.gradient import mean_over_places
 from graphprop.rules.registry import Layer, rule
 
@@ -36,7 +38,11 @@ def hedge_start(layer: Layer, x: Any, r: Any) -> Any:
 
     Where sum G is 0, the denominator is sum |G|; where that is 0, too, the map is.
     """
-    g = x * mean_over_places(r)
+    mean = mean_over_places(channels_first(r, layer.layout))
+    if layer.layout is not None and not layer.layout.channels_first:
+        whole = channels_first(x, layer.layout)
+        mean = arranged_as(Expand(tuple(whole.shape))(mean), layer.layout, tuple(x.shape))
+    g = x * mean
     size = absolute(total(g))
     return divide_or_zero(g, size + keep_where(size, "==", total(absolute(g))))
 

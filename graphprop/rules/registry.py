@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from graphprop.errors import MethodError, nearest
-from graphprop.ops import Operator, Shape
+from graphprop.ops import Layout, Operator, Shape
 
 if TYPE_CHECKING:
     from graphprop.sampling import Samples
@@ -50,6 +50,9 @@ class Layer:
         The shape of the model's input.
     final
         Whether the layer's result is the model's output.
+    layout
+        What the axes of the layer's result are: for a map made at a layer, of the layer's value.
+        None stands for ``[N, C, places ...]``.
     before
         Zero padding that the model applies first: a part of ``op``, so that x has no padding.
     """
@@ -65,6 +68,7 @@ class Layer:
     budget: Any = None
     image: Shape = ()
     final: bool = True
+    layout: Layout | None = None
     before: Operator | None = None
     rename: Callable[[Any, str, bool], Any] | None = None
 
