@@ -10,7 +10,7 @@ from torch import fx
 
 from graphprop.errors import MethodError, nearest
 from graphprop.network import Network, shape_of
-from graphprop.ops import Add, Clamp, Divide, Multiply, Power, Simple, Subtract
+from graphprop.ops import Add, Clamp, Divide, LogSumExp, Multiply, Power, Simple, Subtract
 from graphprop.ops.shape import Cat, Rearrangement, Sum
 from graphprop.ops.windows import Pooling
 from graphprop.passes.tag_roles import live_operands, matches, places_of, signal_flow
@@ -102,7 +102,7 @@ def belongs_to_pooling(node: fx.Node) -> bool:
     those away from zero.
     """
     target = node.target
-    if isinstance(target, Pooling | Rearrangement | Sum):
+    if isinstance(target, Pooling | Rearrangement | Sum | LogSumExp):
         return not isinstance(target, Cat)
     if isinstance(target, Clamp):
         return target.high is None and target.low is not None and target.low > 0

@@ -11,7 +11,7 @@ RULE_MODULES = (excitation, gradient, hedge)
 """The modules whose rules the tables name."""
 
 ALL = "**"
-AVERAGES = ("avg_pool", "adaptive_avg_pool", "sum", "upsample")
+AVERAGES = ("avg_pool", "adaptive_avg_pool", "sum", "mean", "upsample")
 
 method(
     "hedge",
