@@ -501,7 +501,7 @@ def lrp_cases() -> Iterator[Case]:
         ("alpha_beta", "must not be negative", {"alpha": 0.5, "beta": -0.5}),
         ("alpha_beta", "must not be negative", {"alpha": -0.5, "beta": -1.5}),
         ("gamma", "gamma must not be negative", {"gamma": -1.0}),
-        ("z", "a bias is 'sink' or 'ignored', not 'kept'", {"bias": "kept"}),
+        ("z", "bias is 'sink' or 'ignored', not 'kept'", {"bias": "kept"}),
         ("zB", "or 'per_sample', not 'lowest'", {"low": "lowest"}),
         ("zB", "reads 4 channels, but the bound has 2 numbers", {"low": (0.0, 1.0)}),
     ):

@@ -1018,7 +1018,7 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
     "truth": ({"epsilon": True}, "the parameter 'epsilon' is a number, not True"),
     "start": ({"start": "logits"}, "relevance starts as 'logit' or 'one', not 'logits'"),
     "strategy": ({"batch_norm": "fold"}, "no batch-norm strategy 'fold': there are: affine"),
-    "bias": ({"bias": "gone"}, "a bias is 'sink' or 'ignored', not 'gone'"),
+    "bias": ({"bias": "gone"}, "bias is 'sink' or 'ignored', not 'gone'"),
     "flat on a dense layer": (
         {"rules": {"fc": "flat"}},
         "at 'fc' .*the flat rule means nothing on the dense layer 'fc'",

@@ -397,7 +397,7 @@ def test_flat_is_refused_on_dense_layers(example: Example) -> None:
         ("alpha_beta", {"alpha": 2.0, "beta": 0.5}, "differ by 1, not 2.0 and 0.5"),
         ("alpha_beta", {"alpha": 0.5, "beta": -0.5}, "must not be negative"),
         ("gamma", {"gamma": -1.0}, "gamma must not be negative, not -1.0"),
-        ("z", {"bias": "kept"}, "a bias is 'sink' or 'ignored', not 'kept'"),
+        ("z", {"bias": "kept"}, "bias is 'sink' or 'ignored', not 'kept'"),
         ("zB", {"low": "lowest"}, "a number per channel or 'per_sample', not 'lowest'"),
         ("zB", {"low": (0.0, 1.0)}, "'layer' reads 6 channels, but the bound has 2 numbers"),
     ],

@@ -15,6 +15,7 @@ from torch import fx
 from graphprop.errors import MethodError, UnsupportedOperator, nearest
 from graphprop.network import Network, where
 from graphprop.ops import BatchNorm
+from graphprop.ops.norm import SampleNorm
 from graphprop.ops.windows import Pooling
 from graphprop.passes.tag_roles import ROLES, live_operands, matches
 from graphprop.rules.registry import BoundRule, Method, find_rule
@@ -109,6 +110,8 @@ def from_method(node: fx.Node, method: Method, parameters: Mapping[str, Any]) ->
     own_rule = node.target.relevance
     if isinstance(node.target, BatchNorm):
         own_rule = BATCH_NORM_RULES.get(str(parameters.get("batch_norm")), own_rule)
+    if isinstance(node.target, SampleNorm) and parameters.get("norm") == "affine":
+        own_rule = "affine"
     if own_rule is None:
         raise MethodError(f"{node.target.__name__} at {where(node)} has no rule of its own")
     return bound(own_rule, parameters)

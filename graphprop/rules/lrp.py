@@ -25,7 +25,7 @@ from graphprop.ops import (
     stabilise,
 )
 from graphprop.ops.linear import LinearTranspose
-from graphprop.rules.registry import Layer, rule
+from graphprop.rules.registry import Layer, one_of, rule
 
 
 def quotient(r: Any, c: Any, stabilizer: float) -> Any:
@@ -35,8 +35,7 @@ def quotient(r: Any, c: Any, stabilizer: float) -> Any:
 
 def with_bias(layer: Layer, z: Any, bias: str, part: Any = None) -> Any:
     """A pre-activation with the bias (or a part of it) where it is a sink."""
-    if bias not in ("sink", "ignored"):
-        raise MethodError(f"a bias is 'sink' or 'ignored', not {bias!r}")
+    one_of("bias", bias)
     if bias == "ignored" or layer.bias is None:
         return z
     return layer.plus_bias(z, layer.bias if part is None else part(layer.bias))

@@ -21,13 +21,7 @@ from graphprop.ops import (
     total,
 )
 from graphprop.rules.lrp import box
-from graphprop.rules.registry import Layer, rule
-
-
-def one_of(name: str, value: str, *known: str) -> None:
-    """Refuse a word that a parameter doesn't know."""
-    if value not in known:
-        raise MethodError(f"{name} is {' or '.join(map(repr, known))}, not {value!r}")
+from graphprop.rules.registry import Layer, one_of, rule
 
 
 def count_of(c: Any) -> Any:
@@ -60,8 +54,8 @@ def rap(layer: Layer, x: Any, r: Any, *, negative: str = "both", active: str = "
     where Rbar is not. With ``negative="inhibitory"`` a convolution's first term is
     ``JP(R+) + JN(R-)``, as in the authors' code; dense layers stay as they are, there too.
     """
-    one_of("negative", negative, "both", "inhibitory")
-    one_of("active", active, "input", "support")
+    one_of("negative", negative)
+    one_of("active", active)
     above, below = positive(x), minus(x)
     w_above, w_below = positive(layer.weight), minus(layer.weight)
     p = layer.named("excitatory", layer.op(above, w_above) + layer.op(below, w_below))
@@ -174,7 +168,7 @@ def taken_off(r: Any, share: Any, kappa: float) -> Any:
 
 def recovered(x: Any, c: Any, r: Any, lost: str) -> Any:
     """What zero denominators took, spread evenly over the active inputs, or dropped."""
-    one_of("lost", lost, "drop", "spread")
+    one_of("lost", lost)
     if lost == "drop":
         return 0.0
     active = keep_where(x, "!=", ones_like(x))
