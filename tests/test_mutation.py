@@ -90,17 +90,10 @@ MODULES = {
     "excitation": excitation,
 }
 
-IMPLIED = "alpha can't be negative where beta isn't and they differ by 1"
 FIRST_IS_R = "it is r at this place"
 KAPPA = "kappa is 1 or -1"
 
 EQUIVALENT = {
-    "lrp.alpha_beta: if beta < 0 or alpha - beta != 1:": IMPLIED,
-    "lrp.alpha_beta: if alpha <= 0 or beta < 0 or alpha - beta != 1:": IMPLIED,
-    "lrp.alpha_beta: if beta < 0 or beta < 0 or alpha - beta != 1:": IMPLIED,
-    "lrp.alpha_beta: if alpha < 1 or beta < 0 or alpha - beta != 1:": IMPLIED,
-    "lrp.alpha_beta: return excited - inhibitory(layer, x, r * beta, bias, stabilizer) "
-    "if alpha else excited": "a term that is zero is computed, and not left out",
     "lrp.bound: axis = getattr(layer.operator, 'channel_axis', 2) % len(x.shape)": (
         "every operator with weights has a channel_axis"
     ),
@@ -463,14 +456,19 @@ def whole_numbers() -> Whole:
     return Whole(numbers(40, 4), numbers(6, 4), numbers(6), numbers(40, 6))
 
 
-ALPHA_3 = Setting("alpha_beta", alpha_beta, {"alpha": 3.0, "beta": 2.0, "bias": "sink"})
+WEIGHTS = [
+    Setting("alpha_beta", alpha_beta, {"alpha": alpha, "beta": beta, "bias": "sink"})
+    for alpha, beta in ((3.0, 2.0), (0.0, 1.0), (2.0, 0.0), (0.5, 0.25), (0.0, 0.0))
+]
 
 
 def lrp_cases() -> Iterator[Case]:
     for example in LAYERS:
         x = samples(example, "mixed")
         layer, r = layer_of(example, x), relevance_of(example, x)
-        for setting in filter(None, (suited(setting, example) for setting in (ALPHA_3, *SETTINGS))):
+        for setting in filter(
+            None, (suited(setting, example) for setting in (*WEIGHTS, *SETTINGS))
+        ):
             expected = setting.expected(example, x, r)
             yield Case(setting.rule, layer, x, r, expected, setting.parameters)
     whole = whole_numbers()
@@ -497,9 +495,9 @@ def lrp_cases() -> Iterator[Case]:
         ("flat", "means nothing on the dense layer 'layer'", {}),
         ("epsilon", "epsilon must be positive, not 0", {"epsilon": 0.0}),
         ("epsilon", "epsilon must be positive, not -0.1", {"epsilon": -0.1}),
-        ("alpha_beta", "differ by 1, not 2.0 and 0.5", {"alpha": 2.0, "beta": 0.5}),
-        ("alpha_beta", "must not be negative", {"alpha": 0.5, "beta": -0.5}),
-        ("alpha_beta", "must not be negative", {"alpha": -0.5, "beta": -1.5}),
+        ("alpha_beta", "must not be negative, not 0.5 and -0.5", {"alpha": 0.5, "beta": -0.5}),
+        ("alpha_beta", "must not be negative, not -0.5 and 0", {"alpha": -0.5, "beta": 0.0}),
+        ("alpha_beta", "must not be negative, not -0.5 and -1.5", {"alpha": -0.5, "beta": -1.5}),
         ("gamma", "gamma must not be negative", {"gamma": -1.0}),
         ("z", "bias is 'sink' or 'ignored', not 'kept'", {"bias": "kept"}),
         ("zB", "or 'per_sample', not 'lowest'", {"low": "lowest"}),
@@ -1081,11 +1079,11 @@ class Row:
         return self.logits or own or self.dense
 
 
-def everywhere(rule: str, **parameters: Any) -> Row:
-    """One rule on every layer, the bias being ignored."""
+def everywhere(rule: str, bias: str, **parameters: Any) -> Row:
+    """One rule on every layer, divided by exactly."""
     stabilised = {} if rule == "epsilon" else {"stabilizer": 0.0}
-    given = (rule, {**parameters, "bias": "ignored", **stabilised})
-    return Row(given, given, {**parameters, **IGNORED, "start": "logit"})
+    given = (rule, {**parameters, "bias": bias, **stabilised})
+    return Row(given, given, {**parameters, "bias": bias, "stabilizer": 0.0, "start": "logit"})
 
 
 def cmp(weights: dict[str, Any], *, flat: bool) -> Row:
@@ -1107,10 +1105,10 @@ def stabilised(
 
 
 TABLE: dict[str, Row] = {
-    "lrp_z": everywhere("z"),
-    "lrp_epsilon": everywhere("epsilon", epsilon=1e-6),
-    "lrp_alpha1_beta0": everywhere("alpha_beta", alpha=1.0, beta=0.0),
-    "lrp_alpha2_beta1": everywhere("alpha_beta", alpha=2.0, beta=1.0),
+    "lrp_z": everywhere("z", "sink"),
+    "lrp_epsilon": everywhere("epsilon", "sink", epsilon=1e-6),
+    "lrp_alpha1_beta0": everywhere("alpha_beta", "ignored", alpha=1.0, beta=0.0),
+    "lrp_alpha2_beta1": everywhere("alpha_beta", "ignored", alpha=2.0, beta=1.0),
     "lrp_cmp_alpha1": cmp(ONE, flat=False),
     "lrp_cmp_alpha2": cmp(TWO, flat=False),
     "lrp_cmp_alpha1_flat": cmp(ONE, flat=True),
@@ -1173,12 +1171,20 @@ def rules_given(method: Method, network_of: type[nn.Module], **parameters: Any) 
     return given
 
 
+def refused(method: Method, **parameters: Any) -> bool:
+    try:
+        resolve_parameters(method, parameters)
+    except MethodError:
+        return True
+    return False
+
+
 def wrong_tables(found: Mapping[str, Method]) -> str | None:
     """Which method isn't what is written above, None where all are."""
     for name, row in TABLE.items():
         method = found[name]
         resolved = resolve_parameters(method, {})
-        if resolved != {**row.parameters, "batch_norm": row.batch_norm}:
+        if resolved != {**row.parameters, "batch_norm": row.batch_norm, "norm": "pass"}:
             return f"the parameters of {name}"
         if rules_given(method, Roles) != row.rules():
             return f"the rules of {name}"
@@ -1187,9 +1193,13 @@ def wrong_tables(found: Mapping[str, Method]) -> str | None:
         if rules_given(method, Single) != {"single": row.single()}:
             return f"the rule of {name} for a network of one layer"
         if "flat_layers" in row.parameters:
-            two = {**row.rules(), "maximum": EXACT_FLAT}
-            if rules_given(method, Roles, flat_layers=2) != two:
-                return f"the layers of {name} that are flat"
+            flat = ("input", "maximum", "stack", "shortcut", "average")
+            for count, labels in ((0, []), (2, flat), (5, flat)):
+                rules = {**row.rules(), "input": row.stack, **dict.fromkeys(labels, EXACT_FLAT)}
+                if rules_given(method, Roles, flat_layers=count) != rules:
+                    return f"the layers of {name} that are flat"
+            if not refused(method, flat_layers=-1):
+                return f"the limits of {name}"
     signed = ("share", {"stabilizer": 0.0, "residual": "signed"})
     given = rules_given(found["rap"], Roles, authors=True)
     expected = {**TABLE["rap"].rules(), "stack": AUTHORS, "shortcut": AUTHORS, "dense": AUTHORS}

@@ -132,6 +132,8 @@ def resolve_parameters(method: Method, given: Mapping[str, Any]) -> dict[str, An
             raise MethodError(f"the parameter {name!r} is a number, not {value!r}")
         if isinstance(default, float) and isinstance(value, int):
             value = float(value)
+        if name in method.limits and isinstance(default, int) and value % 1:
+            raise MethodError(f"{name} is a whole number, not {value:g}")
         low, high = method.limits.get(name, (-inf, inf))
         if number and not low <= value <= high:
             raise MethodError(f"{name} lies between {low:g} and {high:g}, not {value:g}")

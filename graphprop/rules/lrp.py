@@ -91,11 +91,12 @@ def alpha_beta(
     bias: str = "sink",
     stabilizer: float = 0.0,
 ) -> Any:
-    """Alpha-beta rule: ``alpha * JP(r) - beta * JN(r)`` (Bach et al. 2015, eq. 60)."""
-    if alpha < 0 or beta < 0 or alpha - beta != 1:
-        raise MethodError(
-            f"alpha and beta must not be negative and differ by 1, not {alpha} and {beta}"
-        )
+    """Alpha-beta rule: ``alpha * JP(r) - beta * JN(r)`` (Bach et al. 2015, eq. 60).
+
+    Where alpha - beta is 1, the sum is conserved; elsewhere it is multiplied by alpha - beta.
+    """
+    if alpha < 0 or beta < 0:
+        raise MethodError(f"alpha and beta must not be negative, not {alpha:g} and {beta:g}")
     excited = excitatory(layer, x, r * alpha, bias, stabilizer)
     return excited - inhibitory(layer, x, r * beta, bias, stabilizer) if beta else excited
 
