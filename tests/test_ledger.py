@@ -105,7 +105,8 @@ def test_accounts_of_a_rule_on_every_layer(rule, bias, stabilizer):
 
 
 @pytest.mark.parametrize(
-    "options", [{"authors": True}, {"active": "support"}, {"residual": "signed"}]
+    "options",
+    [{"authors": True}, {"active": "support"}, {"residual": "signed"}, {"nu": "printed"}],
 )
 def test_accounts_of_raps_variants(options):
     explainer = graphprop.compile(network(), images(1), "rap", **options)

@@ -387,11 +387,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "w_square": {"stabilizer": 0.0},
     "zB": {"low": "per_sample", "high": "per_sample", "stabilizer": 0.0},
     "rap_start": {},
-    "rap": {"negative": "both", "active": "input"},
+    "rap": {"negative": "both", "active": "input", "nu": "inhibitory"},
     "rap_bn_start": {},
-    "compensate": {"kappa": 1.0},
-    "rap_bn": {"kappa": 1.0, "inversion_sign": 1.0, "lost": "spread"},
-    "rap_bn_input": {"kappa": 1.0, "lost": "spread", "low": "per_sample", "high": "per_sample"},
+    "compensate": {"kappa": 1.0, "units": "active"},
+    "rap_bn": {"kappa": 1.0, "inversion_sign": -1.0, "lost": "spread"},
+    "rap_bn_input": {
+        "kappa": 1.0,
+        "inversion_sign": -1.0,
+        "lost": "spread",
+        "input": "zB",
+        "low": "per_sample",
+        "high": "per_sample",
+    },
     "pass": {},
     "rearrange": {},
     "winner": {},
@@ -551,6 +558,9 @@ def rap_cases() -> Iterator[Case]:
     for rule, message, parameters in (
         ("rap", "negative is 'both' or 'inhibitory', not 'none'", {"negative": "none"}),
         ("rap", "active is 'input' or 'support', not 'all'", {"active": "all"}),
+        ("rap", "nu is 'inhibitory' or 'printed', not 'text'", {"nu": "text"}),
+        ("compensate", "units is 'active' or 'all', not 'none'", {"units": "none"}),
+        ("rap_bn_input", "input is 'zB' or 'flow', not 'none'", {"input": "none"}),
         ("rap_bn", "lost is 'drop' or 'spread', not 'kept'", {"lost": "kept"}),
         ("rap_bn", "inversion_sign is 1 or -1, not 2", {"inversion_sign": 2.0}),
         ("rap_bn", "inversion_sign is 1 or -1, not -10", {"inversion_sign": -10.0}),
@@ -569,6 +579,8 @@ def cases_of_rap(subject: Subject) -> Iterator[Case]:
         given = {"negative": negative, "active": active}
         hidden = partial(reference.rap_hidden, w, convolution=convolution, **given)
         yield subject.case("rap", hidden, **given)
+        hidden = partial(hidden, numerator="printed")
+        yield subject.case("rap", hidden, **given, nu="printed")
 
 
 def cases_of_rap_bn(subject: Subject) -> Iterator[Case]:
@@ -598,6 +610,7 @@ def cases_of_rap_bn(subject: Subject) -> Iterator[Case]:
         )
         given = {"kappa": float(kappa), "inversion_sign": sign, "lost": lost}
         yield subject.case("rap_bn", hidden, **given)
+        yield subject.case("rap_bn_input", hidden, input="flow", **given)
     for kappa, lost in product((1, -1), ("drop", "spread")):
         given = {"kappa": float(kappa), "lost": lost}
 
@@ -618,12 +631,12 @@ def compensate_cases() -> Iterator[Case]:
     r[1] = 0.0
     scale, shift = torch.randn(2, 3, generator=draw, dtype=torch.float64)
     s = scale.reshape(3, 1, 1) * z + shift.reshape(3, 1, 1) - z
-    for kappa in (1.0, -1.0):
+    for kappa, units in product((1.0, -1.0), ("active", "all")):
         pairs = zip(s.flatten(1).numpy(), r.flatten(1).numpy(), strict=True)
-        rows = np.stack([reference.compensated_norm(*pair, int(kappa)) for pair in pairs])
+        rows = np.stack([reference.compensated_norm(*pair, int(kappa), units) for pair in pairs])
         layer = Layer(BatchNorm(), operands=(z, scale, shift))
         expected = torch.from_numpy(rows).reshape(z.shape)
-        yield Case("compensate", layer, z, r, expected, {"kappa": kappa})
+        yield Case("compensate", layer, z, r, expected, {"kappa": kappa, "units": units})
 
 
 def structure_cases() -> Iterator[Case]:
@@ -1037,7 +1050,7 @@ STABLE_BOX = ("zB", {**PER_SAMPLE, "stabilizer": 1e-6})
 HIDDEN_EPSILON = ("epsilon", {"epsilon": 1e-6, "bias": "ignored"})
 STABLE_EPSILON = ("epsilon", {"epsilon": 1e-6, "bias": "sink"})
 PRESET_EPSILON = ("epsilon", {"epsilon": 0.1, "bias": "sink"})
-BN_FLOW = {"kappa": 1.0, "lost": "spread"}
+BN_FLOW = {"kappa": 1.0, "lost": "spread", "inversion_sign": -1.0}
 
 
 @dataclass(frozen=True)
@@ -1127,12 +1140,13 @@ TABLE: dict[str, Row] = {
         EXACT_BOX,
     ),
     "rap": Row(
-        ("rap", {"negative": "both", "active": "input"}),
-        ("rap", {"negative": "both", "active": "input"}),
+        ("rap", {"negative": "both", "active": "input", "nu": "inhibitory"}),
+        ("rap", {"negative": "both", "active": "input", "nu": "inhibitory"}),
         {
             "negative": "both",
             "active": "input",
             "residual": "absolute",
+            "nu": "inhibitory",
             "authors": False,
             **PER_SAMPLE,
         },
@@ -1142,20 +1156,27 @@ TABLE: dict[str, Row] = {
         batch_norm="pass",
     ),
     "rap-bn": Row(
-        ("rap_bn", {**BN_FLOW, "inversion_sign": 1.0}),
-        ("rap_bn", {**BN_FLOW, "inversion_sign": 1.0}),
-        {"inversion_sign": 1.0, "lost": "spread", "residual": "absolute", **PER_SAMPLE},
-        ("rap_bn_input", {**BN_FLOW, **PER_SAMPLE}),
+        ("rap_bn", BN_FLOW),
+        ("rap_bn", BN_FLOW),
+        {
+            "inversion_sign": -1.0,
+            "units": "active",
+            "input": "zB",
+            "lost": "spread",
+            "residual": "absolute",
+            **PER_SAMPLE,
+        },
+        ("rap_bn_input", {**BN_FLOW, "input": "zB", **PER_SAMPLE}),
         ("rap_bn_start", {}),
         residual="absolute",
         batch_norm="compensate",
-        norms=("compensate", {"kappa": 1.0}),
+        norms=("compensate", {"kappa": 1.0, "units": "active"}),
     ),
 }
 """The methods of methods.md, sections 1 to 3, written down once more."""
 
 FLOWS = {"rap-bn": [("normal", {"kappa": 1.0}), ("inversed", {"kappa": -1.0})]}
-AUTHORS = ("rap", {"negative": "inhibitory", "active": "support"})
+AUTHORS = ("rap", {"negative": "inhibitory", "active": "support", "nu": "inhibitory"})
 
 
 def rules_given(method: Method, network_of: type[nn.Module], **parameters: Any) -> dict[str, Given]:
@@ -1200,6 +1221,8 @@ def wrong_tables(found: Mapping[str, Method]) -> str | None:
                     return f"the layers of {name} that are flat"
             if not refused(method, flat_layers=-1):
                 return f"the limits of {name}"
+    if not refused(found["rap-bn"], batch_norm="merge"):
+        return "what rap-bn refuses"
     signed = ("share", {"stabilizer": 0.0, "residual": "signed"})
     given = rules_given(found["rap"], Roles, authors=True)
     expected = {**TABLE["rap"].rules(), "stack": AUTHORS, "shortcut": AUTHORS, "dense": AUTHORS}

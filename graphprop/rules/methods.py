@@ -152,6 +152,7 @@ method(
         "negative": "both",
         "active": "input",
         "residual": "absolute",
+        "nu": "inhibitory",
         "authors": False,
         **BOX,
     },
@@ -163,9 +164,22 @@ method(
 method(
     "rap-bn",
     [(LOGITS, "rap_bn_start"), ("input", "rap_bn_input"), (EVERYWHERE, "rap_bn")],
-    parameters={"inversion_sign": 1.0, "lost": "spread", "residual": "absolute", **BOX},
+    parameters={
+        "inversion_sign": -1.0,
+        "units": "active",
+        "input": "zB",
+        "lost": "spread",
+        "residual": "absolute",
+        **BOX,
+    },
     batch_norm="compensate",
+    refused={
+        ("batch_norm", "merge"): (
+            "a merged batch norm leaves nothing to compensate: leave it at 'compensate', or choose "
+            "the method 'rap'"
+        )
+    },
     flows=(("normal", {"kappa": 1.0}), ("inversed", {"kappa": -1.0})),
-    summary="Two flows, with bias and batch norm as compensation terms; the map sums to zero.",
+    summary="Two flows, normal and inversed, with bias and batch norm as compensation terms.",
     source="Nam et al. 2019, arXiv, the earlier version of RAP",
 )

@@ -23,10 +23,13 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "active": ("input", "support"),
         "bias": ("sink", "ignored"),
+        "input": ("zB", "flow"),
         "lost": ("drop", "spread"),
         "negative": ("both", "inhibitory"),
         "norm": ("pass", "affine"),
+        "nu": ("inhibitory", "printed"),
         "residual": ("signed", "absolute"),
+        "units": ("active", "all"),
     }
 )
 """The words that graphprop's own parameters can be."""
