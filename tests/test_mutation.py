@@ -407,7 +407,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "signal": {},
     "affine": {"epsilon": 1e-6},
     "hedge_start": {},
-    "hedge": {"gamma": 1.0},
+    "hedge": {"gamma": 1.0, "terms": "CAUS"},
     "hedge_share": {},
     "hedge_average": {},
     "excitation": {},
@@ -782,6 +782,12 @@ def hedge_cases() -> Iterator[Case]:
             given = {"tau": tau, "gamma": gamma, "pointwise": pointwise}
             hedged = partial(hedge_reference.hedged, subject.weight, **given)
             yield subject.case("hedge", hedged, layer, gamma=gamma)
+            for terms in ("C", "A", "U", "S", "C,A", ("U", "S"), "A S"):
+                hedged = partial(hedge_reference.hedged, subject.weight, terms=terms, **given)
+                yield subject.case("hedge", hedged, layer, gamma=gamma, terms=terms)
+        for terms in ("", "CAUX", ("C", "caus")):
+            message = "terms names some of C, A, U and S, such as 'CAUS' or 'C,A', not "
+            yield Case("hedge", layer, subject.x, subject.r, message, {"terms": terms})
         for gamma in (0.5, 2.5):
             message = f"gamma lies between 1 and 2, not {gamma}"
             yield Case("hedge", layer, subject.x, subject.r, message, {"gamma": gamma})
