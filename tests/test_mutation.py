@@ -509,6 +509,7 @@ def lrp_cases() -> Iterator[Case]:
         ("z", "bias is 'sink' or 'ignored', not 'kept'", {"bias": "kept"}),
         ("zB", "or 'per_sample', not 'lowest'", {"low": "lowest"}),
         ("zB", "reads 4 channels, but the bound has 2 numbers", {"low": (0.0, 1.0)}),
+        ("zB", "is the same at all places of a channel", {"low": [(0.0, 1.0)] * 4}),
     ):
         yield Case(rule, whole.layer, whole.x, whole.r, message, parameters)
 

@@ -958,6 +958,21 @@ def test_uneven_padding_before_a_stride(padding: tuple[int, int, int, int]) -> N
     assert explainer.check().passed
 
 
+@pytest.mark.parametrize("shape", [(3,), (3, 1, 1), (1, 3, 1, 1)])
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_bounds_are_numbers_or_tensors(shape: tuple[int, ...], kind: Any) -> None:
+    low, high = (-1.0, -2.0, -1.5), (1.0, 2.5, 2.0)
+    x, model = torch.rand(2, 3, 8, 8, dtype=torch.float64), plain_stack()
+    bounds = {"low": kind(low).reshape(shape), "high": kind(high).reshape(shape)}
+    found = graphprop.compile(model, x, "deep_taylor", **bounds)(x)[1]
+    assert_equal(found, graphprop.compile(model, x, "deep_taylor", low=low, high=high)(x)[1])
+    one = {"low": kind(-1.0), "high": kind([[[2.0]]])}
+    found = graphprop.compile(model, x, "deep_taylor", **one)(x)[1]
+    assert_equal(found, graphprop.compile(model, x, "deep_taylor", low=-1, high=2)(x)[1])
+    with pytest.raises(MethodError, match="is the same at all places of a channel"):
+        graphprop.compile(model, x, "deep_taylor", low=kind([[[0.0] * 8] * 8] * 3))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

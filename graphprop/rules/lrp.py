@@ -201,8 +201,15 @@ def bound(layer: Layer, x: Any, given: Any, per_sample: Any) -> Any:
                 f"a bound of zB is a number, a number per channel or 'per_sample', not {given!r}"
             )
         return per_sample(x)
+    if hasattr(given, "tolist"):  # a tensor, such as one per channel with axes of length 1
+        given = given.squeeze().tolist()
     if isinstance(given, int | float):
         return float(given)
+    if any(isinstance(number, list | tuple) for number in given):
+        raise MethodError(
+            f"a bound of zB at {layer.label!r} is the same at all places of a channel: give a "
+            "number per channel, of a tensor its smallest (or, for 'high', largest) entries"
+        )
     axis = getattr(layer.operator, "channel_axis", 1) % len(x.shape)
     if len(given) != x.shape[axis]:
         raise MethodError(
