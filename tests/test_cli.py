@@ -440,7 +440,10 @@ def test_methods_lists_all():
     lines = done.stdout.splitlines()
     assert set(METHODS) | set(RULES) <= {line.removesuffix(" (default)") for line in lines}
     assert "epsilon_plus_flat (default)" in lines
-    assert "  epsilon=1e-06, bias=sink, stabilizer=1e-06, start=logit, batch_norm=merge" in lines
+    assert (
+        "  epsilon=1e-06, bias=sink, stabilizer=1e-06, start=logit, batch_norm=merge, norm=pass"
+        in lines
+    )
 
 
 def test_methods_as_json():

@@ -742,7 +742,7 @@ def test_wildcard_is_meant_for_layers_with_weights() -> None:
         model, image(3, 2, 2), "lrp_z", rules={"1.*": ("epsilon", {"epsilon": 0.1})}
     )
     rules = {i.label: i.rule for i in explainer.layers}
-    assert rules["1.0"] == rules["1.3"] == "epsilon(epsilon=0.1, bias=ignored)"
+    assert rules["1.0"] == rules["1.3"] == "epsilon(epsilon=0.1, bias=sink)"
     assert rules["1.1"] == "pass"
 
 
