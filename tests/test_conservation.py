@@ -106,6 +106,20 @@ def test_a_stabilizer_that_takes_nearly_all() -> None:
     assert text.endswith("Set a smaller epsilon, or choose another method, such as rap.")
 
 
+def test_sums_near_zero_without_their_bias() -> None:
+    """Shares of opposite sign and 25,000 times what is shared, of which a stabilizer takes some."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1), Ones(), nn.Linear(1, 2), nn.Linear(2, 1))
+    model[3].weight.data = torch.tensor([[1.0], [0.1]])
+    model[3].bias.data = torch.tensor([1.0, 2.9])
+    model[4].weight.data = torch.tensor([[1000.0, -666.68]])
+    model[4].bias.data = torch.tensor([1003.0])
+    _, (text,) = said(model.eval(), "lrp_epsilon", epsilon=0.04, bias="ignored")
+    assert "relevance explodes" in text
+    assert text.endswith(
+        "Set bias=sink or a larger epsilon, or choose another method, such as rap."
+    )
+
+
 def test_norms_as_affine_maps() -> None:
     class Shifted(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -271,7 +285,7 @@ def test_an_overflow_is_called_one(method: str, count: int) -> None:
     start = "relevance overflows on sample 0, first at the relevance of the result of"
     assert f"{start} '{layer - 1}.clamp', from the rule of '{layer}':" in text
     assert "no backend is at fault" in text
-    assert "set bias=ignored or a larger epsilon" in text
+    assert "set a larger epsilon or the other bias (sink or ignored) where it has those" in text
     assert "python" not in {result.name for result in report.backends}
 
 

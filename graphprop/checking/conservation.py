@@ -233,11 +233,14 @@ def remedy(settings: Mapping[str, Any], entries: Sequence[LedgerEntry], explodes
         ]
     if kind == "bias" and settings.get("bias") == "sink":
         advice.append("bias=ignored")
+    elif explodes and settings.get("bias") == "ignored":
+        # the sums that are divided by come nearer to zero than the units themselves
+        advice.append("bias=sink")
     own = "epsilon" if "epsilon" in rules else "stabilizer"
-    if kind == "stabiliser" and own in settings:
-        advice.append(f"a smaller {own}")
-    elif explodes and "epsilon" in settings:
+    if explodes and "epsilon" in settings:
         advice.append("a larger epsilon")
+    elif kind == "stabiliser" and own in settings:
+        advice.append(f"a smaller {own}")
     other = {
         "zero_denominators": "what hands relevance on where no input excites a unit: method=rap, "
         "or the rule epsilon for those layers",
@@ -256,7 +259,8 @@ def overflow(sample: str, place: str | None) -> str:
     """What is said of relevance that grows beyond all numbers."""
     first = f", first at {place}" if place else ""
     return (
-        f"relevance overflows on {sample}{first}: the method itself makes NaN or infinity of it, "
-        "and no backend is at fault. It divides by sums that are nearly zero: set bias=ignored or "
-        "a larger epsilon where the method has those, or choose another method, such as rap"
+        f"relevance overflows on {sample}{first}: there it exceeds the largest number of float32 "
+        "by the method itself, and no backend is at fault. The method divides by sums that are "
+        "nearly zero: set a larger epsilon or the other bias (sink or ignored) where it has those, "
+        "or choose another method, such as rap"
     )
