@@ -157,7 +157,8 @@ def check_directory(
         if "python" in chosen or not result.passed:
             report.backends.append(result)
         session.hold_onnx(chosen if written else (), explicit=backends is not None)
-        report.warnings += conservation.of_directory(manifest, report.ledger)
+        if report.passed:
+            report.warnings += conservation.of_directory(manifest, report.ledger)
     return report
 
 

@@ -64,6 +64,7 @@ from graphprop.ops import (
     Subtract,
     helpers,
 )
+from graphprop.ops.layout import CHANNEL, PLACE, Factor, Layout
 from graphprop.passes.assign_rules import assign_rules
 from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
 from graphprop.rules import (
@@ -104,6 +105,9 @@ EQUIVALENT = {
     "rap.rap_bn: w_above, w_below, compensated = "
     "(w_below, w_above, compensated / inversion_sign)": "inversion_sign is 1 or -1",
     "rap.taken_off: return r - share if kappa >= 0 else r + share": KAPPA,
+    "hedge.hedge_start: if layer.layout is not None:": (
+        "where the channels come first already, they are moved nowhere and back"
+    ),
     "helpers.start: index = target.reshape(-1, *[1] * (logits.dim() - 1))"
     ".expand(-1, 1, *logits.shape[2:])": "that axis has length 1",
     "methods: [('depth:flat_layers', 'flat'), DENSE, (EVERYWHERE, 'alpha_beta')] -> "
@@ -820,7 +824,11 @@ def started(draw: torch.Generator) -> Iterator[Case]:
     g = x * r.mean((2, 3), keepdim=True)
     sums, sizes = g.sum((1, 2, 3)).abs(), g.abs().sum((1, 2, 3))
     below = torch.stack([sums[0], sums[1], sizes[2], torch.ones_like(sums[3])])
-    yield Case("hedge_start", Layer(None), x, r, g / below.reshape(4, 1, 1, 1))
+    expected = g / below.reshape(4, 1, 1, 1)
+    yield Case("hedge_start", Layer(None), x, r, expected)
+    last = Layout(((Factor(PLACE, 2),), (Factor(PLACE, 5),), (Factor(CHANNEL, 3),)))
+    moved = (part.movedim(1, -1) for part in (x, r, expected))
+    yield Case("hedge_start", Layer(None, layout=last), *moved)
 
 
 def excitation_cases() -> Iterator[Case]:

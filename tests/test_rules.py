@@ -958,6 +958,11 @@ def test_uneven_padding_before_a_stride(padding: tuple[int, int, int, int]) -> N
     assert explainer.check().passed
 
 
+def test_start_at_one() -> None:
+    """``start=1``, as zennit's composites have it."""
+    assert resolve_parameters(graphprop.METHODS["epsilon_plus"], {"start": 1})["start"] == "one"
+
+
 @pytest.mark.parametrize("shape", [(3,), (3, 1, 1), (1, 3, 1, 1)])
 @pytest.mark.parametrize("kind", [torch.tensor, np.array])
 def test_bounds_are_numbers_or_tensors(shape: tuple[int, ...], kind: Any) -> None:

@@ -106,7 +106,7 @@ def of_explainer(
     if record is None or worst is None:
         return record, []
     inputs, target = sample(worst)
-    entries = ledger(explainer, [part.double() for part in inputs.values()], target)
+    entries = ledger(explainer, tuple(inputs.values()), target)
     start, arrived = entries[0].came_in[0], sum(e.came_in[0] for e in entries if e.rule == "")
     if not is_off(start, arrived):  # on other inputs than those that are summed up
         return record, []

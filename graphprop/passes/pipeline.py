@@ -121,6 +121,8 @@ def resolve_parameters(method: Method, given: Mapping[str, Any]) -> dict[str, An
                 f"the method {method.name!r} has no parameter {name!r}: {nearest(name, parameters)}"
             )
         default = parameters[name]
+        if name == "start" and value == 1 and isinstance(value, int):
+            value = "one"
         if default in CHOICES.get(name, ()):
             one_of(name, value)
         if isinstance(value, str) and (name, value) in method.refused:
