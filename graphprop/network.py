@@ -13,6 +13,7 @@ A :class:`Network` is a graph and the tensors it refers to. Every node carries f
 ``line``    the user's source line, ``file:number``
 ``kind``    the class of the user's module
 ``roles``   what the layer is for, from `passes.tag_roles`
+``pooled``  whether an average pooling that changed nothing was left out behind it
 ``signal``  the operands that relevance flows to, from `passes.tag_roles`
 ``depth``   how many weighted and pooling layers lie before it
 ``rule``    how relevance is carried through it, from `passes.assign_rules`; None: not at all

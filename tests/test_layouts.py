@@ -345,3 +345,34 @@ def test_mixer_has_a_map_of_its_patches() -> None:
     roles = {i.path: i.role for i in explainer.layers if i.roles}
     assert roles["tokens"] == roles["channels"] == "conv_stack"
     assert roles["head"] == "dense_head"
+
+
+def test_residual_block_of_one_place_is_no_head() -> None:
+    """A 1x1 convolution behind the last padded one belongs to the stack, at a small picture, too."""
+
+    class Bottleneck(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem = nn.Conv2d(3, 4, 3, stride=4, padding=1)
+            self.one, self.three = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+            self.last = nn.Conv2d(4, 4, 1)
+            self.pool, self.hidden = nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 6, 1)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = F.relu(self.stem(x))
+            x = F.relu(x + self.last(F.relu(self.three(F.relu(self.one(x))))))
+            return self.head(F.relu(self.hidden(self.pool(x))).flatten(1))
+
+    model = Bottleneck().eval()
+    found = []
+    for size in (4, 24):
+        explainer = graphprop.compile(model, images(size).float(), "hedge")
+        roles = {i.path: i.role for i in explainer.layers if i.roles}
+        middle = explainer.network.middle
+        assert middle is not None
+        found.append((roles, middle.meta["label"]))
+    assert found[0] == found[1]
+    assert found[0][0]["last"] == "conv_stack"
+    assert found[0][0]["hidden"] == found[0][0]["head"] == "dense_head"

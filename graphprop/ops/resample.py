@@ -318,6 +318,8 @@ def _adaptive_avg_pool(x: Any, size: Any) -> Any:
     size = full_size(x, size)
     lengths = tuple(x.shape[2:])
     if size == lengths:
+        # nothing to do; but what follows is behind a pooling
+        x.node.meta["pooled"] = True
         return x
     if divides(lengths, size) and any(cells != 1 for cells in size):
         kernel = tuple(length // cells for length, cells in zip(lengths, size, strict=True))

@@ -74,6 +74,7 @@ def merge(network: Network, writer: Writer, node: fx.Node) -> str:
             scaled_out(source.target, weight, scale),
             shift if bias is None else scale * bias + shift,
         )
+        source.meta.update({key: node.meta[key] for key in ("pooled",) if key in node.meta})
         node.replace_all_uses_with(source)
         network.graph.erase_node(node)
         return f"merged into {source.meta['label']}"
@@ -90,6 +91,7 @@ def merge(network: Network, writer: Writer, node: fx.Node) -> str:
             weight * scale.reshape(1, -1, *[1] * len(axes)),
             moved if bias is None else bias + moved,
         )
+        source.meta.update({key: node.meta[key] for key in ("pooled",) if key in node.meta})
         node.replace_all_uses_with(source)
         network.graph.erase_node(node)
         return f"merged into {follower.meta['label']}, which follows it"

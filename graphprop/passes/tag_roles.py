@@ -27,15 +27,18 @@ from graphprop.ops import (
     Add,
     Cat,
     Conv,
+    ConvTranspose,
     Divide,
     Expand,
     Linear,
     LinearTranspose,
+    LogSumExp,
     Multiply,
     Pad,
     Power,
     Reshape,
     Subtract,
+    Sum,
 )
 from graphprop.ops.windows import Pooling
 
@@ -172,11 +175,13 @@ def dense_head(flow: nx.DiGraph, weighted: list[fx.Node]) -> set[fx.Node]:
     """The weighted layers behind the last value with more than one place (methods.md, section 0).
 
     The first of them may read that value: a dense layer behind a flattening, or a convolution whose
-    kernel covers the map without padding. At a small picture, layers see one place that would
-    see more at a larger one; a padded kernel that is wider than its map tells. What lies before
-    such a layer, or beside it, is no head.
+    kernel covers the map without padding. At a small picture, convolutions see one place that would
+    see more at a larger one; a padded kernel that is wider than its map shows that. What lies
+    before such a layer, or beside it, is no head, and neither are the convolutions behind it up to
+    a pooling.
     """
     overlapping = [node for node in weighted if is_wider_than_map(node)]
+    pooled = [node for node in flow if node.op != "output" and is_pooled(node)]
     head = set()
     for node in weighted:
         if node in overlapping or not (places_of(node.args[0]) == 1 or covers_map(node)):
@@ -185,9 +190,21 @@ def dense_head(flow: nx.DiGraph, weighted: list[fx.Node]) -> set[fx.Node]:
         if any(places_of(other) > 1 for other in (node, *behind) if other.op != "output"):
             continue
         before = nx.ancestors(flow, node)
-        if all(wide in before or not (nx.ancestors(flow, wide) & before) for wide in overlapping):
+        beside = {wide for wide in overlapping if nx.ancestors(flow, wide) & before}
+        if isinstance(node.target, Conv | ConvTranspose) and beside:
+            ends = [pool for pool in pooled if pool in before]
+        else:
+            ends = [node]
+        if any(beside <= nx.ancestors(flow, end) | {end} for end in ends):
             head.add(node)
     return head
+
+
+def is_pooled(node: fx.Node) -> bool:
+    """Whether a value has one place because it was pooled, be it from a map of one place."""
+    if node.op != "call_function" or places_of(node) > 1 or len(shape_of(node)) < 3:
+        return False
+    return "pooled" in node.meta or isinstance(node.target, Pooling | Sum | LogSumExp)
 
 
 def covers_map(node: fx.Node) -> bool:
