@@ -348,7 +348,7 @@ def test_mixer_has_a_map_of_its_patches() -> None:
 
 
 def test_residual_block_of_one_place_is_no_head() -> None:
-    """A 1x1 convolution behind the last padded one belongs to the stack, at a small picture, too."""
+    """A 1x1 convolution behind the last padded one belongs to the stack at every size."""
 
     class Bottleneck(nn.Module):
         def __init__(self) -> None:
