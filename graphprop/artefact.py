@@ -29,6 +29,7 @@ from graphprop.errors import EquivalenceError, OutputError
 from graphprop.explainer import CompiledExplainer
 from graphprop.legalise import legalise
 from graphprop.lower import in_flow
+from graphprop.network import shape_of
 from graphprop.rules.registry import BoundRule
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def save(
     onnx: bool = True,
     check: bool = True,
     force: bool = False,
-    samples: int = 3,
+    samples: int = 2,
     source: str | None = None,
     source_sha256: str | None = None,
     preprocessing: Mapping[str, Any] | None = None,
@@ -62,7 +63,7 @@ def save(
     onnx
         Whether to write ``explainer.onnx``.
     check
-        Whether to check that all backends agree; ``samples`` says on how many inputs.
+        Whether to check that all backends agree; ``samples`` says on how many inputs of noise.
     source, source_sha256
         Where the model comes from, such as ``"vgg16.py:vgg16"``, and the hash of that file.
     preprocessing
@@ -83,6 +84,7 @@ def save(
         If the check fails, saying where; the output is then in ``<directory>.rejected``.
     """
     from graphprop.check import check_explainer
+    from graphprop.checking.files import OWN_HASH, manifest_hash
 
     say = progress or (lambda text: None)
     directory = Path(directory)
@@ -94,7 +96,13 @@ def save(
         write_files(explainer, fresh, onnx=onnx)
         report = None
         if check:
-            report = check_explainer(explainer, samples=samples, directory=fresh, progress=say)
+            report = check_explainer(
+                explainer,
+                samples=samples,
+                directory=fresh,
+                preprocessing=plain(preprocessing) if preprocessing else None,
+                progress=say,
+            )
         details = {
             "source": {
                 "name": re.split(r"[\\/]", source)[-1] if source else None,
@@ -103,6 +111,8 @@ def save(
             "preprocessing": plain(preprocessing) if preprocessing else None,
         }
         content = manifest_of(explainer, fresh, report) | details
+        content = json.loads(as_json(content))
+        content[OWN_HASH] = manifest_hash(content)
         (fresh / MANIFEST).write_text(as_json(content), encoding="ascii")
         if report is None or report.passed:
             put_in_place(fresh, target)
@@ -159,6 +169,7 @@ def manifest_of(explainer: CompiledExplainer, folder: Path, report: Report | Non
         "roles": plain(explainer.roles),
         "input_shape": list(explainer.input_shape),
         "input_shapes": [list(shape) for shape in explainer.input_shapes],
+        "logits_shape": list(shape_of(explainer.network.output.args[0])[1:]),
         "relevance_shape": list(explainer.relevance_shape),
         "classes": explainer.classes,
         "output": explainer.network.output_name,
@@ -166,8 +177,8 @@ def manifest_of(explainer: CompiledExplainer, folder: Path, report: Report | Non
         "onnx_names": onnx_names(explainer),
         "batch_norms": dict(explainer.network.decisions),
         "notes": list(explainer.notes),
-        "check": report.as_dict(timing=False) if report else None,
-        "fingerprint": report.fingerprint if report else None,
+        "check": None if report is None else report.as_dict(timing=False),
+        "fingerprint": None if report is None else report.fingerprint,
         "files": {name: sha256(folder / name) for name in FILES if (folder / name).exists()},
     }
 

@@ -103,7 +103,7 @@ def test_manifest(tmp_path):
     assert manifest["notes"] == []
     assert manifest["preprocessing"] == {"size": [6, 6], "mean": [0.5], "std": [0.25]}
     assert manifest["check"]["passed"]
-    assert manifest["fingerprint"]["samples"] == 3
+    assert manifest["fingerprint"]["rows"][:3] == ["noise 0", "noise 1", "uniform"]
     layers = {layer["label"]: layer for layer in manifest["layers"]}
     assert [layer["label"] for layer in manifest["layers"]] == [x.label for x in explainer.layers]
     head, conv = layers["head"], layers["conv"]
