@@ -26,6 +26,7 @@ from graphprop.errors import GraphpropError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 DEBUG = "graphprop.debug"
+ARGUMENTS = "graphprop.arguments"
 
 
 class Terminated(BaseException):
@@ -63,11 +64,23 @@ class Program(click.Group):
         """The commands in the order in which they are used."""
         return list(self.commands)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Remember what was given: where the options themselves are wrong, --json counts too."""
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
+        given = ctx.meta[ARGUMENTS]
+        as_json = "--json" in given
+        command = next((word for word in given if word in self.commands), None)
         try:
             with ended_by_signal():
                 return super().invoke(ctx)
+        except click.UsageError as error:
+            if as_json:
+                console.say_json_error(command, error, error.format_message(), error.exit_code)
+            raise
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click's own, and a reader of our output who has seen enough
         except (Exception, KeyboardInterrupt, Terminated) as error:
@@ -75,6 +88,8 @@ class Program(click.Group):
                 traceback.print_exc()
             code, text = verdict(error)
             console.say_error(text)
+            if as_json:
+                console.say_json_error(command, error, text, code)
             ctx.exit(code)
 
 
@@ -258,14 +273,22 @@ def compile_(as_json: bool, **options: Any) -> None:
 
 
 @main.command("check", short_help="Check that all backends agree.")
-@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument(
+    "directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR..."
+)
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    default=3,
+    default=2,
     show_default=True,
     metavar="N",
-    help="How many random inputs to compare on.",
+    help="How many inputs of noise to compare on, beside one of every other kind.",
+)
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Compare on these inputs, too: an .npy file of shape N,C,H,W.",
 )
 @click.option(
     "--backend",
@@ -274,24 +297,49 @@ def compile_(as_json: bool, **options: Any) -> None:
     metavar="NAME",
     help="Check this backend only. Repeatable.  [default: all there are]",
 )
+@click.option(
+    "--atol",
+    type=click.FloatRange(min=0),
+    metavar="A",
+    help="Let a sample pass where |a - ref| <= A + R * |ref|, in the 2-norm.",
+)
+@click.option("--rtol", type=click.FloatRange(min=0), metavar="R", help="See --atol.")
+@click.option(
+    "--allow-changed", is_flag=True, help="Only warn of files that differ from what was written."
+)
+@click.option(
+    "--junit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the results as JUnit XML.",
+)
 @json_option
 @debug_option
-def check(directory: Path, samples: int, backends: tuple[str, ...], as_json: bool) -> None:
+def check(as_json: bool, **options: Any) -> None:
     """Check that what was compiled computes the same on every backend.
 
-    Each backend is compared with the same graph in float64. It may be off by ten times the error
-    of torch in float32, and both are printed. On a difference, the first layer that diverges is
-    named and the exit code is 1. The code in DIR is run.
+    Each backend is compared with the same graph in float64: on noise, on sparse, blank and
+    constant inputs, on a picture if one lies in DIR, alone and in batches, with every kind of
+    target. It may be off by ten times the error of torch in float32, and both are printed; where
+    it is off by more, every step is compared. On a difference, the first layer that diverges is
+    named and the exit code is 1. It is 1, too, where a file differs from what was written, and
+    where nothing could be compared.
+
+    The code in DIR is run, except where only onnxruntime or onnx.reference is to be checked: these
+    are then compared with what was recorded when DIR was written.
 
     \b
     Examples:
       graphprop check build/digits-epsilon_plus_flat
       graphprop check build/digits-epsilon_plus_flat --samples 10 --json
+      graphprop check build/* --junit check.xml
+      graphprop check build/vgg16-rap --inputs photos.npy --rtol 1e-4
     """
     from graphprop.commands import run_check
 
-    if not run_check(directory, samples, backends, as_json):
-        click.get_current_context().exit(1)
+    code = run_check(as_json, **options)
+    if code:
+        click.get_current_context().exit(code)
 
 
 @main.command("explain", short_help="Explain pictures by a compiled model.")

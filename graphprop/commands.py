@@ -12,6 +12,7 @@ import click
 
 from graphprop import console
 from graphprop.capture import capture, inputs_of
+from graphprop.errors import GraphpropError
 from graphprop.explainer import (
     DEFAULT_METHOD,
     CompiledExplainer,
@@ -144,20 +145,44 @@ def assignments(parameters: Mapping[str, Any]) -> str:
     )
 
 
-def run_check(directory: Path, samples: int, backends: tuple[str, ...], as_json: bool) -> bool:
-    """Check a compiled directory; whether all was well."""
+def run_check(
+    as_json: bool,
+    *,
+    directories: Sequence[Path],
+    junit: Path | None,
+    **options: Any,
+) -> int:
+    """Check compiled directories; returns the exit code: 0 where all passed."""
     from graphprop.check import check_directory
+    from graphprop.checking.report import Checked, as_junit
 
-    with console.progress(f"check {directory}") as progress:
-        report = check_directory(
-            directory, samples=samples, backends=backends or None, progress=progress
-        )
+    checked = []
+    options["backends"] = options["backends"] or None
+    for directory in directories:
+        with console.progress(f"check {directory}") as progress:
+            try:
+                report = check_directory(directory, progress=progress, **options)
+                checked.append(Checked(str(directory), report))
+            except GraphpropError as error:
+                if len(directories) == 1:
+                    raise
+                checked.append(Checked(str(directory), error=error))
+    if junit is not None:
+        junit.write_text(as_junit(checked), encoding="utf-8")
     if as_json:
-        content = {"directory": directory, "passed": report.passed, "check": report.as_dict()}
+        content: dict[str, Any] = {"passed": all(one.passed for one in checked)}
+        content["checks"] = [one.as_dict() for one in checked]
+        if len(checked) == 1:
+            content |= checked[0].as_dict()
         console.say_json("check", content)
-    else:
-        console.say(report.render())
-    return report.passed
+    for one in checked:
+        if one.error is not None:
+            console.say_error(str(one.error))
+        elif not as_json:
+            if len(checked) > 1:
+                console.say(f"{one.directory}:")
+            console.say(str(one.report))
+    return max(one.exit_code for one in checked)
 
 
 def run_explain(

@@ -63,6 +63,13 @@ def say_json(command: str, content: Mapping[str, Any]) -> None:
     click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
+def say_json_error(command: str | None, error: BaseException, text: str, code: int) -> None:
+    """Print a failure as JSON: what kind it is, its text, and the exit code."""
+    content = {"type": type(error).__name__, "message": text, "exit_code": code}
+    document = {"version": JSON_VERSION, "command": command, "error": plain(content)}
+    click.echo(json.dumps(document, indent=2))
+
+
 def plain(value: Any) -> Any:
     """A value as JSON knows it: what is no number there becomes null, what is unknown its text."""
     if isinstance(value, Mapping):
