@@ -29,12 +29,14 @@ from graphprop.checking.backends import BackendError
 from graphprop.checking.compare import ENGINES, PythonBackend, Session, Tolerance
 from graphprop.checking.files import changes
 from graphprop.checking.fingerprint import (
+    PREPROCESSING,
     deviations,
     fingerprint,
     first_deviation,
+    other_inputs,
     recorded_error,
     recorded_rows,
-    same_inputs,
+    same_noise,
 )
 from graphprop.checking.probes import Samples, picture_in, probes, read_inputs
 from graphprop.checking.recorded import hold_recorded
@@ -208,6 +210,7 @@ def hold_directory(
     began = time.perf_counter()
     try:
         truth = arbiter.truth()
+        expect_shapes(truth, manifest)
     except BackendError as error:
         session = Session(directory, stages, arbiter, Truth.nothing(explained), say, tolerance)
         session.sound = False
@@ -240,6 +243,20 @@ def hold_directory(
     return session
 
 
+def expect_shapes(truth: Truth, manifest: Mapping[str, Any]) -> None:
+    """Refuse results of other shapes than the manifest's."""
+    shapes = manifest["input_shapes"]
+    one = len(shapes) == 1
+    maps = manifest["relevance_shape"] if one else [sum(map(math.prod, shapes))]
+    for name, value, shape in (
+        ("logits", truth.logits, manifest["logits_shape"]),
+        ("relevance", truth.relevance, maps),
+    ):
+        wanted = (len(truth.samples), *shape)
+        if tuple(value.shape) != wanted:
+            raise BackendError(f"the {name} have shape {tuple(value.shape)}, not {wanted}")
+
+
 def choose(backends: Sequence[str] | None) -> tuple[str, ...]:
     """The backends to check, in the order of `BACKENDS`."""
     for name in backends or ():
@@ -258,9 +275,13 @@ def guard(
             "against: only that all backends agree is checked"
         )
         return BackendResult("python", skipped=reason)
-    if not same_inputs(recorded, truth):
+    if not same_noise(recorded, truth):
         reason = "this torch gives other random inputs than the one that recorded their results"
         return BackendResult("python", skipped=reason)
+    other = other_inputs(recorded, truth)
+    if other:
+        problem = f"{PREPROCESSING}: {', '.join(other)} became another input"
+        return BackendResult("python", problem=problem)
     found = deviations(recorded, truth)
     rows = [truth.samples.name(row) for row in found]
     result = BackendResult("python", list(found.values()), rows=rows)

@@ -301,6 +301,8 @@ class ModuleArbiter:
             for index, stage in enumerate(self.stages)
             if stage.name and f"exact/measure/{watch.index(stage.name)}" in found
         }
+        # a value that has another number of samples is none of a layer
+        measures = {i: value for i, value in measures.items() if len(value) == len(self.samples)}
         self.samples = replace(self.samples, target=found["target"])
         unknown = [math.nan] * len(self.samples)
         float32 = {"logits": unknown, "relevance": [*unknown]}

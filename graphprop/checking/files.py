@@ -72,7 +72,7 @@ def contradictions(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str
 def within(manifest: Mapping[str, Any]) -> Iterator[str]:
     """What the manifest contradicts itself in."""
     shapes = manifest["input_shapes"]
-    if list(manifest["input_shape"]) != list(shapes[0]):
+    if not shapes or list(manifest["input_shape"]) != list(shapes[0]):
         yield "manifest.json gives two shapes of the input"
     logits = manifest.get("logits_shape")
     if logits and logits[0] != manifest["classes"]:
@@ -82,6 +82,9 @@ def within(manifest: Mapping[str, Any]) -> Iterator[str]:
         for label in entry["signal"]:
             if label is not None and label not in labels:
                 yield f"manifest.json: the signal of {entry['label']!r} is no layer"
+    recorded = manifest.get("fingerprint") or {}
+    if not set(recorded.get("result", ())) <= set(labels):
+        yield "manifest.json records values of layers that it does not list"
     check = manifest.get("check")
     if bool(check) != bool(manifest.get("fingerprint")):
         yield "manifest.json holds results of a check without what was checked, or the other way"

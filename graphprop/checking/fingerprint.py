@@ -22,6 +22,8 @@ from graphprop.checking.stages import Stage
 FINEST, COARSEST = 1e-10, 1e-4
 """Bounds of what numbers are rounded to, relative to their scale."""
 
+PREPROCESSING = "the manifest's preprocessing is not that of the compile"
+
 KINDS = ("relevance", "logits")
 
 
@@ -118,13 +120,19 @@ def recorded_error(recorded: Mapping[str, Any], i: int, kind: str = "relevance")
     return math.inf if error is None else float(error)
 
 
-def same_inputs(recorded: Mapping[str, Any], truth: Truth) -> bool:
-    """Whether the seed still gives the inputs that were explained when it was recorded."""
+def other_inputs(recorded: Mapping[str, Any], truth: Truth) -> list[str]:
+    """The rows whose inputs are not those that were explained when it was recorded."""
     measures = measure(truth.samples.x).tolist()
-    return all(
-        deviation(measures[row], None, recorded["input"][i]) <= 1e-8
+    return [
+        truth.samples.name(row)
         for row, i in recorded_rows(recorded, truth)
-    )
+        if not deviation(measures[row], None, recorded["input"][i]) <= 1e-8
+    ]
+
+
+def same_noise(recorded: Mapping[str, Any], truth: Truth) -> bool:
+    """Whether the seed still gives the noise that was explained when it was recorded."""
+    return "noise" not in {name.partition(" ")[0] for name in other_inputs(recorded, truth)}
 
 
 def first_deviation(

@@ -17,11 +17,13 @@ from graphprop.checking.arbiter import CEILING, Truth, allowance
 from graphprop.checking.backends import BackendError, other_maps
 from graphprop.checking.compare import ENGINES, Tolerance
 from graphprop.checking.fingerprint import (
+    PREPROCESSING,
     deviation,
     first_deviation,
+    other_inputs,
     recorded_error,
     recorded_rows,
-    same_inputs,
+    same_noise,
 )
 from graphprop.checking.fingerprint import tolerance as tolerance_in_float64
 from graphprop.checking.probes import Batch, Samples
@@ -60,7 +62,8 @@ def hold_recorded(
         for row, name in enumerate(kept.names):
             kept.target[row] = known[name]
         empty = Truth(kept, torch.empty(0), torch.empty(0), {}, {})
-        if not len(kept) or not same_inputs(recorded, empty):
+        other = other_inputs(recorded, empty)
+        if not len(kept) or not same_noise(recorded, empty):
             reason = "this torch gives other random inputs than the one that recorded their results"
     for name in chosen:
         result = BackendResult(name, skipped=reason)
@@ -68,7 +71,9 @@ def hold_recorded(
         if reason is None:
             say(f"check: {name}")
             try:
-                if not path.exists():
+                if other:
+                    result.problem = f"{PREPROCESSING}: {', '.join(other)} became another input"
+                elif not path.exists():
                     result.problem = f"there is no {path.name}"
                 else:
                     hold(result, path, recorded, stages, kept, tolerance)
