@@ -10,7 +10,6 @@ has a name that says what was done where, so that a list of names can say which 
 from __future__ import annotations
 
 import ast
-import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -123,33 +122,51 @@ LOADING = {
 def python_mutants(source: str) -> Iterator[Mutant]:
     """Changes of one place in a module, or of one value."""
     tree = ast.parse(source)
-    count = len(list(ast.walk(tree)))
-    for index in range(count):
-        for name, changed in changes_at(tree, index):
-            text = ast.unparse(ast.fix_missing_locations(changed))
-            yield Mutant(PYTHON, name, writer("explainer.py", text))
+    for index, node in enumerate(ast.walk(tree)):
+        for name, edit in edits_of(node):
+            yield python_mutant(name, at_place(index, edit))
     yield from value_mutants(tree)
     for name, expression in LOADING.items():
-        line = f"    weights = {expression}\n"
-        text = source.replace(
-            "    return Explainer(weights)", f"{line}    return Explainer(weights)"
-        )
-        assert text != source
-        yield Mutant(PYTHON, f"load: {name}", writer("explainer.py", text))
+        yield python_mutant(f"load: {name}", with_weights(expression))
 
 
-def writer(name: str, text: str) -> Callable[[Path], None]:
-    """What writes a file."""
-    return lambda directory: (directory / name).write_text(text) and None
+def python_mutant(name: str, edit: Callable[[ast.Module], Any]) -> Mutant:
+    """A change of a syntax tree, made when it is asked for."""
+
+    def apply(directory: Path) -> None:
+        file = directory / "explainer.py"
+        tree = ast.parse(file.read_text())
+        edit(tree)
+        file.write_text(ast.unparse(ast.fix_missing_locations(tree)))
+
+    return Mutant(PYTHON, name, apply)
 
 
-def changes_at(tree: ast.AST, index: int) -> Iterator[tuple[str, ast.AST]]:
-    """Copies of a tree in which the node of this number is changed."""
+def at_place(index: int, edit: Callable[[Any], Any]) -> Callable[[ast.Module], None]:
+    """Change the node of this number, or put what it becomes in its place."""
 
-    def place(node: Any) -> str:
-        return f"{node.lineno}.{node.col_offset}"
+    def change(tree: ast.Module) -> None:
+        node = list(ast.walk(tree))[index]
+        result = edit(node)
+        if result is not None:
+            Replace(node, result).visit(tree)
 
-    original = list(ast.walk(tree))[index]
+    return change
+
+
+def with_weights(expression: str) -> Callable[[ast.Module], None]:
+    """Let ``load`` change the weights before they are used."""
+
+    def change(tree: ast.Module) -> None:
+        functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+        load = next(function for function in functions if function.name == "load")
+        load.body[-1:-1] = ast.parse(f"weights = {expression}").body
+
+    return change
+
+
+def edits_of(original: Any) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    """What can be changed at a node, by names."""
     edits: list[tuple[str, Callable[[Any], Any]]] = []
     if isinstance(original, ast.BinOp) and type(original.op) in SWAPPED:
         edits.append(("operator", swap_operator))
@@ -178,12 +195,8 @@ def changes_at(tree: ast.AST, index: int) -> Iterator[tuple[str, ast.AST]]:
     if isinstance(original, ast.Subscript) and isinstance(original.slice, ast.Slice):
         edits.append(("slice", lambda node: node.value))
     for name, edit in edits:
-        changed = copy.deepcopy(tree)
-        node = list(ast.walk(changed))[index]
-        result = edit(node)
-        if result is not None:
-            Replace(node, result).visit(changed)
-        yield f"{place(original)} {name}: {ast.unparse(original)[:60]}", changed
+        place = f"{original.lineno}.{original.col_offset}"
+        yield f"{place} {name}: {ast.unparse(original)[:60]}", edit
 
 
 class Replace(ast.NodeTransformer):
@@ -274,8 +287,9 @@ def value_mutants(tree: ast.Module) -> Iterator[Mutant]:
         for number, (name, pattern) in enumerate(VALUES.items()):
             if (number + turn) % 4:
                 continue
-            yield value_mutant(tree, index, name, pattern)
-    for name, expression in {
+            variable = ast.unparse(statements[index].targets[0])
+            yield python_mutant(f"{variable}: {name}", with_value(index, pattern))
+    for name, pattern in {
         "maps in another order": "{0}.flip(0)",
         "maps of the first sample": "{0}[:1].expand_as({0})",
         "maps in half precision": "{0}.half()",
@@ -283,25 +297,29 @@ def value_mutants(tree: ast.Module) -> Iterator[Mutant]:
         "maps a little off": "{0} * (1 + 2e-4)",
         "maps off in float32": "{0} * (1 + (x.dtype == torch.float32) * 2e-4)",
     }.items():
-        changed = copy.deepcopy(tree)
-        returned = forward_of(changed).body[-1]
-        assert isinstance(returned, ast.Return)
-        assert isinstance(returned.value, ast.Tuple)
-        text = expression.format(ast.unparse(returned.value.elts[1]))
-        returned.value.elts[1] = ast.parse(text, mode="eval").body
-        yield Mutant(PYTHON, f"return: {name}", writer("explainer.py", ast.unparse(changed)))
+        yield python_mutant(f"return: {name}", with_map(pattern))
 
 
-def value_mutant(tree: ast.Module, index: int, name: str, pattern: str) -> Mutant:
-    """One value changed."""
-    changed = copy.deepcopy(tree)
-    statement = forward_of(changed).body[index]
-    assert isinstance(statement, ast.Assign)
-    variable = ast.unparse(statement.targets[0])
-    text = pattern.format(ast.unparse(statement.value))
-    statement.value = ast.parse(text, mode="eval").body
-    source = ast.unparse(ast.fix_missing_locations(changed))
-    return Mutant(PYTHON, f"{variable}: {name}", writer("explainer.py", source))
+def with_map(pattern: str) -> Callable[[ast.Module], None]:
+    """Let ``forward`` return other maps."""
+
+    def change(tree: ast.Module) -> None:
+        returned: Any = forward_of(tree).body[-1]
+        maps = returned.value.elts
+        maps[1] = ast.parse(pattern.format(ast.unparse(maps[1])), mode="eval").body
+
+    return change
+
+
+def with_value(index: int, pattern: str) -> Callable[[ast.Module], None]:
+    """Let one statement of ``forward`` assign something else."""
+
+    def change(tree: ast.Module) -> None:
+        statement: Any = forward_of(tree).body[index]
+        text = pattern.format(ast.unparse(statement.value))
+        statement.value = ast.parse(text, mode="eval").body
+
+    return change
 
 
 # explainer.onnx
