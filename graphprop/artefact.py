@@ -48,7 +48,7 @@ def save(
     onnx: bool = True,
     check: bool = True,
     force: bool = False,
-    samples: int = 2,
+    samples: int | None = None,
     source: str | None = None,
     source_sha256: str | None = None,
     preprocessing: Mapping[str, Any] | None = None,

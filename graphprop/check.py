@@ -52,14 +52,11 @@ __all__ = ["BACKENDS", "Report", "check_directory", "check_explainer"]
 
 BACKENDS = ("python", "onnxruntime", "onnx.reference")
 
-SAMPLES = 2
-"""How many inputs of normal noise are explained, beside one of every other kind."""
-
 
 def check_explainer(
     explainer: CompiledExplainer,
     *,
-    samples: int = SAMPLES,
+    samples: int | None = None,
     backends: Sequence[str] | None = None,
     directory: Path | None = None,
     preprocessing: Mapping[str, Any] | None = None,
@@ -70,7 +67,8 @@ def check_explainer(
     Parameters
     ----------
     samples
-        How many inputs of normal noise to explain, beside one of every other kind.
+        How many inputs of normal noise to explain, beside one of every other kind: by default 2,
+        and of a large network 1.
     backends
         Which to check, all that apply by default: ``"python"`` (the generated module, in a
         process without graphprop), ``"onnxruntime"``, and ``"onnx.reference"`` for small networks.
@@ -101,7 +99,13 @@ def check_explainer(
             )
     stages = stages_of(layer_entries(explainer), onnx_names(explainer))
     logits = shape_of(explainer.network.output.args[0])[1:]
-    explained = probes(explainer.input_shapes, logits, samples, preprocessing=preprocessing)
+    explained = probes(
+        explainer.input_shapes,
+        logits,
+        samples,
+        size=sum(math.prod(layer.shape) for layer in explainer.layers),
+        preprocessing=preprocessing,
+    )
     arbiter = GraphArbiter(explainer, stages, explained)
     say("check: explain in float64")
     session = Session(directory, stages, arbiter, arbiter.truth(), say)
@@ -120,7 +124,7 @@ def check_explainer(
 def check_directory(
     directory: str | Path,
     *,
-    samples: int = SAMPLES,
+    samples: int | None = None,
     backends: Sequence[str] | None = None,
     inputs: str | Path | None = None,
     atol: float | None = None,
@@ -172,6 +176,7 @@ def check_directory(
         manifest["input_shapes"],
         manifest["logits_shape"],
         samples,
+        size=sum(math.prod(layer["shape"]) for layer in manifest["layers"]),
         preprocessing=manifest["preprocessing"],
         picture=picture,
         given=None if inputs is None else read_inputs(Path(inputs), manifest["input_shapes"]),

@@ -279,10 +279,9 @@ def compile_(as_json: bool, **options: Any) -> None:
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    default=2,
-    show_default=True,
     metavar="N",
-    help="How many inputs of noise to compare on, beside one of every other kind.",
+    help="How many inputs of noise to compare on, beside one of every other kind.  [default: 2, "
+    "of a large network 1]",
 )
 @click.option(
     "--inputs",

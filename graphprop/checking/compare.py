@@ -42,6 +42,10 @@ ENGINES = {"onnxruntime": OnnxRuntime, "onnx.reference": OnnxReference}
 ILL_CONDITIONED = 1e-2
 """Above this error of float32 a map depends on rounding."""
 
+MOST_FOLLOWED = 3
+"""How many samples are followed step by step, the worst ones: each takes as long as a sample in
+float64 and its bounds."""
+
 REFERENCE_PARAMETERS = 200_000
 REFERENCE_ENTRIES = 3 * 64 * 64
 """Above these sizes onnx.reference takes minutes."""
@@ -254,7 +258,7 @@ class Session:
         names = self.arbiter.names(backend.level)
         if not names:
             return
-        for row, batch in worst.items():
+        for row, batch in [*worst.items()][:MOST_FOLLOWED]:
             values = backend.values(self.truth.samples, batch, row, names)
             result.divergence = self.arbiter.first_wrong(backend.level, values, row)
             if result.divergence:
@@ -288,7 +292,10 @@ class Session:
         logits: torch.Tensor,
         relevance: torch.Tensor,
     ) -> dict[int, Batch]:
-        """Judge each row by the worst run of it; returns the batches of those that failed."""
+        """Judge each row by the worst run of it.
+
+        Returns the rows that failed, the worst first, and in which batch each did.
+        """
         truth = self.truth
         rows = [row for batch in batches for row in batch.rows]
         batch_of = [batch for batch in batches for _ in batch.rows]
@@ -309,7 +316,9 @@ class Session:
             broken = (~part.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
             if broken and result.problem is None:
                 result.problem = f"NaN or infinity in the {name} of {self._run(batches, broken[0])}"
-        return {row: found[row][1] for row in sorted(found) if not found[row][0].passed}
+        failed = [row for row in found if not found[row][0].passed]
+        failed.sort(key=lambda row: -found[row][0].nearness)
+        return {row: found[row][1] for row in failed}
 
     def _run(self, batches: Sequence[Batch], place: int) -> str:
         """Which sample it is, and what was asked for."""

@@ -43,6 +43,9 @@ PICTURES = (".png", ".jpg", ".jpeg")
 CONSTANT = 0.5
 SPARSE = 0.05
 
+LARGE = 5_000_000
+"""From how many entries of layers' results on a network is explained on fewer inputs."""
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -137,8 +140,9 @@ class Batch:
 def probes(
     shapes: Sequence[Sequence[int]],
     logits: Sequence[int],
-    samples: int,
+    samples: int | None,
     *,
+    size: int = 0,
     preprocessing: Mapping[str, Any] | None = None,
     picture: tuple[str, torch.Tensor] | None = None,
     given: torch.Tensor | None = None,
@@ -150,7 +154,11 @@ def probes(
     shapes, logits
         Of the inputs and of the logits, without the batch.
     samples
-        How many inputs of normal noise; one of each other kind comes to these.
+        How many inputs of normal noise, by default 2, and of a large network 1; one of each other
+        kind comes to these.
+    size
+        How many entries the results of all layers have. A large network is explained on fewer
+        kinds, so that its check does not take several times as long.
     preprocessing
         How a picture becomes an input; see `graphprop.preprocessing`.
     picture
@@ -158,10 +166,12 @@ def probes(
     given
         Further inputs, packed.
     """
+    large = size >= LARGE
+    samples = (1 if large else 2) if samples is None else samples
     if samples < 1:
         raise InputError(f"a check needs at least one sample, not {samples}")
     names = [f"noise {index}" for index in range(samples)]
-    names += ["uniform", "sparse", "blank", "constant"]
+    names += ["uniform", "sparse", "blank", *([] if large else ["constant"])]
     rows = [pack([part[None] for part in drawn(name, shapes, preprocessing)]) for name in names]
     targets = [target_of(name, logits[0]) for name in names]
     more = [] if picture is None else [picture]
@@ -171,7 +181,7 @@ def probes(
         names.append(name)
         rows.append(x)
         targets.append(LARGEST)
-    twice = [names.index("noise 0"), names.index("sparse")]
+    twice = [names.index(name) for name in ("noise 0", "sparse")[1 if large else 0 :]]
     weights = torch.stack([weights_of(names[row], logits) for row in twice])
     rows += [rows[row] for row in twice]
     names += [f"weights on {names[row]}" for row in twice]

@@ -197,8 +197,9 @@ def run(
     """Run batches of samples; returns what is written for one run, without its name."""
     collected: dict[str, list[torch.Tensor]] = {}
     x = tensors[step["input"]]
-    if step["dtype"] is not None:
-        x = x.to(getattr(torch, step["dtype"]))
+    # a model in double precision takes inputs of double precision
+    own = (b.dtype for b in explainer.buffers() if b.is_floating_point())
+    x = x.to(next(own, x.dtype) if step["dtype"] is None else getattr(torch, step["dtype"]))
     for batch in step["batches"]:
         watch.seen = {}
         rows = batch["rows"]
