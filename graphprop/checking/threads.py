@@ -29,20 +29,24 @@ MOST = 4
 """How many samples run side by side at most: each holds its own values in memory."""
 
 
+QUOTAS = ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+"""Where Linux says how many microseconds of each period a container may compute."""
+
+PERIOD = 100_000.0
+"""Their length, where it isn't said."""
+
+
 def available() -> int:
     """How many CPUs this process may use: by its affinity, and by the quota of its container."""
     own = getattr(os, "sched_getaffinity", None)
     count = len(own(0)) if own else os.cpu_count() or 1
-    for file, read in (
-        ("/sys/fs/cgroup/cpu.max", lambda text: text.split()),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", lambda text: [text, "100000"]),
-    ):
+    for file in QUOTAS:
         try:
-            quota, period = read(Path(file).read_text())
-            if float(quota) > 0:
-                count = min(count, max(1, math.ceil(float(quota) / float(period))))
+            quota, period, *_ = [*map(float, Path(file).read_text().split()), PERIOD]
         except (OSError, ValueError):
-            continue
+            continue  # there is none, or it is "max"
+        if quota > 0:
+            count = min(count, max(1, math.ceil(quota / period)))
     return count
 
 
