@@ -20,6 +20,7 @@ from graphprop.errors import InputError, MethodError, nearest
 from graphprop.legalise import legalise
 from graphprop.lower import in_flow
 from graphprop.network import Network, shape_of, sign_of
+from graphprop.ops import helpers
 from graphprop.passes.assign_rules import RuleMap
 from graphprop.passes.pipeline import (
     Pipeline,
@@ -149,10 +150,10 @@ class CompiledExplainer(nn.Module):
             ``[N, ...]``, as the model takes it; of a model with several inputs, each of them. The
             target may follow.
         target
-            None for the largest logit, a class index (for all, or int64 ``[N]``), or weights of
-            the outputs (float, of the shape of the logits) by which those are multiplied. Where
-            the model has logits at each place, a class means the sum over all places, and weights
-            choose a region.
+            None for the largest logit; a class, for all samples or of each (int64 ``[N]``, -1
+            for the largest logit); or weights (floating point, of the shape of the logits) that
+            the logits are multiplied by. Where the model has logits at each place, a class means
+            the sum over all places, and weights choose a region.
 
         Returns
         -------
@@ -165,51 +166,29 @@ class CompiledExplainer(nn.Module):
         Raises
         ------
         InputError
-            If x has another shape than the explainer was compiled for, or a target is no class.
+            If x has another shape or type than the explainer was compiled for, or the target is
+            neither a class nor weights of the logits.
         """
         inputs = [x, *more]
         if len(inputs) == len(self.input_shapes) + 1:
             target = inputs.pop()
         self.check_input(inputs, target)
-        if target is not None and not isinstance(target, int):
-            given = torch.as_tensor(target, device=x.device)
-            target = given if given.dim() else int(given)
         logits, relevance = self.module(*inputs, target)
         return logits, relevance
 
     def check_input(self, inputs: Sequence[torch.Tensor], target: Any = None) -> None:
         """Refuse inputs or a target that the explainer was not compiled for."""
-        if len(inputs) != len(self.input_shapes):
-            raise InputError(
-                f"the explainer takes {len(self.input_shapes)} inputs, not {len(inputs)}"
-            )
-        x = inputs[0]
-        for given, wanted in zip(inputs, self.input_shapes, strict=True):
-            if tuple(given.shape[1:]) != wanted or len(given) != len(x):
-                raise InputError(
-                    f"the explainer was compiled for inputs of shape {('N', *wanted)}, not "
-                    f"{tuple(given.shape)}: resize the input, or compile again for its shape"
-                )
-        if target is None:
-            return
-        given = torch.as_tensor(target)
-        classes = self.classes
-        if given.is_floating_point():
-            logits = (len(x), *shape_of(self.network.output.args[0])[1:])
-            if tuple(given.shape) != logits:
-                raise InputError(
-                    f"weights as target must have the shape of the logits, {logits}, "
-                    f"not {tuple(given.shape)}"
-                )
-        elif given.dtype == torch.bool or given.is_complex():
-            raise InputError(
-                "a target is a class index (a whole number) or weights (floating point), not "
-                f"{given.dtype}"
-            )
-        elif given.numel() and (given.min() < 0 or given.max() >= classes):
-            raise InputError(f"the target must be a class from 0 to {classes - 1}, not {target}")
-        elif given.dim() and tuple(given.shape) != (len(x),):
-            raise InputError(f"give one target per sample: {len(x)}, not {tuple(given.shape)}")
+        count = len(self.input_shapes)
+        if len(inputs) != count:
+            known = "one input" if count == 1 else f"{count} inputs"
+            raise InputError(f"the explainer takes {known}, and a target, not {len(inputs)}")
+        try:
+            for x, shape, dtype in zip(inputs, self.input_shapes, self.input_types, strict=True):
+                helpers.check_input(x, shape, dtype, None if x is inputs[0] else len(inputs[0]))
+            logits = len(inputs[0]), *shape_of(self.network.output.args[0])[1:]
+            helpers.check_target(target, logits)
+        except (TypeError, ValueError) as error:
+            raise InputError(str(error)) from None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -220,6 +199,14 @@ class CompiledExplainer(nn.Module):
     def input_shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shapes of all inputs, without the batch."""
         return tuple(shape_of(node)[1:] for node in self.network.inputs)
+
+    @property
+    def input_types(self) -> tuple[torch.dtype, ...]:
+        """The types of all inputs: where they are floating point, that of the weights."""
+        buffers = (buffer.dtype for buffer in self.module.buffers())
+        own = next((dtype for dtype in buffers if dtype.is_floating_point), None)
+        types = (node.meta["value"].dtype for node in self.network.inputs)
+        return tuple(own if own and dtype.is_floating_point else dtype for dtype in types)
 
     @property
     def relevance_shape(self) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ from torch import fx
 
 from graphprop.errors import MethodError, VerificationError
 from graphprop.ops import elementwise
-from graphprop.ops.base import Operator, Shape
+from graphprop.ops.base import Operator, Shape, functions_of_source
 from graphprop.ops.interval import UNBOUNDED, Interval, Sign
 from graphprop.ops.layout import Layout
 
@@ -63,8 +63,8 @@ RESERVED = frozenset(
         "F",
         "Explainer",
         "load",
-        "start",
         "weights",
+        "derive",
         "recorded",
         "single",
         "sample_scale",
@@ -237,6 +237,7 @@ class Writer(fx.proxy.GraphAppendingTracer):
         self.facts: dict[str, Any] = {}
         self.prefix = ""
         self._names = {node.name for node in network.graph.nodes} | RESERVED
+        self._names |= functions_of_source()
         self._tensor_names = {id(tensor): name for name, tensor in network.tensors.items()}
         self._attributes = {
             node.target: node for node in network.graph.nodes if node.op == "get_attr"

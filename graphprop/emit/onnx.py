@@ -2,6 +2,10 @@
 
 Every operator says itself what it becomes (`Operator.onnx`), in terms of an :class:`OnnxWriter`.
 Floating point is single precision throughout: ONNX Runtime has no float64 convolution on the CPU.
+
+A graph can't raise an error, so what is no class gives NaN: the input ``target`` holds a class for
+each sample, or one for all; -1 means the largest logit; anything else below 0 or from the number of
+classes on makes all of that sample's relevance NaN. The model's documentation says so, too.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype
 from torch import fx
 
 from graphprop.network import Network, has_shape, identifier, shape_of
+from graphprop.ops import Start
 from graphprop.ops.base import Shape, snake_case
+from graphprop.ops.start import chosen_classes, nan_without_class
 from graphprop.sampling import Samples
 
 OPSET = 20
@@ -39,9 +45,17 @@ INPUT = "input"
 
 BATCH_NAME = "N"
 SAMPLES_NAME = "samples"
+TARGETS_NAME = "N_or_1"
+
+TARGET = "target"
+"""The input that says which class to explain."""
 
 
-def to_onnx(network: Network, recorded: Mapping[str, fx.Node] | None = None) -> ir.Model:
+def to_onnx(
+    network: Network,
+    recorded: Mapping[str, fx.Node] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> ir.Model:
     """Write a network as an ONNX model; it keeps the network's tensors, without copying them.
 
     Parameters
@@ -51,6 +65,8 @@ def to_onnx(network: Network, recorded: Mapping[str, fx.Node] | None = None) -> 
     recorded
         Further values to return, after ``logits`` and ``relevance`` and in this order, as outputs
         called ``relevance:<label>``, the label cleaned of all but ``A-Z a-z 0-9 . # _ -``.
+    metadata
+        What the model shall say of itself, see `graphprop.emit.metadata`.
 
     Returns
     -------
@@ -60,14 +76,26 @@ def to_onnx(network: Network, recorded: Mapping[str, fx.Node] | None = None) -> 
     writer = OnnxWriter(node.name for node in network.graph.nodes if node.op != "placeholder")
     values: dict[fx.Node, Any] = {}
     inputs: list[ir.Value] = []
+    classes, count = None, 0
     for node in network.graph.nodes:
         if node.op == "placeholder":
             name = re.sub("^x(?=$|_)", INPUT, node.name)
-            values[node] = described(ir.Value(name=writer.unique(name)), node)
+            # a further input's is called otherwise, or ONNX Runtime would believe it is the same
+            batch = TARGETS_NAME if name == TARGET else name.replace(INPUT, BATCH_NAME)
+            values[node] = described(ir.Value(name=writer.unique(name)), node, batch)
             inputs.append(values[node])
         elif node.op == "get_attr":
             values[node] = writer.tensor(network.tensor(node), node.name)
         elif node.op == "call_function":
+            if isinstance(node.target, Start) and classes is None:
+                logits, target = node.args
+                count = shape_of(logits)[1]
+                writer.stem(TARGET)
+                classes = chosen_classes(writer, values[logits], values[target])
+                for given in inputs[:-1] if len(inputs) > 2 else ():
+                    writer.stem(str(given.name))
+                    classes = with_as_many(writer, classes, given)
+                values[target] = described(classes, target)
             values[node] = writer.write(
                 node, [values[a] if isinstance(a, fx.Node) else a for a in node.args]
             )
@@ -77,11 +105,14 @@ def to_onnx(network: Network, recorded: Mapping[str, fx.Node] | None = None) -> 
     outputs: list[ir.Value] = []
     for name, node in named_outputs(network, recorded or {}).items():
         value = values[node]
-        if value.producer() is None or value in outputs:
+        if classes is not None and name != "logits":
+            writer.stem(node.name)
+            value = nan_without_class(writer, value, classes, count)
+        elif value.producer() is None or value in outputs:
             # an input or a weight can't bear an output's name, nor one value two names
-            value = described(writer.node("Identity", value), node)
+            value = writer.node("Identity", value)
         value.name = name
-        outputs.append(value)
+        outputs.append(described(value, node))
     for written in writer.nodes:
         written.name = written.outputs[0].name
     graph = ir.Graph(
@@ -92,9 +123,43 @@ def to_onnx(network: Network, recorded: Mapping[str, fx.Node] | None = None) -> 
         opset_imports={"": OPSET},
         name="explainer",
     )
-    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="graphprop")
+    graph.doc_string = documentation(graph, count)
+    model = ir.Model(
+        graph,
+        ir_version=IR_VERSION,
+        producer_name="graphprop",
+        doc_string=graph.doc_string,
+        metadata_props=dict(sorted((metadata or {}).items())),
+    )
     RemoveUnusedNodesPass()(model)
     return model
+
+
+def with_as_many(writer: OnnxWriter, classes: ir.Value, given: ir.Value) -> ir.Value:
+    """Write what does not run unless an input has as many samples as there are classes."""
+    zero = ir.tensor(np.array([0], np.int64))
+    zeros = writer.node("ConstantOfShape", writer.node("Shape", given, start=0, end=1), value=zero)
+    zeros = writer.node("Reshape", zeros, writer.node("Shape", classes))
+    same: ir.Value = writer.node("Add", classes, zeros)
+    return same
+
+
+def documentation(graph: ir.Graph, classes: int) -> str:
+    """What a model says of its inputs and outputs."""
+
+    def listed(values: Iterable[ir.Value]) -> str:
+        shown = (f"{v.name} {v.dtype} [{', '.join(map(str, v.shape or ()))}]" for v in values)
+        return "; ".join(shown)
+
+    several = len(graph.inputs) > 2
+    return (
+        "Logits, and the relevance of every entry of the input for one class of each sample.\n"
+        f"Inputs: {listed(graph.inputs)}.\nOutputs: {listed(graph.outputs)}.\n"
+        f"The target is a class from 0 to {classes - 1} for each sample, or one for all; -1 is the "
+        "class of the largest logit. Any other number gives NaN as that sample's relevance."
+        + " There are as many samples of each input."
+        * several
+    )
 
 
 def mean_over_samples(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
@@ -50,7 +50,10 @@ LOAD = '''
 def load(directory=None, device="cpu", dtype=None):
     """Load the explainer with the weights that lie beside this file, or in a directory."""
     folder = Path(__file__).parent if directory is None else Path(directory)
-    weights = load_file(folder / "weights.safetensors", device=str(device))
+    file = folder / "weights.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}: give the directory that holds it")
+    weights = load_file(file, device=str(device))
     if dtype is not None:
         weights = {name: weight.to(dtype) for name, weight in weights.items()}
     return Explainer(weights).eval()
@@ -59,9 +62,20 @@ def load(directory=None, device="cpu", dtype=None):
 FORWARD_DOC = '''"""Compute logits and relevance.
 
         {shapes}
-        target: None for the largest logit, a class index per sample (int64 [N]), or
-        weights of the outputs (float {logits}), by which these are multiplied.
+        target: None for the largest logit; a class, or one per sample (int64 [N], -1 for
+        the largest logit); or weights (float {logits}) that the logits are multiplied by.
         """'''
+
+REFRESHING = """
+def _apply(self, fn, recurse=True):
+    super()._apply(fn, recurse)
+    self.derive()
+    return self
+
+def _load_from_state_dict(self, *arguments):
+    super()._load_from_state_dict(*arguments)
+    self.derive()
+"""
 
 SINGLE_DOC = '''"""Compute logits and relevance of single inputs, {shapes}: what is averaged."""'''
 
@@ -109,8 +123,9 @@ def to_python(
     printer = Printer(network, record or {})
     body = printer.body()
     helpers = {helper for node in network.layers for helper in node.target.helpers}
+    helpers |= {"check_input", "check_weights"}
     if network.samples is not None:
-        helpers.add("mean_over_samples")
+        helpers |= {"check_target", "mean_over_samples", "target_of"}
     relevances = network.output.args[0][2]
     parts = [
         HEADER.format(title=comment(title), summary=comment(summary), version=version),
@@ -272,42 +287,45 @@ class Printer:
         shapes = "\n        ".join(f"{node.name}: {text_of(node)}" for node in self.images)
         described = {"shapes": shapes, "logits": text_of(self.logits)}
         given = ", ".join(node.name for node in self.images)
+        stored = {name: tuple(tensor.shape) for name, tensor in self.network.stored.items()}
         lines = [
+            "SHAPES = {",
+            *(f"    {name!a}: {shape}," for name, shape in stored.items()),
+            "}",
+            "",
+            "",
             "class Explainer(torch.nn.Module):",
             '    """Logits and the relevance of every entry of the input."""',
             "",
             "    def __init__(self, weights):",
             "        super().__init__()",
+            "        check_weights(weights, SHAPES)",
         ]
-        constants = [n for n in self.network.graph.nodes if self._is_buffer(n)]
-        for node in sorted(constants, key=lambda n: n.op != "get_attr"):
-            value = f"weights[{node.target!a}]" if node.op == "get_attr" else self.expression(node)
-            name = self.names[node].removeprefix("self.")
-            if self._is_temporary(node):
-                lines.append(f"        {name} = {value}")
-            else:
-                option = "" if node.op == "get_attr" else ", persistent=False"
-                lines.append(f"        self.register_buffer({name!r}, {value}{option})")
-        if self.is_planar():
-            lines.append(f"        self.to(memory_format={CHANNELS_LAST})")
+        for node in self.network.graph.nodes:
+            if node.op == "get_attr":
+                name = self.names[node].removeprefix("self.")
+                lines.append(f"        self.register_buffer({name!r}, weights[{node.target!a}])")
         samples = self.network.samples
         if samples is not None:
-            for stored in samples.tensors:
-                name = stored.rpartition(".")[2]
-                lines.append(f"        self.register_buffer({name!r}, weights[{stored!r}])")
-            lines += ["", *(f"    {line}" if line else "" for line in self.averaging(samples))]
+            for name in samples.tensors:
+                attribute = name.rpartition(".")[2]
+                lines.append(f"        self.register_buffer({attribute!r}, weights[{name!r}])")
+        lines += indented(self.deriving())
+        if samples is not None:
+            lines += ["", *indented(self.averaging(samples))]
         name = "forward" if samples is None else "single"
         doc = FORWARD_DOC if samples is None else SINGLE_DOC
         lines += [
             "",
             f"    def {name}(self, {given}, target{'=None' * (samples is None)}):",
             "        " + doc.format(**described),
+            *(indented(self.checks(), 2) if samples is None else ()),
             *(
                 f"        {node.name} = {node.name}.contiguous(memory_format={CHANNELS_LAST})"
                 for node in self.images
                 if self.is_planar() and len(node.meta["value"].shape) == 4
             ),
-            *(f"        {line}" if line else "" for line in body),
+            *indented(body, 2),
         ]
         if self.record:
             recorded = ", ".join(
@@ -320,31 +338,68 @@ class Printer:
         lines.append(f"        return {self.names[self.logits]}, {returned}")
         return "\n".join(lines)
 
+    def deriving(self) -> list[str]:
+        """The end of ``__init__`` and the methods that compute what follows from the weights."""
+        lines = []
+        for node in self.network.layers:
+            if node.meta["batched"]:
+                continue
+            value, name = self.expression(node), self.names[node]
+            if self._is_temporary(node):
+                lines.append(f"    {name} = {value}")
+            else:
+                name = name.removeprefix("self.")
+                lines.append(f"    self.register_buffer({name!r}, {value}, persistent=False)")
+        if self.is_planar():
+            lines += [
+                "    for name, tensor in self._buffers.items():",
+                "        if tensor.dim() == 4:",
+                f"            tensor = tensor.contiguous(memory_format={CHANNELS_LAST})",
+                "            self._buffers[name] = tensor",
+            ]
+        if not lines:
+            return []
+        return [
+            "    self.derive()",
+            "",
+            "def derive(self):",
+            '    """Compute what follows from the weights; again whenever these change."""',
+            *lines,
+            *REFRESHING.splitlines(),
+        ]
+
+    def checks(self) -> list[str]:
+        """The statements that refuse inputs of another kind than the network was compiled for."""
+        weights = (n for n in self.network.graph.nodes if n.op == "get_attr")
+        floating = [self.names[n] for n in weights if n.meta["value"].is_floating_point()]
+        lines = []
+        for node in self.images:
+            value = node.meta["value"]
+            dtype = str(value.dtype)
+            if value.is_floating_point() and floating:
+                dtype = f"{floating[0]}.dtype"
+            count = "" if node is self.images[0] else f", {self.images[0].name}.shape[0]"
+            lines.append(f"check_input({node.name}, {tuple(value.shape[1:])}, {dtype}{count})")
+        return lines
+
     def averaging(self, samples: Samples) -> list[str]:
         """The ``forward`` of a map that is a mean over samples."""
         described = {"shapes": f"x: {text_of(self.images[0])}", "logits": text_of(self.logits)}
         lines = [
             "def forward(self, x, target=None):",
             "    " + FORWARD_DOC.format(**described).replace("\n    ", "\n"),
+            *indented(self.checks()),
             "    logits, _ = self.single(x, target)",
             *["    recorded = self.recorded"] * bool(self.record),
-            "    if target is None:",
-            f"        target = {self.largest()}",
             "    relevance = mean_over_samples(",
-            "        self.single, x, target, self.sample_scale, self.sample_offset,",
-            f"        self.sample_weight, {samples.chunk},",
+            "        self.single, x, target_of(target, logits), self.sample_scale,",
+            f"        self.sample_offset, self.sample_weight, {samples.chunk},",
             "    )",
         ]
         if samples.baseline is not None:
             lines.append("    relevance = relevance * (x - self.sample_baseline)")
         lines += ["    self.recorded = recorded"] * bool(self.record)
         return [*lines, "    return logits, relevance"]
-
-    def largest(self) -> str:
-        """The class of the largest logit, summed over all places."""
-        rank = self.logits.meta["value"].dim()
-        summed = f".sum({tuple(range(2, rank))})" if rank > 2 else ""
-        return f"logits{summed}.argmax(dim=1)"
 
     @property
     def images(self) -> list[fx.Node]:
@@ -365,8 +420,10 @@ class Printer:
         """Whether a constant only serves to make others."""
         return node.op == "call_function" and not any(u.meta.get("batched") for u in node.users)
 
-    def _is_buffer(self, node: fx.Node) -> bool:
-        return node.op in ("get_attr", "call_function") and not node.meta["batched"]
+
+def indented(lines: Iterable[str], levels: int = 1) -> list[str]:
+    """Lines further in; empty ones stay empty."""
+    return [f"{'    ' * levels}{line}" if line else "" for line in lines]
 
 
 def text_of(node: fx.Node) -> str:
@@ -429,13 +486,15 @@ def formatted(source: str) -> str:
 
 
 CALLABLE_NAMES = frozenset(
-    "super load_file Path Explainer str range list zip tuple isinstance slice".split()
+    "super load_file Path Explainer str range list map zip tuple sorted type isinstance slice "
+    "ValueError TypeError FileNotFoundError".split()
 )
 CALLABLE_ROOTS = frozenset({"F", "torch"})
 CALLABLE_METHODS = frozenset(
     "__init__ register_buffer eval items to new_ones new_tensor new_zeros reshape permute flip "
     "expand sum clamp abs dim amin amax transpose flatten unsqueeze scatter scatter_add_ argmax "
-    "reciprocal nan_to_num_ contiguous is_floating_point numel single".split()
+    "reciprocal nan_to_num_ contiguous is_floating_point numel single derive "
+    "_apply _load_from_state_dict is_complex is_file join keys".split()
 )
 
 

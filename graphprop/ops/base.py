@@ -22,6 +22,7 @@ and a case in ``tests/cases.py``: the laws are then tested for it.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from graphprop.ops import helpers
 from graphprop.ops.interval import UNBOUNDED, Interval
 from graphprop.ops.layout import Layout, joined
 
@@ -59,8 +61,14 @@ class Operator:
     inline: ClassVar[bool] = False
     """Whether the generated source may nest it in the expression that uses it."""
 
-    helpers: ClassVar[tuple[str, ...]] = ()
-    """The functions of `graphprop.ops.helpers` that its source calls."""
+    helpers: ClassVar[tuple[str | Callable[..., Any], ...]] = ()
+    """The functions that its source calls: names of `graphprop.ops.helpers`, or functions.
+
+    Generated modules hold the source of these, so that they may use torch (and ``F``) alone, and
+    other functions that are named here, too."""
+
+    calls: ClassVar[tuple[str, ...]] = ()
+    """The methods of tensors that its source, or that of its helpers, calls: ``("roll",)``."""
 
     operands: ClassVar[tuple[str, ...]] = ("x",)
     """What the operands are called: names for tensors that have none of their own."""
@@ -147,6 +155,22 @@ class Operator:
     def verify(self, *shapes: Shape) -> str | None:
         """Say what is wrong with operands of these shapes, if anything is."""
         return None
+
+
+def name_of(helper: str | Callable[..., Any]) -> str:
+    """What a helper is called in generated source."""
+    return helper if isinstance(helper, str) else helper.__name__
+
+
+def functions_of_source() -> set[str]:
+    """The names of the functions that generated source can hold: no variable may have them."""
+    names = {name for name, function in vars(helpers).items() if inspect.isfunction(function)}
+    kinds = [Operator]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if isinstance(kind.helpers, tuple):
+            names |= {name_of(helper) for helper in kind.helpers}
+    return names
 
 
 def snake_case(name: str) -> str:
