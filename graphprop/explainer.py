@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
 import linecache
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ from graphprop.passes.pipeline import (
     analysis_steps,
     lowering_steps,
     resolve_parameters,
+    silent,
 )
 from graphprop.passes.tag_roles import ROLES, primary_role
 from graphprop.rules import Method, find_method
@@ -126,6 +129,10 @@ class CompiledExplainer(nn.Module):
         self.generated = self._print()
         self.source = self.generated.source
         self.module = run_source(self.source)(self.legal.stored)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: everything but whom to tell about progress."""
+        return {**self.__dict__, "pipeline": replace(self.pipeline, progress=silent)}
 
     def _print(self) -> PythonModule:
         from graphprop import __version__
@@ -329,15 +336,27 @@ def layer_info(node: fx.Node) -> LayerInfo:
     )
 
 
+@lru_cache(maxsize=64)
 def run_source(source: str) -> Any:
-    """Execute generated source as a module of its own; returns its ``Explainer`` class."""
-    file = f"<graphprop explainer {abs(hash(source)):x}>"
+    """Execute generated source as a module of its own; returns its ``Explainer`` class.
+
+    The class can't be imported by its name: an instance is pickled together with the source.
+    """
+    file = f"<graphprop explainer {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
     module = ModuleType("explainer")
     module.__file__ = file
     # so that a traceback through the generated code shows its lines
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     exec(builtins.compile(source, file, "exec"), module.__dict__)
+    module.Explainer.__reduce__ = lambda self: (without_weights, (source,), self.__dict__)
     return module.Explainer
+
+
+def without_weights(source: str) -> nn.Module:
+    """An explainer of generated source that is about to be given its state."""
+    kind = run_source(source)
+    explainer: nn.Module = kind.__new__(kind)
+    return explainer
 
 
 def compile(
@@ -397,7 +416,7 @@ def compile(
     """
     chosen = method if isinstance(method, Method) else find_method(method)
     resolved = resolve_parameters(chosen, parameters)
-    pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or (lambda name: None))
+    pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or silent)
     pipeline.progress("capture")
     model, notes = unwrapped(model)
     program = capture(model, example_input)

@@ -75,6 +75,10 @@ RESERVED = frozenset(
 )
 
 
+class Place(int):
+    """Which of a network's nodes an operand is, while the network is pickled."""
+
+
 @dataclass
 class Network:
     """A graph at one level of the compiler, with its tensors and the notes made on the way.
@@ -150,6 +154,26 @@ class Network:
     def tensor(self, node: fx.Node) -> torch.Tensor:
         """The tensor that a ``get_attr`` node names."""
         return self.tensors[node.target]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The graph as a list of its nodes: pickled by their links, they would nest too deep."""
+        nodes = list(self.graph.nodes)
+        places = {node: Place(index) for index, node in enumerate(nodes)}
+        listed = [
+            (node.op, node.target, fx.map_arg(node.args, places.__getitem__), node.name, node.meta)
+            for node in nodes
+        ]
+        return {**self.__dict__, "graph": listed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the graph of the list again."""
+        self.__dict__.update(state)
+        self.graph, nodes = fx.Graph(), []
+        for op, target, args, name, meta in state["graph"]:
+            args = fx.node.map_aggregate(args, lambda a: nodes[a] if isinstance(a, Place) else a)
+            node = self.graph.create_node(op, target, args, name=name)
+            node.name, node.meta = name, meta
+            nodes.append(node)
 
     def copy(self) -> Network:
         """Copy the graph and its facts; tensors are shared."""

@@ -43,6 +43,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 '''
 
@@ -53,7 +54,10 @@ def load(directory=None, device="cpu", dtype=None):
     file = folder / "weights.safetensors"
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}: give the directory that holds it")
-    weights = load_file(file, device=str(device))
+    try:
+        weights = load_file(file, device=str(device))
+    except SafetensorError as error:
+        raise ValueError(f"{file} can't be read ({error}): compile again") from error
     if dtype is not None:
         weights = {name: weight.to(dtype) for name, weight in weights.items()}
     return Explainer(weights).eval()
@@ -485,6 +489,7 @@ def formatted(source: str) -> str:
     return done.stdout
 
 
+IMPORTS = {"torch", "torch.nn.functional", "safetensors", "safetensors.torch", "pathlib"}
 CALLABLE_NAMES = frozenset(
     "super load_file Path Explainer str range list map zip tuple sorted type isinstance slice "
     "ValueError TypeError FileNotFoundError".split()
@@ -505,7 +510,7 @@ def check_calls(source: str, helpers: set[str]) -> None:
             modules = (
                 [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
             )
-            if not set(modules) <= {"torch", "torch.nn.functional", "safetensors.torch", "pathlib"}:
+            if not set(modules) <= IMPORTS:
                 raise VerificationError(f"the generated source imports {modules}")
         if not isinstance(node, ast.Call):
             continue
