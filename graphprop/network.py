@@ -168,7 +168,8 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make the graph of the list again."""
         self.__dict__.update(state)
-        self.graph, nodes = fx.Graph(), []
+        self.graph = fx.Graph()
+        nodes: list[fx.Node] = []
         for op, target, args, name, meta in state["graph"]:
             args = fx.node.map_aggregate(args, lambda a: nodes[a] if isinstance(a, Place) else a)
             node = self.graph.create_node(op, target, args, name=name)
