@@ -15,6 +15,7 @@ To add an operator: subclass :class:`Operator` in the file of this folder it bel
 - ``source``: the torch source text it prints as;
 - ``onnx``: the ONNX nodes it becomes;
 - ``relevance``: the name of the rule that carries relevance through it, if it has no weights;
+- ``calls`` and ``helpers``: the methods of tensors, and the functions, that its source calls;
 - a function decorated with :func:`from_aten` that builds it from what ``torch.export`` captured,
 
 and a case in ``tests/cases.py``: the laws are then tested for it.
@@ -64,11 +65,13 @@ class Operator:
     helpers: ClassVar[tuple[str | Callable[..., Any], ...]] = ()
     """The functions that its source calls: names of `graphprop.ops.helpers`, or functions.
 
-    Generated modules hold the source of these, so that they may use torch (and ``F``) alone, and
-    other functions that are named here, too."""
+    Their source text is copied into generated modules, so that they can use nothing but ``torch``,
+    ``F`` (`torch.nn.functional`), and other functions that are named here, too."""
 
     calls: ClassVar[tuple[str, ...]] = ()
-    """The methods of tensors that its source, or that of its helpers, calls: ``("roll",)``."""
+    """The methods of tensors that its source, or that of its helpers, calls: ``("roll",)``.
+
+    Generated source calls nothing but functions of torch, a few methods, and what is named here."""
 
     operands: ClassVar[tuple[str, ...]] = ("x",)
     """What the operands are called: names for tensors that have none of their own."""

@@ -6,7 +6,6 @@ source text copied, in every generated module that needs it. They use torch alon
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -204,8 +203,3 @@ def mean_over_samples(
         _, found = explain(points.flatten(0, 1), targets)
         result = result + (weight[rows].reshape(column) * found.reshape(points.shape)).sum(0)
     return result
-
-
-def source_of(name: str) -> str:
-    """The source text of one helper."""
-    return inspect.getsource(globals()[name])
