@@ -16,9 +16,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from graphprop.arguments import (
+    check_class_names,
+    check_example,
+    check_method,
+    check_model,
+    check_names,
+    check_roles,
+    check_rules,
+    runs_with_batch,
+)
 from graphprop.capture import capture, check_logits, unwrapped
 from graphprop.emit.python import PythonModule, to_python
-from graphprop.errors import InputError, MethodError, nearest
+from graphprop.errors import InputError, MethodError, described, nearest
 from graphprop.legalise import legalise
 from graphprop.lower import in_flow
 from graphprop.network import Network, shape_of, sign_of
@@ -98,6 +108,8 @@ class CompiledExplainer(nn.Module):
         The text of the generated ``explainer.py``.
     method, settings
         The method, and its parameters with the given ones in them.
+    class_names
+        The names of the classes, if they were given.
     layers
         A `LayerInfo` for each layer.
     notes
@@ -116,16 +128,20 @@ class CompiledExplainer(nn.Module):
         pipeline: Pipeline,
         rules: RuleMap | None = None,
         roles: Mapping[str, str] | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.lowered = network, lowered
         self.name, self.method, self.settings = name, method, dict(parameters)
         self.rules, self.roles = dict(rules or {}), dict(roles or {})
+        self.class_names = None if class_names is None else list(class_names)
         self.pipeline = pipeline
         self.notes = lowered.notes
         self.legal, fired = legalise(lowered, "torch")
         pipeline.fired += fired
-        self.record_patterns = tuple(record)
+        # a set has no order of its own, and what is written shall be the same every time
+        unordered = isinstance(record, set | frozenset)
+        self.record_patterns = tuple(sorted(record) if unordered else record)
         self.generated = self._print()
         self.source = self.generated.source
         self.module = run_source(self.source)(self.legal.stored)
@@ -298,6 +314,8 @@ class CompiledExplainer(nn.Module):
         """Check that all backends agree; see `graphprop.check.check_explainer`."""
         from graphprop.check import check_explainer
 
+        if backends is not None:
+            check_names("backends", backends, "['python', 'onnxruntime']", InputError)
         return check_explainer(self, samples=samples, backends=backends)
 
     def save(
@@ -369,6 +387,7 @@ def compile(
     record: Sequence[str] = (),
     output: str | int | None = None,
     name: str | None = None,
+    class_names: Sequence[str] | None = None,
     dump_ir: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
     **parameters: Any,
@@ -396,6 +415,8 @@ def compile(
         Which result to explain, of a model with several: a key or index, as ``"out"`` or ``"0"``.
     name
         What the model is called in the generated source; its class by default.
+    class_names
+        A name for each logit, for whoever reads the ONNX model's metadata.
     dump_ir
         A folder for the printed network after each pass.
     progress
@@ -414,16 +435,33 @@ def compile(
         If the model can't be captured, uses an operator without meaning, or the method, a rule,
         a role or a parameter doesn't exist or can't hold.
     """
+    check_model(model)
+    check_example(example_input)
+    check_method(method)
+    check_rules(rules)
+    check_roles(roles)
+    check_names("record", record, "['features.1*']")
+    if not isinstance(name, str | None):
+        raise InputError(f"name must be a text, not {described(name)}")
     chosen = method if isinstance(method, Method) else find_method(method)
     resolved = resolve_parameters(chosen, parameters)
     pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or silent)
     pipeline.progress("capture")
     model, notes = unwrapped(model)
-    program = capture(model, example_input)
+    try:
+        program = capture(model, example_input)
+    except InputError:
+        if runs_with_batch(model, example_input):
+            raise InputError(
+                "example_input lacks the batch axis: pass example_input[None], of shape [1, ...]"
+            ) from None
+        raise
     network = pipeline.run(analysis_steps(chosen, resolved, rules, roles, output), program)
     network.notes[:0] = notes
     check_logits(model, network, example_input)
     lowered = pipeline.run(lowering_steps(pipeline, chosen, resolved), network)
+    if class_names is not None:
+        check_class_names(class_names, shape_of(network.output.args[0])[1])
     return CompiledExplainer(
         network,
         lowered,
@@ -434,4 +472,5 @@ def compile(
         pipeline=pipeline,
         rules=rules,
         roles=roles,
+        class_names=class_names,
     )

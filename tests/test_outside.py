@@ -155,7 +155,9 @@ class Turned(nn.Module):
 
 def test_its_relevance_is_that_of_the_same_network_without_it():
     x, model, straight = torch.randn(3, 2, 6, 6), Turned(1).eval(), Turned(0).eval()
-    straight.load_state_dict({k: v.roll(k[:4] == "conv", 0) for k, v in model.state_dict().items()})
+    straight.load_state_dict(
+        {k: v.roll(int("conv" in k), 0) for k, v in model.state_dict().items()}
+    )
     one, other = (graphprop.compile(m, x, "lrp_alpha2_beta1") for m in (model, straight))
     torch.testing.assert_close(one(x), other(x))
 

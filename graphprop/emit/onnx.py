@@ -128,6 +128,7 @@ def to_onnx(
         graph,
         ir_version=IR_VERSION,
         producer_name="graphprop",
+        producer_version=(metadata or {}).get("graphprop.version"),
         doc_string=graph.doc_string,
         metadata_props=dict(sorted((metadata or {}).items())),
     )
