@@ -1,4 +1,4 @@
-"""What is passed to `graphprop.compile` by mistake: refused in a sentence that says what to pass."""
+"""What is passed to `graphprop.compile` by mistake: a sentence each, that says what to pass."""
 
 from __future__ import annotations
 

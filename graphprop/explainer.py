@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import linecache
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -110,6 +111,8 @@ class CompiledExplainer(nn.Module):
         The method, and its parameters with the given ones in them.
     class_names
         The names of the classes, if they were given.
+    input_shapes, logits_shape
+        The shapes of all inputs, and of the logits, without the batch.
     layers
         A `LayerInfo` for each layer.
     notes
@@ -132,6 +135,10 @@ class CompiledExplainer(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.lowered = network, lowered
+        # as values, so that a call looks at no graph
+        self.input_shapes = tuple(shape_of(node)[1:] for node in network.inputs)
+        self._compiled_types = tuple(node.meta["value"].dtype for node in network.inputs)
+        self.logits_shape = shape_of(network.output.args[0])[1:]
         self.name, self.method, self.settings = name, method, dict(parameters)
         self.rules, self.roles = dict(rules or {}), dict(roles or {})
         self.class_names = None if class_names is None else list(class_names)
@@ -208,8 +215,7 @@ class CompiledExplainer(nn.Module):
         try:
             for x, shape, dtype in zip(inputs, self.input_shapes, self.input_types, strict=True):
                 helpers.check_input(x, shape, dtype, None if x is inputs[0] else len(inputs[0]))
-            logits = len(inputs[0]), *shape_of(self.network.output.args[0])[1:]
-            helpers.check_target(target, logits)
+            helpers.check_target(target, (len(inputs[0]), *self.logits_shape))
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from None
 
@@ -219,17 +225,11 @@ class CompiledExplainer(nn.Module):
         return self.input_shapes[0]
 
     @property
-    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes of all inputs, without the batch."""
-        return tuple(shape_of(node)[1:] for node in self.network.inputs)
-
-    @property
     def input_types(self) -> tuple[torch.dtype, ...]:
         """The types of all inputs: where they are floating point, that of the weights."""
         buffers = (buffer.dtype for buffer in self.module.buffers())
         own = next((dtype for dtype in buffers if dtype.is_floating_point), None)
-        types = (node.meta["value"].dtype for node in self.network.inputs)
-        return tuple(own if own and dtype.is_floating_point else dtype for dtype in types)
+        return tuple(own if own and d.is_floating_point else d for d in self._compiled_types)
 
     @property
     def relevance_shape(self) -> tuple[int, ...]:
@@ -239,7 +239,7 @@ class CompiledExplainer(nn.Module):
     @property
     def classes(self) -> int:
         """The number of logits."""
-        return shape_of(self.network.output.args[0])[1]
+        return self.logits_shape[0]
 
     @property
     def layers(self) -> list[LayerInfo]:
@@ -358,11 +358,15 @@ def layer_info(node: fx.Node) -> LayerInfo:
 def run_source(source: str) -> Any:
     """Execute generated source as a module of its own; returns its ``Explainer`` class.
 
-    The class can't be imported by its name: an instance is pickled together with the source.
+    In another process the class can't be imported by its name: an instance is pickled together
+    with the source.
     """
-    file = f"<graphprop explainer {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
-    module = ModuleType("explainer")
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    file = f"<graphprop explainer {digest}>"
+    module = ModuleType(f"graphprop_explainer_{digest}")
     module.__file__ = file
+    # torch.compile looks functions up in the module of their name
+    sys.modules[module.__name__] = module
     # so that a traceback through the generated code shows its lines
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     exec(builtins.compile(source, file, "exec"), module.__dict__)

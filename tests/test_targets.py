@@ -277,6 +277,51 @@ def test_an_empty_batch_is_explained():
         assert relevance.shape == (0, 1, 6, 6)
 
 
+TARGETS = {
+    "largest": None,
+    "one": 2,
+    "each": torch.tensor([2, -1, 0]),
+    "for all": torch.tensor([1]),
+    "weights": torch.randn(3, CLASSES, generator=torch.Generator().manual_seed(2)),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("method", ["epsilon_plus_flat", "integrated_gradients"])
+def test_the_checks_let_torch_compile_and_export(method, name):
+    target, x = TARGETS[name], torch.randn(3, 1, 6, 6)
+    explainer = explainer_of(Net, method)
+    wanted = explainer(x, target)
+    for callee in (explainer, explainer.module):
+        torch._dynamo.reset()
+        same(torch.compile(callee, backend="eager", fullgraph=True)(x, target), wanted)
+    for strict in (False, True):
+        program = torch.export.export(explainer.module, (x, target), strict=strict)
+        same(program.module()(x, target), wanted)
+
+
+def test_what_torch_traces_is_refused_where_it_can_be():
+    module, x = explainer_of(Net).module, torch.randn(3, 1, 6, 6)
+    batch = {0: torch.export.Dim("N")}
+    target = torch.tensor([0, 1, 2])
+    program = torch.export.export(module, (x, target), dynamic_shapes=(batch, batch)).module()
+    more = torch.randn(5, 1, 6, 6), torch.tensor([0, -1, 1, 3, 2])
+    same(program(*more), module(*more))
+    for wrong in (torch.tensor([0, 1, 4]), torch.tensor([0, -2, 1])):
+        with pytest.raises((RuntimeError, IndexError), match="out of bounds"):
+            program(x, wrong)
+    with pytest.raises((RuntimeError, AssertionError, ValueError), match=r"(?i)guard|shape|size"):
+        program(x, torch.tensor([0, 1]))
+    for wrong in (torch.zeros(3, 1, 6, 5), torch.zeros(3, 2, 6, 6)):
+        with pytest.raises(ValueError, match="an input must have shape"):
+            torch.compile(module, backend="eager")(wrong)
+    with pytest.raises(ValueError, match="an input must have shape"):
+        torch.export.export(module, (torch.zeros(3, 1, 6, 5), target))
+    with pytest.warns(torch.jit.TracerWarning):
+        traced = torch.jit.trace(module, (x, target), check_trace=False)
+    same(traced(x, target), module(x, target))
+
+
 @pytest.mark.parametrize("name", ["stabilise", "start", "check_input", "target_of", "derive", "F"])
 def test_a_layer_called_like_a_function_of_the_source(name):
     class Named(nn.Module):
