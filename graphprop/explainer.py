@@ -206,14 +206,21 @@ class CompiledExplainer(nn.Module):
         logits, relevance = self.module(*inputs, target)
         return logits, relevance
 
-    def check_input(self, inputs: Sequence[torch.Tensor], target: Any = None) -> None:
-        """Refuse inputs or a target that the explainer was not compiled for."""
+    def check_input(
+        self, inputs: Sequence[torch.Tensor], target: Any = None, *, any_type: bool = False
+    ) -> None:
+        """Refuse inputs or a target that the explainer was not compiled for.
+
+        With ``any_type``, inputs may be of another type than the weights.
+        """
         count = len(self.input_shapes)
         if len(inputs) != count:
             known = "one input" if count == 1 else f"{count} inputs"
             raise InputError(f"the explainer takes {known}, and a target, not {len(inputs)}")
         try:
             for x, shape, dtype in zip(inputs, self.input_shapes, self.input_types, strict=True):
+                if any_type and isinstance(x, torch.Tensor):
+                    dtype = x.dtype
                 helpers.check_input(x, shape, dtype, None if x is inputs[0] else len(inputs[0]))
             helpers.check_target(target, (len(inputs[0]), *self.logits_shape))
         except (TypeError, ValueError) as error:
