@@ -36,7 +36,7 @@ from graphprop.ops.interval import UNBOUNDED, Interval
 from graphprop.ops.layout import Layout, joined
 
 if TYPE_CHECKING:
-    from graphprop.emit.onnx import OnnxWriter
+    from graphprop.emit.onnx_writer import OnnxWriter
 
 Shape = tuple[int, ...]
 """A value's shape; the batch axis, always the first, is -1."""
