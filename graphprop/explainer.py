@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
-import hashlib
-import linecache
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +24,7 @@ from graphprop.arguments import (
 from graphprop.capture import capture, check_logits, unwrapped
 from graphprop.emit.python import PythonModule, to_python
 from graphprop.errors import InputError, MethodError, described, nearest
+from graphprop.generated import run_source
 from graphprop.legalise import legalise
 from graphprop.lower import in_flow
 from graphprop.network import Network, shape_of, sign_of
@@ -359,33 +354,6 @@ def layer_info(node: fx.Node) -> LayerInfo:
         depth=meta["depth"],
         line=meta.get("line"),
     )
-
-
-@lru_cache(maxsize=64)
-def run_source(source: str) -> Any:
-    """Execute generated source as a module of its own; returns its ``Explainer`` class.
-
-    In another process the class can't be imported by its name: an instance is pickled together
-    with the source.
-    """
-    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
-    file = f"<graphprop explainer {digest}>"
-    module = ModuleType(f"graphprop_explainer_{digest}")
-    module.__file__ = file
-    # torch.compile looks functions up in the module of their name
-    sys.modules[module.__name__] = module
-    # so that a traceback through the generated code shows its lines
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    exec(builtins.compile(source, file, "exec"), module.__dict__)
-    module.Explainer.__reduce__ = lambda self: (without_weights, (source,), self.__dict__)
-    return module.Explainer
-
-
-def without_weights(source: str) -> nn.Module:
-    """An explainer of generated source that is about to be given its state."""
-    kind = run_source(source)
-    explainer: nn.Module = kind.__new__(kind)
-    return explainer
 
 
 def compile(

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import graphprop
-from graphprop.explainer import run_source
+from graphprop.generated import run_source
 from graphprop.legalise import legalise
 from graphprop.network import BATCH, Network, Writer, show
 from graphprop.ops import Relu

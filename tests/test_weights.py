@@ -1,6 +1,8 @@
 """Weights that are loaded later: what is derived from them follows; others' are refused."""
 
 import copy
+from functools import lru_cache
+from types import ModuleType
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 
 import graphprop
 from graphprop.artefact import storable
-from graphprop.explainer import run_source
+from graphprop.generated import run_source
 
 
 class Net(nn.Module):
@@ -29,14 +31,19 @@ METHODS = ["epsilon_plus_flat", "epsilon_gamma_box", "rap", "rap-bn", "hedge", "
 x = torch.randn(3, 2, 7, 7, generator=torch.Generator().manual_seed(1))
 
 
-def compiled(seed, method="rap", change=None, **options):
+def compiled(*arguments, **options):
+    return copy.deepcopy(compiled_once(*arguments, **options))
+
+
+@lru_cache
+def compiled_once(seed, method="rap", change=None):
     torch.manual_seed(seed)
     model = Net().eval()
     model.norm.running_mean.normal_()
     model.norm.weight.data.uniform_(0.5, 1.5)
     if change:
         change(model)
-    return graphprop.compile(model, x, method, **options)
+    return graphprop.compile(model, x, method)
 
 
 def maps(explainer, given=x):
@@ -168,8 +175,6 @@ def directory(tmp_path_factory):
 
 
 def load_function(directory):
-    from types import ModuleType
-
     module = ModuleType("explainer")
     module.__file__ = str(directory / "explainer.py")
     exec(compile((directory / "explainer.py").read_bytes(), "explainer.py", "exec"), vars(module))
