@@ -1,6 +1,7 @@
 """graphprop: a compiler from trained PyTorch networks to relevance-propagation modules.
 
-``compile`` makes an explainer of a model; ``rule`` and ``method`` add rules and methods.
+``compile`` makes an explainer of a model; ``rule`` and ``method`` add rules and methods,
+``Operator`` and ``from_aten`` operators.
 """
 
 import importlib
@@ -10,11 +11,14 @@ from graphprop.errors import GraphpropError
 
 if TYPE_CHECKING:
     from graphprop.explainer import CompiledExplainer, LayerInfo, compile
+    from graphprop.ops import Operator
+    from graphprop.ops.base import from_aten
     from graphprop.rules import METHODS, RULES, Layer, Method, method, rule
 else:
     # What needs torch is loaded when it is asked for: ``graphprop --help`` then answers at once.
     _HOMES = {
         "graphprop.explainer": ("CompiledExplainer", "LayerInfo", "compile"),
+        "graphprop.ops.base": ("Operator", "from_aten"),
         "graphprop.rules": ("METHODS", "RULES", "Layer", "Method", "method", "rule"),
     }
 
@@ -42,8 +46,10 @@ __all__ = [
     "Layer",
     "LayerInfo",
     "Method",
+    "Operator",
     "__version__",
     "compile",
+    "from_aten",
     "method",
     "rule",
 ]

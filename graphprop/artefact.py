@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 
 from graphprop.checking.runner import local_variables
 from graphprop.emit import onnx as emit_onnx
+from graphprop.emit.metadata import metadata_of
 from graphprop.errors import EquivalenceError, OutputError
 from graphprop.explainer import CompiledExplainer
 from graphprop.legalise import legalise
@@ -93,7 +94,7 @@ def save(
     target = directory.resolve() if directory.is_symlink() else directory
     with ended_by_signal(), writing_beside(target) as fresh:
         say("write")
-        write_files(explainer, fresh, onnx=onnx)
+        write_files(explainer, fresh, onnx=onnx, preprocessing=preprocessing)
         report = None
         if check:
             report = check_explainer(
@@ -125,7 +126,13 @@ def save(
     raise EquivalenceError(f"the check failed. {report.complaint()} ({kept})")
 
 
-def write_files(explainer: CompiledExplainer, folder: Path, *, onnx: bool) -> None:
+def write_files(
+    explainer: CompiledExplainer,
+    folder: Path,
+    *,
+    onnx: bool,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> None:
     """Write the generated module, its weights, and ONNX; not the manifest."""
     (folder / "explainer.py").write_bytes(explainer.source.encode("ascii"))
     weights = folder / "weights.safetensors"
@@ -134,7 +141,17 @@ def write_files(explainer: CompiledExplainer, folder: Path, *, onnx: bool) -> No
     shutil.copymode(folder / "explainer.py", weights)
     if onnx:
         network, _ = legalise(explainer.lowered, "onnx")
-        model = emit_onnx.to_onnx(network, explainer.recorded_nodes(network))
+        metadata = metadata_of(
+            method=explainer.method.name,
+            parameters=plain(explainer.settings),
+            rules=plain(explainer.rules),
+            roles=plain(explainer.roles),
+            classes=explainer.classes,
+            class_names=explainer.class_names,
+            preprocessing=plain(preprocessing),
+            weights_sha256=sha256(weights),
+        )
+        model = emit_onnx.to_onnx(network, explainer.recorded_nodes(network), metadata)
         emit_onnx.save(model, folder / "explainer.onnx")
 
 

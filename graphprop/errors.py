@@ -36,6 +36,10 @@ class UnsupportedOperator(CaptureError):
     """The model uses an operator that graphprop gives no meaning to."""
 
 
+class OperatorError(GraphpropError):
+    """An operator from outside whose source can't stand in a generated module."""
+
+
 class MethodError(GraphpropError):
     """An unknown method, rule, role or parameter, or one that can't hold on this network."""
 

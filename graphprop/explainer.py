@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-import builtins
-import linecache
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
+from graphprop.arguments import (
+    check_class_names,
+    check_example,
+    check_method,
+    check_model,
+    check_names,
+    check_roles,
+    check_rules,
+    runs_with_batch,
+)
 from graphprop.capture import capture, check_logits, unwrapped
 from graphprop.emit.python import PythonModule, to_python
-from graphprop.errors import InputError, MethodError, nearest
+from graphprop.errors import InputError, MethodError, described, nearest
+from graphprop.generated import run_source
 from graphprop.legalise import legalise
 from graphprop.lower import in_flow
 from graphprop.network import Network, shape_of, sign_of
+from graphprop.ops import helpers
 from graphprop.passes.assign_rules import RuleMap
 from graphprop.passes.pipeline import (
     Pipeline,
     analysis_steps,
     lowering_steps,
     resolve_parameters,
+    silent,
 )
 from graphprop.passes.tag_roles import ROLES, primary_role
 from graphprop.rules import Method, find_method
@@ -94,6 +104,10 @@ class CompiledExplainer(nn.Module):
         The text of the generated ``explainer.py``.
     method, settings
         The method, and its parameters with the given ones in them.
+    class_names
+        The names of the classes, if they were given.
+    input_shapes, logits_shape
+        The shapes of all inputs, and of the logits, without the batch.
     layers
         A `LayerInfo` for each layer.
     notes
@@ -112,19 +126,31 @@ class CompiledExplainer(nn.Module):
         pipeline: Pipeline,
         rules: RuleMap | None = None,
         roles: Mapping[str, str] | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.lowered = network, lowered
+        # as values, so that a call looks at no graph
+        self.input_shapes = tuple(shape_of(node)[1:] for node in network.inputs)
+        self._compiled_types = tuple(node.meta["value"].dtype for node in network.inputs)
+        self.logits_shape = shape_of(network.output.args[0])[1:]
         self.name, self.method, self.settings = name, method, dict(parameters)
         self.rules, self.roles = dict(rules or {}), dict(roles or {})
+        self.class_names = None if class_names is None else list(class_names)
         self.pipeline = pipeline
         self.notes = lowered.notes
         self.legal, fired = legalise(lowered, "torch")
         pipeline.fired += fired
-        self.record_patterns = tuple(record)
+        # a set has no order of its own, and what is written shall be the same every time
+        unordered = isinstance(record, set | frozenset)
+        self.record_patterns = tuple(sorted(record) if unordered else record)
         self.generated = self._print()
         self.source = self.generated.source
         self.module = run_source(self.source)(self.legal.stored)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: everything but whom to tell about progress."""
+        return {**self.__dict__, "pipeline": replace(self.pipeline, progress=silent)}
 
     def _print(self) -> PythonModule:
         from graphprop import __version__
@@ -149,10 +175,10 @@ class CompiledExplainer(nn.Module):
             ``[N, ...]``, as the model takes it; of a model with several inputs, each of them. The
             target may follow.
         target
-            None for the largest logit, a class index (for all, or int64 ``[N]``), or weights of
-            the outputs (float, of the shape of the logits) by which those are multiplied. Where
-            the model has logits at each place, a class means the sum over all places, and weights
-            choose a region.
+            None for the largest logit; a class, for all samples or of each (int64 ``[N]``, -1
+            for the largest logit); or weights (floating point, of the shape of the logits) that
+            the logits are multiplied by. Where the model has logits at each place, a class means
+            the sum over all places, and weights choose a region.
 
         Returns
         -------
@@ -165,51 +191,35 @@ class CompiledExplainer(nn.Module):
         Raises
         ------
         InputError
-            If x has another shape than the explainer was compiled for, or a target is no class.
+            If x has another shape or type than the explainer was compiled for, or the target is
+            neither a class nor weights of the logits.
         """
         inputs = [x, *more]
         if len(inputs) == len(self.input_shapes) + 1:
             target = inputs.pop()
         self.check_input(inputs, target)
-        if target is not None and not isinstance(target, int):
-            given = torch.as_tensor(target, device=x.device)
-            target = given if given.dim() else int(given)
         logits, relevance = self.module(*inputs, target)
         return logits, relevance
 
-    def check_input(self, inputs: Sequence[torch.Tensor], target: Any = None) -> None:
-        """Refuse inputs or a target that the explainer was not compiled for."""
-        if len(inputs) != len(self.input_shapes):
-            raise InputError(
-                f"the explainer takes {len(self.input_shapes)} inputs, not {len(inputs)}"
-            )
-        x = inputs[0]
-        for given, wanted in zip(inputs, self.input_shapes, strict=True):
-            if tuple(given.shape[1:]) != wanted or len(given) != len(x):
-                raise InputError(
-                    f"the explainer was compiled for inputs of shape {('N', *wanted)}, not "
-                    f"{tuple(given.shape)}: resize the input, or compile again for its shape"
-                )
-        if target is None:
-            return
-        given = torch.as_tensor(target)
-        classes = self.classes
-        if given.is_floating_point():
-            logits = (len(x), *shape_of(self.network.output.args[0])[1:])
-            if tuple(given.shape) != logits:
-                raise InputError(
-                    f"weights as target must have the shape of the logits, {logits}, "
-                    f"not {tuple(given.shape)}"
-                )
-        elif given.dtype == torch.bool or given.is_complex():
-            raise InputError(
-                "a target is a class index (a whole number) or weights (floating point), not "
-                f"{given.dtype}"
-            )
-        elif given.numel() and (given.min() < 0 or given.max() >= classes):
-            raise InputError(f"the target must be a class from 0 to {classes - 1}, not {target}")
-        elif given.dim() and tuple(given.shape) != (len(x),):
-            raise InputError(f"give one target per sample: {len(x)}, not {tuple(given.shape)}")
+    def check_input(
+        self, inputs: Sequence[torch.Tensor], target: Any = None, *, any_type: bool = False
+    ) -> None:
+        """Refuse inputs or a target that the explainer was not compiled for.
+
+        With ``any_type``, inputs may be of another type than the weights.
+        """
+        count = len(self.input_shapes)
+        if len(inputs) != count:
+            known = "one input" if count == 1 else f"{count} inputs"
+            raise InputError(f"the explainer takes {known}, and a target, not {len(inputs)}")
+        try:
+            for x, shape, dtype in zip(inputs, self.input_shapes, self.input_types, strict=True):
+                if any_type and isinstance(x, torch.Tensor):
+                    dtype = x.dtype
+                helpers.check_input(x, shape, dtype, None if x is inputs[0] else len(inputs[0]))
+            helpers.check_target(target, (len(inputs[0]), *self.logits_shape))
+        except (TypeError, ValueError) as error:
+            raise InputError(str(error)) from None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -217,9 +227,11 @@ class CompiledExplainer(nn.Module):
         return self.input_shapes[0]
 
     @property
-    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes of all inputs, without the batch."""
-        return tuple(shape_of(node)[1:] for node in self.network.inputs)
+    def input_types(self) -> tuple[torch.dtype, ...]:
+        """The types of all inputs: where they are floating point, that of the weights."""
+        buffers = (buffer.dtype for buffer in self.module.buffers())
+        own = next((dtype for dtype in buffers if dtype.is_floating_point), None)
+        return tuple(own if own and d.is_floating_point else d for d in self._compiled_types)
 
     @property
     def relevance_shape(self) -> tuple[int, ...]:
@@ -229,7 +241,7 @@ class CompiledExplainer(nn.Module):
     @property
     def classes(self) -> int:
         """The number of logits."""
-        return shape_of(self.network.output.args[0])[1]
+        return self.logits_shape[0]
 
     @property
     def layers(self) -> list[LayerInfo]:
@@ -304,6 +316,8 @@ class CompiledExplainer(nn.Module):
         """Check that all backends agree; see `graphprop.check.check_explainer`."""
         from graphprop.check import check_explainer
 
+        if backends is not None:
+            check_names("backends", backends, "['python', 'onnxruntime']", InputError)
         return check_explainer(self, samples=samples, backends=backends)
 
     def save(
@@ -342,17 +356,6 @@ def layer_info(node: fx.Node) -> LayerInfo:
     )
 
 
-def run_source(source: str) -> Any:
-    """Execute generated source as a module of its own; returns its ``Explainer`` class."""
-    file = f"<graphprop explainer {abs(hash(source)):x}>"
-    module = ModuleType("explainer")
-    module.__file__ = file
-    # so that a traceback through the generated code shows its lines
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    exec(builtins.compile(source, file, "exec"), module.__dict__)
-    return module.Explainer
-
-
 def compile(
     model: nn.Module,
     example_input: torch.Tensor | Sequence[torch.Tensor],
@@ -363,6 +366,7 @@ def compile(
     record: Sequence[str] = (),
     output: str | int | None = None,
     name: str | None = None,
+    class_names: Sequence[str] | None = None,
     dump_ir: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
     **parameters: Any,
@@ -390,6 +394,8 @@ def compile(
         Which result to explain, of a model with several: a key or index, as ``"out"`` or ``"0"``.
     name
         What the model is called in the generated source; its class by default.
+    class_names
+        A name for each logit, for whoever reads the ONNX model's metadata.
     dump_ir
         A folder for the printed network after each pass.
     progress
@@ -408,16 +414,33 @@ def compile(
         If the model can't be captured, uses an operator without meaning, or the method, a rule,
         a role or a parameter doesn't exist or can't hold.
     """
+    check_model(model)
+    check_example(example_input)
+    check_method(method)
+    check_rules(rules)
+    check_roles(roles)
+    check_names("record", record, "['features.1*']")
+    if not isinstance(name, str | None):
+        raise InputError(f"name must be a text, not {described(name)}")
     chosen = method if isinstance(method, Method) else find_method(method)
     resolved = resolve_parameters(chosen, parameters)
-    pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or (lambda name: None))
+    pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or silent)
     pipeline.progress("capture")
     model, notes = unwrapped(model)
-    program = capture(model, example_input)
+    try:
+        program = capture(model, example_input)
+    except InputError:
+        if runs_with_batch(model, example_input):
+            raise InputError(
+                "example_input lacks the batch axis: pass example_input[None], of shape [1, ...]"
+            ) from None
+        raise
     network = pipeline.run(analysis_steps(chosen, resolved, rules, roles, output), program)
     network.notes[:0] = notes
     check_logits(model, network, example_input)
     lowered = pipeline.run(lowering_steps(pipeline, chosen, resolved), network)
+    if class_names is not None:
+        check_class_names(class_names, shape_of(network.output.args[0])[1])
     return CompiledExplainer(
         network,
         lowered,
@@ -428,4 +451,5 @@ def compile(
         pipeline=pipeline,
         rules=rules,
         roles=roles,
+        class_names=class_names,
     )

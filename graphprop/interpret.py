@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from graphprop.network import Network
+from graphprop.ops import helpers
 
 
 def interpret(
@@ -86,5 +87,6 @@ def explain(
     output, _ = interpret(network, {**inputs, "target": target}, dtype=dtype, observe=observe)
     logits, relevance, _ = output
     if network.samples is not None:
-        relevance = network.samples.mean(inputs["x"].to(dtype), target, once)
+        chosen = helpers.target_of(target, logits)
+        relevance = network.samples.mean(inputs["x"].to(dtype), chosen, once)
     return logits, list(relevance) if isinstance(relevance, tuple) else [relevance]

@@ -40,7 +40,7 @@ from torch import fx
 
 from graphprop.errors import MethodError, VerificationError
 from graphprop.ops import elementwise
-from graphprop.ops.base import Operator, Shape
+from graphprop.ops.base import Operator, Shape, functions_of_source
 from graphprop.ops.interval import UNBOUNDED, Interval, Sign
 from graphprop.ops.layout import Layout
 
@@ -63,8 +63,8 @@ RESERVED = frozenset(
         "F",
         "Explainer",
         "load",
-        "start",
         "weights",
+        "derive",
         "recorded",
         "single",
         "sample_scale",
@@ -73,6 +73,10 @@ RESERVED = frozenset(
         "sample_baseline",
     ]
 )
+
+
+class Place(int):
+    """Which of a network's nodes an operand is, while the network is pickled."""
 
 
 @dataclass
@@ -150,6 +154,27 @@ class Network:
     def tensor(self, node: fx.Node) -> torch.Tensor:
         """The tensor that a ``get_attr`` node names."""
         return self.tensors[node.target]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The graph as a list of its nodes: pickled by their links, they would nest too deep."""
+        nodes = list(self.graph.nodes)
+        places = {node: Place(index) for index, node in enumerate(nodes)}
+        listed = [
+            (node.op, node.target, fx.map_arg(node.args, places.__getitem__), node.name, node.meta)
+            for node in nodes
+        ]
+        return {**self.__dict__, "graph": listed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the graph of the list again."""
+        self.__dict__.update(state)
+        self.graph = fx.Graph()
+        nodes: list[fx.Node] = []
+        for op, target, args, name, meta in state["graph"]:
+            args = fx.node.map_aggregate(args, lambda a: nodes[a] if isinstance(a, Place) else a)
+            node = self.graph.create_node(op, target, args, name=name)
+            node.name, node.meta = name, meta
+            nodes.append(node)
 
     def copy(self) -> Network:
         """Copy the graph and its facts; tensors are shared."""
@@ -237,6 +262,7 @@ class Writer(fx.proxy.GraphAppendingTracer):
         self.facts: dict[str, Any] = {}
         self.prefix = ""
         self._names = {node.name for node in network.graph.nodes} | RESERVED
+        self._names |= functions_of_source()
         self._tensor_names = {id(tensor): name for name, tensor in network.tensors.items()}
         self._attributes = {
             node.target: node for node in network.graph.nodes if node.op == "get_attr"

@@ -254,5 +254,9 @@ def test_every_input_has_an_entry():
 
 def test_inputs_are_looked_at():
     explainer = graphprop.compile(network(), images(1))
-    with pytest.raises(InputError, match="compiled for inputs of shape"):
+    with pytest.raises(InputError, match="an input must have shape"):
         ledger(explainer, torch.zeros(1, 3, 5, 5))
+    # computed in double precision, whatever the type
+    x = images(1)
+    for given in (x.float(), x.double()):
+        assert wrong(ledger(explainer, given)) == []

@@ -111,7 +111,7 @@ EQUIVALENT = {
     "rap.rap_bn: w_above, w_below, compensated = "
     "(w_below, w_above, compensated / inversion_sign)": "inversion_sign is 1 or -1",
     "rap.taken_off: return r - share if kappa >= 0 else r + share": KAPPA,
-    "helpers.start: index = target.reshape(-1, *[1] * (logits.dim() - 1))"
+    "helpers.start: index = weights.reshape(-1, *[1] * (logits.dim() - 1))"
     ".expand(-1, 1, *logits.shape[2:])": "that axis has length 1",
     "methods: [('depth:flat_layers', 'flat'), DENSE, (EVERYWHERE, 'alpha_beta')] -> "
     "[DENSE, ('depth:flat_layers', 'flat'), (EVERYWHERE, 'alpha_beta')]": (
@@ -943,6 +943,10 @@ def helper_cases() -> Iterator[tuple[str, tuple[Any, ...], torch.Tensor]]:
     yield "start", (places, None), numbers([[1.0, 2.0], [0.0, 0.0]], [[0.0, 0.0], [9.0, 9.0]])
     ones = numbers([[0.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [0.0, 0.0]])
     yield "start", (places, torch.tensor([1, 0]), "one"), ones
+    yield "target_of", (None, logits), torch.tensor([1, 2])
+    yield "target_of", (torch.tensor([0, -1]), logits), torch.tensor([0, 2])
+    yield "target_of", (torch.tensor([-1, 1]), places), torch.tensor([0, 1])
+    yield "target_of", (weights.float(), logits), weights
     third = -1.0 / 3.0
     yield "start", (logits, index, "contrast"), numbers([third, third, 1.0], [1.0, third, third])
 

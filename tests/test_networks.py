@@ -923,9 +923,9 @@ def test_several_inputs_have_their_own_relevance(tmp_path: Path) -> None:
     own = [x.clone().requires_grad_() for x in inputs]
     expected = torch.autograd.grad(model(*own)[range(3), target].sum(), own)
     torch.testing.assert_close(gradients, expected)
-    with refused(InputError, "takes 3 inputs, not 2"):
+    with refused(InputError, "takes 3 inputs, and a target, not 2"):
         explainer(*inputs[:2])
-    with refused(InputError, r"inputs of shape \('N', 3, 12, 10\), not \(3, 3, 8, 8\)"):
+    with refused(InputError, r"have shape \[N, 3, 12, 10\], not \[3, 3, 8, 8\]: resize"):
         explainer(inputs[0], inputs[0], inputs[2])
 
     explainer = graphprop.compile(model.float(), inputs_of_type(inputs), "rap")
@@ -1044,25 +1044,6 @@ def test_default_method_on_a_network_of_dense_layers_is_refused() -> None:
         graphprop.compile(model, image(3, 2, 2))
 
 
-@pytest.mark.parametrize(
-    ("target", "text"),
-    [
-        (3, "a class from 0 to 2, not 3"),
-        (-1, "a class from 0 to 2, not -1"),
-        (torch.tensor([0, 1, 7]), "a class from 0 to 2"),
-        (torch.tensor([0, 1]), r"one target per sample: 3, not \(2,\)"),
-        (torch.tensor([[0], [1], [2]]), r"one target per sample: 3, not \(3, 1\)"),
-        (torch.zeros(3, 2), r"shape of the logits, \(3, 3\), not \(3, 2\)"),
-        (torch.zeros(3), r"shape of the logits, \(3, 3\), not \(3,\)"),
-    ],
-)
-def test_wrong_target_is_refused(target: Any, text: str) -> None:
-    x = image()
-    explainer = graphprop.compile(prepared(Tidy()), x)
-    with refused(InputError, text):
-        explainer(x, target)
-
-
 def test_targets() -> None:
     x = image()
     explainer = graphprop.compile(prepared(Tidy()), x)
@@ -1081,15 +1062,8 @@ def test_targets() -> None:
 
 def test_call_with_another_shape_is_refused() -> None:
     explainer = graphprop.compile(prepared(Tidy()), image())
-    text = r"compiled for inputs of shape \('N', 3, 8, 8\), not \(2, 3, 9, 9\): resize the input"
+    text = r"must have shape \[N, 3, 8, 8\], not \[2, 3, 9, 9\]: resize it, or compile again"
     with refused(InputError, text):
         explainer(image(3, 9, 9, count=2))
-    with refused(InputError, r"not \(3, 8, 8\)"):
+    with refused(InputError, r"not \[3, 8, 8\]: add the batch axis"):
         explainer(image()[0])
-
-
-def test_empty_batch_is_explained() -> None:
-    explainer = graphprop.compile(prepared(Tidy()), image())
-    logits, relevance = explainer(image()[:0])
-    assert logits.shape == (0, 3)
-    assert relevance.shape == (0, 3, 8, 8)

@@ -20,7 +20,8 @@ from cases import CAPTURED, CASES, DECOMPOSED, REFUSED, Captured, Case, Function
 from torch import fx, nn
 
 from graphprop.capture import capture
-from graphprop.emit.onnx import OnnxWriter, save, to_onnx
+from graphprop.emit.onnx import save, to_onnx
+from graphprop.emit.onnx_writer import OnnxWriter
 from graphprop.errors import UnsupportedOperator
 from graphprop.network import BATCH, Network, Writer, verify
 from graphprop.ops import (

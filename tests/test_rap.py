@@ -24,7 +24,8 @@ import graphprop
 from graphprop import Layer
 from graphprop.emit.onnx import to_onnx
 from graphprop.errors import MethodError
-from graphprop.explainer import CompiledExplainer, run_source
+from graphprop.explainer import CompiledExplainer
+from graphprop.generated import run_source
 from graphprop.interpret import interpret
 from graphprop.legalise import legalise
 from graphprop.ops import Add, Conv, ConvTranspose, Linear, Operator, Subtract, divide_or_zero

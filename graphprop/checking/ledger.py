@@ -143,7 +143,7 @@ def ledger(
         If x or the target doesn't fit the explainer.
     """
     inputs = (x,) if isinstance(x, torch.Tensor) else tuple(x)
-    explainer.check_input(inputs, target)
+    explainer.check_input(inputs, target, any_type=True)
     return Ledger(explainer, inputs, target).entries()
 
 

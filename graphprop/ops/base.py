@@ -15,6 +15,7 @@ To add an operator: subclass :class:`Operator` in the file of this folder it bel
 - ``source``: the torch source text it prints as;
 - ``onnx``: the ONNX nodes it becomes;
 - ``relevance``: the name of the rule that carries relevance through it, if it has no weights;
+- ``calls`` and ``helpers``: the methods of tensors, and the functions, that its source calls;
 - a function decorated with :func:`from_aten` that builds it from what ``torch.export`` captured,
 
 and a case in ``tests/cases.py``: the laws are then tested for it.
@@ -22,6 +23,7 @@ and a case in ``tests/cases.py``: the laws are then tested for it.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -29,11 +31,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from graphprop.ops import helpers
 from graphprop.ops.interval import UNBOUNDED, Interval
 from graphprop.ops.layout import Layout, joined
 
 if TYPE_CHECKING:
-    from graphprop.emit.onnx import OnnxWriter
+    from graphprop.emit.onnx_writer import OnnxWriter
 
 Shape = tuple[int, ...]
 """A value's shape; the batch axis, always the first, is -1."""
@@ -59,8 +62,16 @@ class Operator:
     inline: ClassVar[bool] = False
     """Whether the generated source may nest it in the expression that uses it."""
 
-    helpers: ClassVar[tuple[str, ...]] = ()
-    """The functions of `graphprop.ops.helpers` that its source calls."""
+    helpers: ClassVar[tuple[str | Callable[..., Any], ...]] = ()
+    """The functions that its source calls: names of `graphprop.ops.helpers`, or functions.
+
+    Their source text is copied into generated modules, so that they can use nothing but ``torch``,
+    ``F`` (`torch.nn.functional`), and other functions that are named here, too."""
+
+    calls: ClassVar[tuple[str, ...]] = ()
+    """The methods of tensors that its source, or that of its helpers, calls: ``("roll",)``.
+
+    Generated source calls nothing but functions of torch, a few methods, and what is named here."""
 
     operands: ClassVar[tuple[str, ...]] = ("x",)
     """What the operands are called: names for tensors that have none of their own."""
@@ -147,6 +158,22 @@ class Operator:
     def verify(self, *shapes: Shape) -> str | None:
         """Say what is wrong with operands of these shapes, if anything is."""
         return None
+
+
+def name_of(helper: str | Callable[..., Any]) -> str:
+    """What a helper is called in generated source."""
+    return helper if isinstance(helper, str) else helper.__name__
+
+
+def functions_of_source() -> set[str]:
+    """The names of the functions that generated source can hold: no variable may have them."""
+    names = {name for name, function in vars(helpers).items() if inspect.isfunction(function)}
+    kinds = [Operator]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if isinstance(kind.helpers, tuple):
+            names |= {name_of(helper) for helper in kind.helpers}
+    return names
 
 
 def snake_case(name: str) -> str:

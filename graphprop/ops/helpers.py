@@ -6,31 +6,99 @@ source text copied, in every generated module that needs it. They use torch alon
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 
+def check_weights(weights: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse weights that are not those of this explainer."""
+    advice = "give the weights that were written together with it"
+    for name, shape in shapes.items():
+        if name not in weights:
+            raise ValueError(f"the weights hold no {name!r} of shape {list(shape)}: {advice}")
+        found = list(weights[name].shape)
+        if found != list(shape):
+            raise ValueError(f"{name!r} must have shape {list(shape)}, not {found}: {advice}")
+    for name in sorted(weights.keys() - shapes.keys()):
+        raise ValueError(f"the explainer has no use for the weights' {name!r}: {advice}")
+
+
+def check_input(x: Any, shape: Sequence[int], dtype: torch.dtype, count: int | None = None) -> None:
+    """Refuse an input that the explainer was not compiled for."""
+    wanted = "[" + ", ".join(map(str, ["N", *shape])) + "]"
+    if not isinstance(x, torch.Tensor):
+        kind = type(x).__name__
+        raise TypeError(f"an input must be a torch.Tensor {wanted} of {dtype}, not {kind}")
+    if x.dim() == 0 or tuple(x.shape[1:]) != tuple(shape):
+        advice = "resize it, or compile again for its shape"
+        if tuple(x.shape) == tuple(shape):
+            advice = "add the batch axis by x[None]"
+        raise ValueError(f"an input must have shape {wanted}, not {list(x.shape)}: {advice}")
+    if x.dtype != dtype:
+        advice = "convert and scale it as for the model"
+        raise TypeError(f"an input must be of {dtype}, not {x.dtype}: {advice}")
+    if count is not None and x.shape[0] != count:
+        raise ValueError(f"give as many samples of each input, not {count} and {x.shape[0]}")
+
+
+def check_target(target: Any, shape: Sequence[int]) -> Any:
+    """Read a target for logits of a shape: None, classes (int64 [N]), or weights of the logits."""
+    if target is None:
+        return None
+    kinds = "whole numbers (classes) or floating point (weights of the logits)"
+    if not isinstance(target, torch.Tensor):
+        try:
+            target = torch.as_tensor(target)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"a target must be {kinds}, not {target!r:.40}") from None
+    if target.dtype == torch.bool or target.is_complex():
+        raise TypeError(f"a target must be {kinds}, not {target.dtype}")
+    given, classes = list(target.shape), shape[1]
+    if target.is_floating_point():
+        if given != list(shape):
+            advice = "or classes, which are int64"
+            raise ValueError(f"give weights of shape {list(shape)}, not {given}, {advice}")
+        return target
+    if target.dim() > 1 or (given and given[0] not in (shape[0], 1)):
+        number = f"one class for all, or one for each of the {shape[0]} samples"
+        raise ValueError(f"a target must be {number}, not a tensor of shape {given}")
+    target = target.to(torch.int64).reshape(-1)
+    if not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        wrong = target[(target < -1) | (target >= classes)]
+        if wrong.numel():
+            known = f"a class from 0 to {classes - 1}, or -1 for the largest logit"
+            raise ValueError(f"a target must be {known}, not {wrong[0]}")
+    return target.expand(shape[0])
+
+
+def target_of(target: Any, logits: torch.Tensor) -> torch.Tensor:
+    """What to explain: classes (int64 [N]), None and -1 being the largest logit, or weights."""
+    target = check_target(target, logits.shape)
+    if target is not None and target.is_floating_point():
+        return target.to(logits.device, logits.dtype)
+    # summed over all places, where there are any
+    largest = logits.unsqueeze(2).flatten(2).sum(2).argmax(dim=1)
+    if target is None:
+        return largest
+    target = target.to(logits.device)
+    return torch.where(target == -1, largest, target)
+
+
 def start(logits: torch.Tensor, target: Any, kind: str = "logit") -> torch.Tensor:
     """Relevance at the output: the target's logit, zero elsewhere; or what another kind says.
 
-    The target is None (the largest logit, summed over all places), one class index per sample, or
-    weights shaped like the logits, by which each output's relevance is multiplied. Kinds: "one": 1
-    at the target; "others": 1 in all, at every other class alike; "contrast": 1 at the target,
-    -1 / classes elsewhere.
+    The target is what `target_of` reads; weights are multiplied by each output's relevance.
+    Kinds: "one": 1 at the target; "others": 1 in all, at every other class alike; "contrast": 1
+    at the target, -1 / classes elsewhere.
     """
     classes = logits.shape[1]
-    if target is None:
-        target = logits.unsqueeze(2).flatten(2).sum(2).argmax(dim=1)
-    if not isinstance(target, torch.Tensor):
-        target = torch.full(logits.shape[:1], target, device=logits.device)
-    if not target.is_floating_point():
-        index = target.reshape(-1, *[1] * (logits.dim() - 1)).expand(-1, -1, *logits.shape[2:])
-        target = torch.zeros_like(logits).scatter(1, index, 1.0)
-    weights = target.to(logits.dtype)
+    weights = target_of(target, logits)
+    if not weights.is_floating_point():
+        index = weights.reshape(-1, *[1] * (logits.dim() - 1)).expand(-1, -1, *logits.shape[2:])
+        weights = torch.zeros_like(logits).scatter(1, index, 1.0)
     if kind == "one":
         return weights
     if kind == "others":
@@ -119,7 +187,7 @@ def route(r: torch.Tensor, indices: torch.Tensor, size: Sequence[int]) -> torch.
 def mean_over_samples(
     explain: Any,
     x: torch.Tensor,
-    target: Any,
+    target: torch.Tensor,
     scale: torch.Tensor,
     offset: torch.Tensor,
     weight: torch.Tensor,
@@ -131,14 +199,7 @@ def mean_over_samples(
     for first in range(0, scale.shape[0], chunk):
         rows = slice(first, first + chunk)
         points = scale[rows].reshape(column) * x + offset[rows].unsqueeze(1)
-        targets = target
-        if isinstance(target, torch.Tensor):
-            targets = target.expand(points.shape[0], *target.shape).flatten(0, 1)
+        targets = target.expand(points.shape[0], *target.shape).flatten(0, 1)
         _, found = explain(points.flatten(0, 1), targets)
         result = result + (weight[rows].reshape(column) * found.reshape(points.shape)).sum(0)
     return result
-
-
-def source_of(name: str) -> str:
-    """The source text of one helper."""
-    return inspect.getsource(globals()[name])

@@ -1,4 +1,8 @@
-"""Where relevance starts: at the logits."""
+"""Where relevance starts: at the logits; and what the target says, in ONNX.
+
+In Python `helpers.target_of` reads the target, and refuses what is no class by an error. A graph
+can't raise one: there, what is no class makes the relevance of its sample NaN.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +29,14 @@ class Start(Operator):
 
     kind: str = "logit"
     levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
-    helpers: ClassVar[tuple[str, ...]] = ("start",)
+    helpers: ClassVar[tuple[str, ...]] = ("check_target", "start", "target_of")
 
     KNOWN: ClassVar[tuple[str, ...]] = ("logit", "one", "others", "contrast")
 
     def run(self, logits: torch.Tensor, target: torch.Tensor | None) -> torch.Tensor:
+        if logits.is_meta:
+            # of a target without values only the shape can be inferred
+            return torch.empty_like(logits)
         return helpers.start(logits, target, self.kind)
 
     def verify(self, *shapes: Shape) -> str | None:
@@ -62,3 +69,27 @@ class Start(Operator):
             if alone or not places
             else graph.node("Expand", chosen, graph.node("Shape", logits))
         )
+
+
+def chosen_classes(graph: Any, logits: Any, target: Any) -> Any:
+    """Write what is explained in ONNX, ``[N]``: the target, -1 being the largest logit.
+
+    A target of one entry is meant for all samples; what has any other length does not run.
+    """
+    places = range(2, len(graph.shape(logits)))
+    summed = logits
+    if places:
+        summed = graph.node("ReduceSum", logits, graph.integers(places), keepdims=0)
+    largest = graph.node("ArgMax", summed, axis=1, keepdims=0)
+    wanted = graph.node("Where", graph.node("Equal", target, -1), largest, target)
+    # of a single sample, several targets would otherwise make several maps
+    return graph.node("Reshape", wanted, graph.node("Shape", largest))
+
+
+def nan_without_class(graph: Any, relevance: Any, classes: Any, count: int) -> Any:
+    """Write relevance in ONNX that is NaN where a sample's target is none of ``count`` classes."""
+    column = graph.integers([-1, *[1] * (len(graph.shape(relevance)) - 1)])
+    classes = graph.node("Reshape", classes, column)
+    from_zero = graph.node("GreaterOrEqual", classes, 0)
+    inside = graph.node("And", from_zero, graph.node("Less", classes, count))
+    return graph.node("Where", inside, relevance, float("nan"))

@@ -30,6 +30,10 @@ from graphprop.simplify import simplify
 Step = tuple[str, Callable[[Any], Any]]
 
 
+def silent(name: str) -> None:
+    """Tell nobody about progress."""
+
+
 @dataclass
 class Pipeline:
     """Runs named steps, keeping what each took and, on demand, what it made.
@@ -47,7 +51,7 @@ class Pipeline:
     """
 
     dump: Path | None = None
-    progress: Callable[[str], None] = lambda name: None
+    progress: Callable[[str], None] = silent
     seconds: dict[str, float] = field(default_factory=dict)
     fired: Counter[str] = field(default_factory=Counter)
 

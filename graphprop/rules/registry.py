@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from graphprop.errors import MethodError, nearest
@@ -144,7 +143,7 @@ class Rule:
                     f"the rule {self.name!r} has no parameter {name!r}: "
                     + (nearest(name, self.parameters) if self.parameters else "it has none")
                 )
-        return BoundRule(self, MappingProxyType({**self.parameters, **parameters}))
+        return BoundRule(self, {**self.parameters, **parameters})
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,7 @@ class Method:
     batch_norm: str = "merge"
     summary: str = ""
     source: str = ""
-    flows: Sequence[tuple[str, Mapping[str, Any]]] = (("", MappingProxyType({})),)
+    flows: Sequence[tuple[str, Mapping[str, Any]]] = (("", {}),)
     switches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     arrays: Sequence[str] = ()
@@ -277,7 +276,7 @@ def _register_rule(name: str, function: RuleFunction, everywhere: bool) -> RuleF
         raise MethodError(
             f"the rule {name!r} must take (layer, x, r) and keyword-only parameters with defaults"
         )
-    RULES[name] = Rule(name, function, MappingProxyType(parameters), everywhere)
+    RULES[name] = Rule(name, function, parameters, everywhere)
     return function
 
 
