@@ -218,7 +218,9 @@ def main() -> None:
 )
 @click.option("--no-onnx", is_flag=True, help="Write no ONNX file.")
 @click.option("--no-check", is_flag=True, help="Don't check that all backends agree.")
-@click.option("--force", is_flag=True, help="Replace DIR even if graphprop didn't make it.")
+@click.option(
+    "--force", is_flag=True, help="Replace what graphprop wrote to DIR; other files there stay."
+)
 @click.option(
     "--dump-ir",
     type=click.Path(path_type=Path, file_okay=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ import click
 
 from graphprop import console
 from graphprop.capture import capture, inputs_of
+from graphprop.errors import OutputError
 from graphprop.explainer import (
     DEFAULT_METHOD,
     CompiledExplainer,
@@ -19,10 +21,17 @@ from graphprop.explainer import (
     compile,
     layer_info,
 )
-from graphprop.load import load_source
+from graphprop.load import load_source, source_file
 from graphprop.passes.assign_rules import parse_rule, parse_value
 from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
+from graphprop.placing import refuse_foreign
 from graphprop.rules import METHODS, RULES, Method, find_method
+
+LONGEST_STEM = 200
+"""How long the name of the default directory gets, in characters."""
+
+FILE_SUFFIXES = (".py", ".onnx", ".safetensors", ".json", ".pt", ".pth", ".ckpt", ".zip")
+"""What ends a name that is meant for one file."""
 
 
 def run_compile(
@@ -47,8 +56,14 @@ def run_compile(
 
     began = time.perf_counter()
     parameters, rule_map, role_map = read_choices(method, settings, rules, roles)
+    read = [path for path in (source_file(source), weights) if path is not None]
+    if output is not None:
+        refuse_output(output, force, read, dump_ir)
     with console.progress("load the model") as progress:
         loaded = load_source(source, weights=weights, input_shape=input_shape)
+        if output is None:
+            output = default_directory(loaded.name, method)
+            refuse_output(output, force, read, dump_ir)
         explainer = compile(
             loaded.model,
             loaded.example,
@@ -64,13 +79,14 @@ def run_compile(
         explainer.notes = [*loaded.notes, *explainer.notes]
         directory = artefact.save(
             explainer,
-            output or default_directory(loaded.name, method),
+            output,
             onnx=not no_onnx,
             check=not no_check,
             force=force,
             source=loaded.source,
             source_sha256=loaded.sha256,
             preprocessing=loaded.preprocessing,
+            keep=read,
             progress=progress,
         )
     manifest = artefact.read_manifest(directory)
@@ -83,8 +99,26 @@ def run_compile(
 
 
 def default_directory(name: str, method: str) -> Path:
-    """Where a compiled model goes: ``build/<model>-<method>``."""
-    return Path("build") / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}-{method}"
+    """Where a compiled model goes: ``build/<model>-<method>``; a long name is cut."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{name}-{method}")
+    if len(stem) > LONGEST_STEM:
+        stem = f"{stem[:LONGEST_STEM]}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+    return Path("build") / stem
+
+
+def refuse_output(output: Path, force: bool, read: Iterable[Path], dump_ir: Path | None) -> None:
+    """Refuse a place to write to, before the work rather than after it."""
+    if not output.exists() and output.suffix.lower() in FILE_SUFFIXES:
+        raise OutputError(
+            f"-o names the directory to write several files to, and {output} looks like one file: "
+            f"give -o {output.with_suffix('')}"
+        )
+    refuse_foreign(output, force, keep=read)
+    if dump_ir is not None and output.resolve() in (dump_ir.resolve(), *dump_ir.resolve().parents):
+        raise OutputError(
+            f"--dump-ir {dump_ir} lies in {output}, which holds what is compiled alone: name a "
+            "folder beside it"
+        )
 
 
 def describe_compiled(

@@ -154,6 +154,11 @@ def parse(source: str) -> tuple[Path | None, str, str]:
     return None, left, attribute
 
 
+def source_file(source: str) -> Path | None:
+    """The file that a SOURCE names, None where it names a package."""
+    return parse(source)[0]
+
+
 def read_code(file: Path) -> bytes:
     """Read the user's file."""
     if not file.is_file():

@@ -187,6 +187,44 @@ def test_a_directory_of_someone_else_is_kept(net, tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "precious"
 
 
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_the_folder_of_the_model_is_kept_and_refused_at_once(net, tmp_path, monkeypatch, force):
+    monkeypatch.setattr(commands, "load_source", lambda *a, **k: pytest.fail("too late"))
+    source = tmp_path / "models" / "net.py"
+    source.parent.mkdir()
+    source.write_text(NET)
+    said = one_error(graphprop_command("compile", source, "-o", source.parent, *force), 2)
+    assert said == f"{source.parent} holds net.py, which is read: name another one"
+    weights = tmp_path / "weights" / "net.pt"
+    weights.parent.mkdir()
+    weights.touch()
+    done = graphprop_command("compile", source, "--weights", weights, "-o", weights.parent, *force)
+    assert one_error(done, 2).endswith("holds net.pt, which is read: name another one")
+    monkeypatch.chdir(tmp_path)
+    assert "the folder you are in" in one_error(
+        graphprop_command("compile", source, "-o", ".", *force), 2
+    )
+    assert source.read_text() == NET
+
+
+def test_an_output_that_is_no_directory_is_refused_at_once(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "load_source", lambda *a, **k: pytest.fail("too late"))
+    monkeypatch.chdir(tmp_path)
+    assert one_error(graphprop_command("compile", net, "-o", "net.onnx"), 2) == (
+        "-o names the directory to write several files to, and net.onnx looks like one file: give "
+        "-o net"
+    )
+    (tmp_path / "notes").write_text("precious")
+    assert one_error(graphprop_command("compile", net, "-o", "notes"), 2) == (
+        "notes is a file: name a directory"
+    )
+    done = graphprop_command("compile", net, "-o", "out", "--dump-ir", "out/ir")
+    assert one_error(done, 2) == (
+        "--dump-ir out/ir lies in out, which holds what is compiled alone: name a folder beside it"
+    )
+    assert os.listdir(tmp_path) == ["notes"]
+
+
 # Errors and exit codes
 
 
@@ -473,6 +511,13 @@ def test_a_rule_is_split_where_a_rule_follows(text, pattern, rule, own):
 
 def test_a_role_is_split_at_the_last_sign():
     assert commands.split_role("a=b=input") == ("a=b", "input")
+
+
+def test_the_default_directory_has_a_name_that_systems_take():
+    assert str(commands.default_directory("net v2", "rap")) == "build/net_v2-rap"
+    long = [commands.default_directory(c + "n" * 250, "rap").name for c in "ab"]
+    assert all(len(name) <= 220 for name in long)
+    assert long[0] != long[1]
 
 
 @pytest.mark.parametrize(
