@@ -314,14 +314,22 @@ def check(directory: Path, samples: int, backends: tuple[str, ...], as_json: boo
 @click.option(
     "--shared-scale", is_flag=True, help="Draw all pictures on one scale, to compare their colours."
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["python", "onnxruntime"]),
+    default="python",
+    show_default=True,
+    help="What computes: DIR's explainer.py, or ONNX Runtime, which runs no code from DIR.",
+)
 @json_option
 @debug_option
 def explain(as_json: bool, **options: Any) -> None:
     """Explain pictures with what was compiled into DIR.
 
-    DIR's explainer.py is code, and is run; nothing is compiled. A picture is scaled to cover the
-    input's size and its middle kept, turned to grayscale for a network with one channel, and
-    normalised as DIR's manifest says.
+    DIR's explainer.py is code, and is run; of a directory that you don't trust, let ONNX Runtime
+    run explainer.onnx, by --backend onnxruntime. Nothing is compiled. A picture is scaled to
+    cover the input's size and its middle kept, turned to grayscale for a network with one
+    channel, and normalised as DIR's manifest says.
 
     \b
     Written for each picture:

@@ -202,6 +202,7 @@ def run_explain(
     target: int | None,
     output: Path | None,
     shared_scale: bool,
+    backend: str,
 ) -> None:
     """Explain pictures, and say what was written."""
     from graphprop.explain import explain_images
@@ -213,6 +214,7 @@ def run_explain(
             target=target,
             output=output,
             shared_scale=shared_scale,
+            backend=backend,
             progress=progress,
         )
     for one in found:

@@ -43,35 +43,48 @@ def refuse_foreign(directory: Path, force: bool = False, *, keep: Iterable[Path]
     OutputError
         If it is a file, holds ``keep`` or the working directory, or anything else of the user's.
     """
+    try:
+        complaint = complaint_about(directory, force, keep)
+    except OSError as error:  # a name too long, a folder that can't be looked into
+        complaint = f"{directory} can't be written: {error.strerror}"
+    if complaint:
+        raise OutputError(complaint)
+
+
+def complaint_about(directory: Path, force: bool, keep: Iterable[Path]) -> str | None:
+    """Why nothing may be written to a directory, or None."""
+    if directory.is_symlink() and not directory.exists():
+        return f"{directory} is a link that leads nowhere: name a directory"
     if directory.exists() and not directory.is_dir():
-        raise OutputError(f"{directory} is a file: name a directory")
+        return f"{directory} is a file: name a directory"
     place = directory.resolve()
     if place in (here := Path.cwd().resolve(), *here.parents):
-        raise OutputError(f"{directory} is the folder you are in, or above it: name another one")
+        return f"{directory} is the folder you are in, or above it: name another one"
     for path in keep:
         if place in path.resolve().parents:
-            raise OutputError(f"{directory} holds {path.name}, which is read: name another one")
+            return f"{directory} holds {path.name}, which is read: name another one"
     if not directory.is_dir():
-        return
+        return None
     own = own_files(directory)
     others = foreign_files(directory, own)
     clashes = [name for name in others if name in (*FILES, MANIFEST)]
     if clashes and force:
-        raise OutputError(
+        return (
             f"{directory} holds {listed(clashes)}, which graphprop did not write and would "
             "replace: move it, or name another directory"
         )
     if others and not force:
-        raise OutputError(
+        return (
             f"{directory} holds {listed(others)}, which graphprop did not write: name another "
             "directory, or replace by --force what graphprop wrote there; the rest then stays"
         )
     changed = [name for name, known in own.items() if known and differs(directory / name, known)]
     if changed and not force:
-        raise OutputError(
+        return (
             f"{directory} holds {listed(changed)}, which was changed after graphprop wrote it: "
             "name another directory, or replace it by --force"
         )
+    return None
 
 
 def own_files(directory: Path) -> dict[str, str | None]:

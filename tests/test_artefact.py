@@ -353,6 +353,8 @@ def test_file_and_own_folder_are_refused(explainer, tmp_path, monkeypatch):
         save(explainer, tmp_path, force=True)
     with pytest.raises(OutputError, match=r"below can't be written: .*net is a file"):
         save(explainer, tmp_path / "net" / "below", check=False)
+    with pytest.raises(OutputError, match=r"x can't be written: File name too long"):
+        save(explainer, tmp_path / ("x" * 300), check=False)
     assert sorted(os.listdir(tmp_path)) == ["here", "net"]
 
 
@@ -373,6 +375,13 @@ def test_rejected_output_is_kept_aside(explainer, tmp_path):
     manifest = read_manifest(tmp_path / "net.rejected")
     assert not manifest["check"]["passed"]
     assert manifest["check"]["backends"][0]["divergence"]["layers"] == ["relu"]
+
+
+def test_rejected_output_has_a_name_that_systems_take(tmp_path):
+    name = "n" * 250
+    with pytest.raises(EquivalenceError, match=r"the output is in .*n\.rejected"):
+        save(wrong(explainer_of()), tmp_path / name)
+    assert os.listdir(tmp_path) == ["n" * 246 + ".rejected"]
 
 
 def test_rejected_output_spares_a_foreign_directory(tmp_path):

@@ -397,7 +397,7 @@ def test_explain_as_json(compiled, digit, tmp_path):
 def test_explain_uses_the_preprocessing_of_the_model(compiled, digit, tmp_path):
     import torch
 
-    from graphprop.explain import load_explainer
+    from graphprop.engines import load_explainer
 
     graphprop_command("explain", compiled[0], digit, "-o", tmp_path / "o")
     x = torch.from_numpy(np.array(Image.open(digit)))[None, None] / 255
