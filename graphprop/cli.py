@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,8 @@ from graphprop.errors import GraphpropError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 DEBUG = "graphprop.debug"
+NOBODY_READS = 128 + 13
+"""The exit code where a pipe's reader has seen enough: what shells report of SIGPIPE."""
 
 
 class Terminated(BaseException):
@@ -49,15 +52,60 @@ def ended_by_signal() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def command(name: str) -> Any:
+    """What runs a command, from the module that imports torch.
+
+    That takes seconds, and an interrupt in the middle of it would come out as any error: while
+    nothing is done yet, an interrupt ends the process at once.
+    """
+    ends = {signal.SIGINT: KeyboardInterrupt(), signal.SIGTERM: Terminated()}
+
+    def end(number: int, frame: Any) -> None:
+        code, text = verdict(ends[signal.Signals(number)])
+        os.write(2, f"error: {text}\n".encode())
+        os._exit(code)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in ends:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, end)
+    try:
+        from graphprop import commands
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return getattr(commands, name)
+
+
 class Program(click.Group):
     """The commands, every failure of which becomes one message and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program; a name that the terminal can't show is escaped."""
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None:  # it was closed before the program began
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            elif isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
-        return super().main(*args, **kwargs)
+        code: Any = 0
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as end:
+            code = end.code
+        except OSError as error:  # while help is shown: what commands raise doesn't get here
+            code = unwritable(error)
+        # what is buffered is written now: Python's own complaint about it could not be caught
+        trouble = flushed()
+        sys.exit(code or trouble)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the command line; help is shown meanwhile."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError:
+            raise click.exceptions.Exit(NOBODY_READS) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order in which they are used."""
@@ -68,14 +116,39 @@ class Program(click.Group):
         try:
             with ended_by_signal():
                 return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click's own, and a reader of our output who has seen enough
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # click's own
+        except BrokenPipeError:
+            ctx.exit(NOBODY_READS)
         except (Exception, KeyboardInterrupt, Terminated) as error:
-            if ctx.meta.get(DEBUG):
-                traceback.print_exc()
             code, text = verdict(error)
-            console.say_error(text)
+            with suppress(OSError):
+                if ctx.meta.get(DEBUG):
+                    traceback.print_exc()
+                console.say_error(text)
             ctx.exit(code)
+
+
+def flushed() -> int:
+    """Write what is buffered for stdout; the exit code where that fails, else 0."""
+    try:
+        sys.stdout.flush()
+    except ValueError:  # it was closed
+        return 0
+    except OSError as error:
+        return unwritable(error)
+    return 0
+
+
+def unwritable(error: OSError) -> int:
+    """Say that stdout takes nothing, and have nothing more written to it; the exit code."""
+    with suppress(OSError, ValueError):  # Python would try again at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return NOBODY_READS
+    with suppress(OSError):
+        console.say_error(f"the result can't be written: {error.strerror}")
+    return 2
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
@@ -90,6 +163,14 @@ def verdict(error: BaseException) -> tuple[int, str]:
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         return 2, f"{where}{error.strerror}"
     said = str(error).strip().partition("\n")[0]
+    system = re.search(r"os error (\d+)", said)  # what Rust says of it: safetensors
+    if system:
+        return 2, os.strerror(int(system[1]))
+    if isinstance(error, MemoryError) or "can't allocate memory" in said:
+        return 2, (
+            f"there is not enough memory ({said or 'MemoryError'}): use a smaller input, or a "
+            "machine with more memory"
+        )
     return 3, (
         f"{type(error).__name__}: {said}. This is a defect in graphprop, not in what you gave it: "
         "run again with --debug for the traceback, and report it"
@@ -254,9 +335,7 @@ def compile_(as_json: bool, **options: Any) -> None:
       graphprop compile model.py --rule features.0=w_square --rule 'fc.*=epsilon:epsilon=0.1'
       graphprop compile torchvision.models:vgg16 --input-shape 3,224,224 -o build/vgg
     """
-    from graphprop.commands import run_compile
-
-    run_compile(as_json, **options)
+    command("run_compile")(as_json, **options)
 
 
 @main.command("check", short_help="Check that all backends agree.")
@@ -290,9 +369,7 @@ def check(directory: Path, samples: int, backends: tuple[str, ...], as_json: boo
       graphprop check build/digits-epsilon_plus_flat
       graphprop check build/digits-epsilon_plus_flat --samples 10 --json
     """
-    from graphprop.commands import run_check
-
-    if not run_check(directory, samples, backends, as_json):
+    if not command("run_check")(directory, samples, backends, as_json):
         click.get_current_context().exit(1)
 
 
@@ -346,9 +423,7 @@ def explain(as_json: bool, **options: Any) -> None:
       graphprop explain build/vgg16-epsilon_plus_flat cat.jpg --target 281 -o cat_281.png
       graphprop explain build/vgg16-epsilon_plus_flat photos/*.jpg --shared-scale -o maps
     """
-    from graphprop.commands import run_explain
-
-    run_explain(as_json, **options)
+    command("run_explain")(as_json, **options)
 
 
 @main.command("inspect", short_help="Show layers, rules and batch norms.")
@@ -367,9 +442,7 @@ def inspect(as_json: bool, **options: Any) -> None:
       graphprop inspect models/resnet50.py
       graphprop inspect model.py --method lrp_cmp_alpha2_flat --set flat_layers=3
     """
-    from graphprop.commands import run_inspect
-
-    run_inspect(as_json, **options)
+    command("run_inspect")(as_json, **options)
 
 
 @main.command("methods", short_help="List methods and rules.")
@@ -383,6 +456,4 @@ def methods(as_json: bool) -> None:
       graphprop compile model.py --method lrp_epsilon --set epsilon=0.01
       graphprop compile model.py --rule 'fc.*=epsilon:epsilon=0.1,bias=ignored'
     """
-    from graphprop.commands import run_methods
-
-    run_methods(as_json)
+    command("run_methods")(as_json)

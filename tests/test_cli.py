@@ -284,6 +284,13 @@ def test_wrong_usage_is_click_s_own(net, options, said):
         (PermissionError(13, "Permission denied", "/x/y"), 2, "/x/y: Permission denied"),
         (KeyboardInterrupt(), 130, "interrupted; nothing was left half-written"),
         (ZeroDivisionError("by zero"), 3, "ZeroDivisionError: by zero. This is a defect in"),
+        (MemoryError(), 2, "there is not enough memory (MemoryError): use a smaller input, or"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            2,
+            "there is not enough memory",
+        ),
+        (RuntimeError("I/O error: full (os error 28)"), 2, "No space left on device"),
         (GraphpropError("\x1b[2Jname"), 2, "\\x1b[2Jname"),
     ],
 )
@@ -330,6 +337,78 @@ def test_sigterm_ends_with_143(tmp_path):
     assert process.returncode == 143
     assert stderr == "error: terminated; nothing was left half-written\n"
     assert {path.name for path in tmp_path.iterdir()} == {"slow.py", "started"}
+
+
+FAKE_TORCH = """
+import pathlib, time
+pathlib.Path("started").touch()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    raise ImportError("as an extension module says it")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_an_interrupt_while_torch_is_imported(tmp_path, number, code, said):
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"sys.path.insert(0, {str(tmp_path)!r}); from graphprop.cli import main; main(['methods'])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for _ in range(600):
+            if (tmp_path / "started").exists():
+                break
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert stderr == f"error: {said}; nothing was left half-written\n"
+    assert process.returncode == code
+
+
+def shell(text, *arguments):
+    code = f"{sys.executable} -c 'from graphprop.cli import main; main()'"
+    text = text.replace("graphprop", code)
+    command = ["bash", "-c", f"set -o pipefail; {text}", "bash", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments", ["--help", "compile --help", "--version"])
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [
+        ("| true", 141, ""),
+        (">&-", 0, ""),
+        (">/dev/full", 2, "No space left on device\n"),
+    ],
+)
+def test_a_stdout_that_takes_nothing(arguments, where, code, said):
+    if "full" in where and not os.path.exists("/dev/full"):
+        pytest.skip("there is no device that is always full")
+    late = "sleep 0.5;" if where == "| true" else ""
+    done = shell(f"({late} graphprop {arguments}) {where}")
+    assert done.stderr.removeprefix("error: ").removeprefix("the result can't be written: ") == said
+    assert done.returncode == code
+
+
+def test_a_reader_who_has_seen_enough():
+    done = shell("graphprop methods | head -1")
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+    assert done.returncode in (0, 141)  # 0: all of it fitted into the pipe in time
+
+
+def test_a_closed_stderr_changes_nothing(tmp_path):
+    assert shell("graphprop check $1 2>&-", tmp_path).returncode == 2
 
 
 # check
