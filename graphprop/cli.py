@@ -209,6 +209,14 @@ def parse_shape(
         ) from None
 
 
+import_option = click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="MODULE",
+    help="Import a module, or run a .py file, that registers methods and rules. Repeatable.",
+)
+
 MODEL_OPTIONS = (
     click.argument("source"),
     click.option(
@@ -217,8 +225,10 @@ MODEL_OPTIONS = (
         default="epsilon_plus_flat",
         show_default=True,
         metavar="NAME",
-        help="Which rule each role gets; `graphprop methods` lists them.",
+        help="Which rule each role gets: one that `graphprop methods` lists, or that the model's "
+        "file registers.",
     ),
+    import_option,
     click.option(
         "--set",
         "settings",
@@ -446,14 +456,23 @@ def inspect(as_json: bool, **options: Any) -> None:
 
 
 @main.command("methods", short_help="List methods and rules.")
+@click.argument("name", required=False, metavar="[NAME]")
+@import_option
 @json_option
 @debug_option
-def methods(as_json: bool) -> None:
+def methods(as_json: bool, name: str | None, imports: tuple[str, ...]) -> None:
     """List the methods and rules with their parameters, defaults and sources.
+
+    With NAME, show one of them whole: its table and formulas, and what each parameter can be.
 
     \b
     Parameters of a method are set by --set, those of one layer's rule in --rule:
       graphprop compile model.py --method lrp_epsilon --set epsilon=0.01
       graphprop compile model.py --rule 'fc.*=epsilon:epsilon=0.1,bias=ignored'
+
+    \b
+    Examples:
+      graphprop methods epsilon_plus_flat
+      graphprop methods --import my_rules.py
     """
-    command("run_methods")(as_json)
+    command("run_methods")(as_json, name, imports)

@@ -295,7 +295,7 @@ def test_wrong_usage_is_click_s_own(net, options, said):
     ],
 )
 def test_a_failure_is_one_message_and_an_exit_code(monkeypatch, error, code, said):
-    def fail(as_json):
+    def fail(*arguments):
         raise error
 
     monkeypatch.setattr(commands, "run_methods", fail)
@@ -304,7 +304,7 @@ def test_a_failure_is_one_message_and_an_exit_code(monkeypatch, error, code, sai
 
 @pytest.mark.parametrize("arguments", [["--debug", "methods"], ["methods", "--debug"]])
 def test_debug_shows_the_traceback(monkeypatch, arguments):
-    def fail(as_json):
+    def fail(*arguments):
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(commands, "run_methods", fail)
@@ -567,6 +567,132 @@ def test_methods_as_json():
     assert [rule["name"] for rule in content["rules"]] == list(RULES)
     assert all(method["summary"] and method["source"] for method in content["methods"])
     assert content["methods"][0]["parameters"]["batch_norm"] == "merge"
+
+
+def test_a_method_is_shown_whole():
+    done = graphprop_command("methods", "rap")
+    assert done.exit_code == 0
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0] == "method rap"
+    assert METHODS["rap"].summary in lines
+    for pattern, rule, *_ in METHODS["rap"].table:
+        assert any(rule in line and RULES[rule].summary.split("``")[0] in line for line in lines)
+        assert pattern == "*" or any(line.startswith(pattern) for line in lines)
+    assert "bias" not in done.stdout.split("parameter")[1].split("source")[0]
+    assert f"source: {METHODS['rap'].source}" in lines
+    assert "rule rap" in lines  # one of that name, too
+    assert any(line.startswith("Rbar = JP(R) + JN(nu)") for line in lines)
+
+
+def test_what_parameters_can_be_is_shown():
+    lines = [
+        " ".join(line.split()) for line in graphprop_command("methods", "hedge").stdout.split("\n")
+    ]
+    assert "gamma 1 a number from 1 to 2 hedge" in lines
+    lines = graphprop_command("methods", "epsilon_plus_flat").stdout.splitlines()
+    lines = [" ".join(line.split()) for line in lines]
+    assert "bias sink sink, ignored epsilon, z_plus" in lines
+    assert lines[0] == "method epsilon_plus_flat (default)"
+    assert any("x * opT(w, r / stab(z))" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *RULES])
+def test_every_method_and_rule_can_be_shown(name):
+    done = graphprop_command("methods", name)
+    assert done.exit_code == 0, done.output
+    assert name in done.stdout
+    assert "``" not in done.stdout
+
+
+def test_one_method_as_json():
+    content = json.loads(graphprop_command("methods", "gradient", "--json").stdout)
+    assert [method["name"] for method in content["methods"]] == ["gradient"]
+    assert [rule["name"] for rule in content["rules"]] == ["gradient"]
+
+
+def test_no_such_method():
+    assert one_error(graphprop_command("methods", "epsilon_plus_flatt"), 2) == (
+        "there is no method 'epsilon_plus_flatt': did you mean 'epsilon_plus_flat'?"
+    )
+
+
+# Methods that are not graphprop's own
+
+MORE = """
+import graphprop
+
+@graphprop.rule
+def cubes_{0}(layer, x, r, *, power=3.0):
+    \"\"\"Shares by the third power.\"\"\"
+    return x * layer.opT(layer.weight, r)
+
+graphprop.method("by_{0}", [("*", "cubes_{0}")], summary="Cubes everywhere.")
+"""
+
+
+@pytest.fixture
+def registries():
+    """Forgets afterwards what a test registers."""
+    before = [(registry, dict(registry)) for registry in (METHODS, RULES)]
+    yield
+    for registry, content in before:
+        registry.clear()
+        registry.update(content)
+
+
+def test_the_model_s_file_registers_a_method(tmp_path, registries):
+    source = tmp_path / "net.py"
+    source.write_text(NET + MORE.format("file"))
+    options = ("-o", tmp_path / "o", "--no-onnx", "--no-check", "--set", "power=2")
+    done = graphprop_command("compile", source, "-m", "by_file", *options[:4])
+    assert done.exit_code == 0, done.output
+    done = graphprop_command("inspect", source, "-m", "by_file", "--rule", "fc=cubes_file:power=2")
+    assert done.exit_code == 0, done.output
+    assert "cubes_file(power=2)" in done.stdout
+    assert "registered anew" not in done.stdout
+
+
+@pytest.mark.parametrize("command", ["compile", "inspect"])
+def test_a_module_registers_a_method(net, tmp_path, registries, monkeypatch, command):
+    (tmp_path / "more_rules.py").write_text(MORE.format("module"))
+    monkeypatch.chdir(tmp_path)
+    options = ["-o", "o", "--no-onnx", "--no-check"] if command == "compile" else []
+    assert "there is no method 'by_module'" in one_error(
+        graphprop_command(command, net, "-m", "by_module", *options), 2
+    )
+    done = graphprop_command(command, net, "-m", "by_module", "--import", "more_rules.py", *options)
+    assert done.exit_code == 0, done.output
+    assert "cubes_module" in done.stdout
+
+
+def test_methods_of_an_installed_module(tmp_path, registries, monkeypatch):
+    (tmp_path / "rules_for_test.py").write_text(MORE.format("installed") + "print('hello')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    done = graphprop_command("methods", "by_installed", "--import", "rules_for_test", "--json")
+    assert json.loads(done.stdout)["methods"][0]["summary"] == "Cubes everywhere."
+    assert done.stderr == "hello\n"
+
+
+def test_an_import_that_fails_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("import sys\nsys.exit('no')\n")
+    for name, said in (
+        ("mine", "there is no module 'mine': did you mean mine.py?"),
+        ("mine.py", "mine.py can't be run (mine.py:2): SystemExit: no"),
+        ("yours.py", "there is no file yours.py: there are: mine.py"),
+        ("a/b", "'a/b' is neither a .py file nor the name of a module"),
+        ("no_such_module", "there is no module 'no_such_module': install the package into"),
+    ):
+        assert one_error(graphprop_command("methods", "--import", name), 2).startswith(said)
+
+
+def test_a_method_registered_anew_is_said(tmp_path, registries):
+    source = tmp_path / "net.py"
+    source.write_text(NET + 'import graphprop\ngraphprop.method("lrp_z", [("*", "epsilon")])\n')
+    done = graphprop_command("inspect", source)
+    said = "note: the method 'lrp_z' is not graphprop's own, but one registered anew"
+    assert said in done.stdout.splitlines()
 
 
 # Reading options
