@@ -32,6 +32,8 @@ LARGEST_FILE = 16 * 2**30
 """Bytes of any other file."""
 LARGEST_TENSOR = 2**28
 """Entries of one input or one map, without the batch."""
+LONGEST_TEXT = 2**16
+"""Characters of one name or note."""
 DEEPEST = 32
 """How deep lists and objects may be nested."""
 
@@ -194,8 +196,9 @@ def shown(value: Any) -> str:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is text that can be written in UTF-8: half of a surrogate pair can't."""
-    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+    """Whether a value is text, not too long, and to be written in UTF-8: surrogates can't be."""
+    text = isinstance(value, str) and len(value) <= LONGEST_TEXT
+    return text and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def is_number(value: Any) -> bool:
@@ -316,19 +319,18 @@ PREPROCESSING = record(
     }
 )
 CHECK = record({"passed": FLAG}, {"warnings": items(TEXT), "backends": items(mapping(anything))})
+MEASURED = record({"norm": NUMBERS, "product": NUMBERS})
 FINGERPRINT = record(
-    {},
     {
-        "seed": whole(0, 2**63 - 1),
-        "samples": whole(1, 2**20),
-        "targets": items(whole(0, 2**31), 1),
-        "float32": mapping(NUMBERS),
+        "targets": items(whole(-1, LARGEST_TENSOR), 1),
+        "float32": record({"logits": NUMBERS, "relevance": NUMBERS}),
         "input": NUMBERS,
         "result": mapping(NUMBERS),
         "relevance": mapping(NUMBERS),
-        "logits": mapping(NUMBERS),
-        "input_relevance": mapping(NUMBERS),
+        "logits": MEASURED,
+        "input_relevance": MEASURED,
     },
+    {"seed": whole(0, 2**63 - 1), "samples": whole(1, 2**20), "rows": items(TEXT, 1)},
 )
 FIELDS = record(
     {
@@ -348,6 +350,7 @@ FIELDS = record(
         "files": mapping(HASH, is_plain_name, "the plain name of a file"),
     },
     {
+        "logits_shape": SHAPE,
         "graphprop": TEXT,
         "torch": TEXT,
         "rules": mapping(anything),
@@ -369,9 +372,12 @@ def contradiction(content: Mapping[str, Any]) -> str | None:
     shapes = content["input_shapes"]
     if shapes[0] != content["input_shape"]:
         return f"input_shape is {content['input_shape']}, and input_shapes begins with {shapes[0]}"
-    targets = (content["fingerprint"] or {}).get("targets", [])
-    if any(target >= content["classes"] for target in targets):
-        return f"a target of fingerprint is none of the {content['classes']} classes"
+    classes = content["classes"]
+    if content.get("logits_shape", [classes])[:1] != [classes]:
+        return f"logits_shape is {content['logits_shape']} for {classes} classes"
+    found = contradiction_in_fingerprint(content["fingerprint"] or {}, classes)
+    if found:
+        return found
     given = content["preprocessing"]
     if given is None:
         return None
@@ -381,4 +387,22 @@ def contradiction(content: Mapping[str, Any]) -> str | None:
     for name in ("mean", "std"):
         if len(given[name]) != channels:
             return f"preprocessing.{name} has {len(given[name])} entries for {channels} channels"
+    return None
+
+
+def contradiction_in_fingerprint(content: Mapping[str, Any], classes: int) -> str | None:
+    """What a fingerprint says that can't be, or None: of everything there is one per sample."""
+    targets = content.get("targets", [])
+    if any(target >= classes for target in targets):
+        return f"a target of fingerprint is none of the {classes} classes"
+    if content.get("samples", len(targets)) != len(targets):
+        return f"fingerprint.samples is {content['samples']}, and it has {len(targets)} targets"
+    for name, part in content.items():
+        lists = {name: part} if isinstance(part, list) else part
+        for key, values in lists.items() if isinstance(lists, dict) else ():
+            if isinstance(values, list) and len(values) != len(targets):
+                return (
+                    f"fingerprint.{name} has {len(values)} entries at {shown(key)}, and there are "
+                    f"{len(targets)} samples"
+                )
     return None

@@ -1,7 +1,10 @@
 """A directory from anyone: ONNX Runtime explains without running or opening what is not data."""
 
+import json
 import shutil
 import time
+from collections import Counter
+from contextlib import suppress
 
 import hostile
 import numpy as np
@@ -12,8 +15,11 @@ from test_cli import NET
 
 from graphprop import engines
 from graphprop.artefact import read_manifest
+from graphprop.checking.stages import stages_of
 from graphprop.cli import main
-from graphprop.errors import MethodError, OutputError
+from graphprop.errors import InputError, MethodError, OutputError
+from graphprop.manifest import complaint_about
+from graphprop.preprocessing import Preprocessing
 
 TRAP = "import pathlib\npathlib.Path({!r}).touch()\n"
 
@@ -104,6 +110,38 @@ def test_a_hostile_onnx_file_is_one_message(trapped, digit, tmp_path, monkeypatc
     arguments = ["explain", trapped, digit, "--backend", "onnxruntime", "-o", tmp_path / "o"]
     refused(arguments, said)
     assert not (tmp_path / "ran").exists()
+
+
+JUNK = (None, True, -1, 0, 2**70, 1e308, "x", "../x", "\x1b[2J", [], [[]], {}, {"a": []})
+
+
+def places(content, path=()):
+    """The path of every field, inner ones first."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in inner:
+        if isinstance(value, dict | list):
+            yield from list(places(value, (*path, key)))[:40]
+        yield (*path, key)
+
+
+def test_no_field_of_a_manifest_can_be_a_defect(compiled):
+    """Whatever a field is, it is refused, or of a type that the next steps can work with."""
+    content = json.loads((compiled / "manifest.json").read_bytes())
+    outcomes = Counter()
+    for path in places(content):
+        for junk in JUNK:
+            changed = json.loads(json.dumps(content))
+            holder = changed
+            for key in path[:-1]:
+                holder = holder[key]
+            holder[path[-1]] = junk
+            outcomes[complaint_about(changed) is None] += 1
+            if complaint_about(changed) is None:
+                assert stages_of(changed["layers"], changed["onnx_names"])
+                with suppress(InputError):
+                    Preprocessing.of(changed)
+    assert outcomes[False] > 1000
+    assert outcomes[True] > 1000  # notes, versions and such can be many things
 
 
 def test_a_link_inside_the_directory_is_fine(trapped, digit, tmp_path):
