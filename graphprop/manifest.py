@@ -32,7 +32,7 @@ LARGEST_FILE = 16 * 2**30
 """Bytes of any other file."""
 LARGEST_TENSOR = 2**28
 """Entries of one input or one map, without the batch."""
-LONGEST_TEXT = 2**16
+LONGEST_TEXT = 2**20
 """Characters of one name or note."""
 DEEPEST = 32
 """How deep lists and objects may be nested."""
@@ -196,9 +196,8 @@ def shown(value: Any) -> str:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is text, not too long, and to be written in UTF-8: surrogates can't be."""
-    text = isinstance(value, str) and len(value) <= LONGEST_TEXT
-    return text and not any("\ud800" <= c <= "\udfff" for c in value)
+    """Whether a value is text that isn't too long."""
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT
 
 
 def is_number(value: Any) -> bool:

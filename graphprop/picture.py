@@ -116,6 +116,7 @@ def write_png(image: Image.Image, path: Path, text: Mapping[str, str]) -> None:
     """Write a picture with text in its metadata; a reader never sees half a file."""
     info = PngInfo()
     for key, value in {"Software": SOFTWARE, **text}.items():
+        value = value.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair
         info.add_itxt(key, value) if not value.isascii() else info.add_text(key, value)
     temporary = path.with_name(f".graphprop-{os.getpid()}.png")
     try:

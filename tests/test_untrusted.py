@@ -153,6 +153,13 @@ def test_a_link_inside_the_directory_is_fine(trapped, digit, tmp_path):
     assert read_manifest(link)["classes"] == 3
 
 
+def test_half_a_surrogate_pair_is_escaped(trapped, digit, tmp_path):
+    hostile.edited(trapped, lambda content: content.update(method="a\ud800"))
+    arguments = ("explain", trapped, digit, "--backend", "onnxruntime", "-o", tmp_path / "o")
+    assert graphprop_command(*arguments).exit_code == 0
+    assert Image.open(tmp_path / "o" / "digit.png").text["Method"] == "a\\ud800"
+
+
 def test_no_such_backend(compiled, digit):
     with pytest.raises(MethodError, match="there is no backend 'onnx': did you mean 'onnxruntime'"):
         engines.engine_of(compiled, read_manifest(compiled), "onnx")
