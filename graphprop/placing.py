@@ -61,7 +61,8 @@ def complaint_about(directory: Path, force: bool, keep: Iterable[Path]) -> str |
     if place in (here := Path.cwd().resolve(), *here.parents):
         return f"{directory} is the folder you are in, or above it: name another one"
     for path in keep:
-        if place in path.resolve().parents:
+        # of a link, neither it nor what it leads to
+        if place in (*path.resolve().parents, *(path.parent.resolve() / path.name).parents):
             return f"{directory} holds {path.name}, which is read: name another one"
     if not directory.is_dir():
         return None

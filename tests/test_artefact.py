@@ -258,10 +258,13 @@ def test_the_folder_of_the_model_is_never_replaced(explainer, tmp_path):
     folder = tmp_path / "models"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "net.py").write_text("model = 1")
-    for directory in (folder, folder / "deep", tmp_path):
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "net.py"
+    link.symlink_to(folder / "deep" / "net.py")
+    for directory in (folder, folder / "deep", tmp_path, tmp_path / "links"):
         with pytest.raises(OutputError, match=r"holds net.py, which is read: name another one"):
-            save(explainer, directory, force=True, keep=[folder / "deep" / "net.py"])
-    assert [path.name for path in tmp_path.rglob("*")] == ["models", "deep", "net.py"]
+            save(explainer, directory, force=True, keep=[link])
+    assert len([*tmp_path.rglob("*")]) == 5
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])

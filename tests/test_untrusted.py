@@ -189,6 +189,14 @@ def test_what_goes_wrong_in_the_code_is_one_message(trapped, digit, tmp_path, co
     refused(["explain", trapped, digit, "-o", tmp_path / "o"], said)
 
 
+@pytest.mark.parametrize("code", ["exit(0)", "def load(dtype=None):\n    raise SystemExit"])
+def test_code_that_ends_the_process_fails_the_check(trapped, code):
+    (trapped / "explainer.py").write_text(code)
+    done = graphprop_command("check", trapped, "--backend", "python")
+    assert done.exit_code == 1
+    assert "explainer.py does not run: SystemExit" in done.stdout
+
+
 def test_what_the_code_prints_is_no_result(compiled, trapped, digit, tmp_path):
     source = (compiled / "explainer.py").read_text()
     (trapped / "explainer.py").write_text(source + "\nprint('hello')\n")
