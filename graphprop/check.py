@@ -27,6 +27,7 @@ from graphprop.checking.fingerprint import deviations, fingerprint, first_deviat
 from graphprop.checking.report import BackendResult, Divergence, Report
 from graphprop.checking.runner import SEED, pack
 from graphprop.checking.stages import Stage, described, stages_of
+from graphprop.engines import refuse_forbidden
 from graphprop.errors import InputError, MethodError, nearest
 from graphprop.interpret import interpret
 
@@ -128,6 +129,8 @@ def check_directory(
         raise MethodError(
             f"{directory} was compiled without ONNX: check the backend 'python', or compile again"
         )
+    if written and "python" not in chosen:
+        refuse_forbidden(directory, manifest)
     stages = stages_of(manifest["layers"], manifest["onnx_names"])
     explained = inputs_for(manifest["input_shapes"], manifest["classes"], samples)
     recorded = manifest["fingerprint"]

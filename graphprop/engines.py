@@ -25,6 +25,10 @@ from graphprop.manifest import AGAIN, LARGEST_ONNX, ONNX, is_plain_name, read_li
 BACKENDS = ("python", "onnxruntime")
 LONGEST_RUN = 600.0
 """Seconds that ONNX Runtime may take for one explanation."""
+MOST_TRIPS = 2**20
+"""How often the body of a loop in an ONNX file may run."""
+BRANCHES = ("If", "Scan", "SequenceMap")
+"""ONNX operators with graphs in them that graphprop never writes; it writes Loop."""
 
 Explained: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
 Engine: TypeAlias = Callable[[torch.Tensor, "int | None"], Explained]
@@ -215,13 +219,36 @@ def checked_onnx(directory: Path, manifest: Mapping[str, Any]) -> bytes:
     return content
 
 
+def refuse_forbidden(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse an ONNX file that would open something outside, or compute without end.
+
+    One that can't be read at all is left to whoever is going to run it.
+
+    Raises
+    ------
+    OutputError
+        If it holds what graphprop never writes.
+    """
+    import onnx
+
+    file = directory / ONNX
+    try:
+        model = onnx.load_model_from_string(read_limited(file, LARGEST_ONNX))
+    except Exception:
+        return
+    complaint = forbidden_in(model, manifest["files"])
+    if complaint:
+        raise OutputError(f"{file} is refused: {complaint}; {AGAIN}")
+
+
 def forbidden_in(model: Any, files: Mapping[str, Any]) -> str | None:
     """What an ONNX model holds that graphprop never writes, or None."""
     if len(model.functions):
         return "it defines functions of its own"
-    graphs = [model.graph]
+    numbers = {tensor.name: tensor for tensor in model.graph.initializer}
+    graphs = [(model.graph, False)]
     while graphs:
-        graph = graphs.pop()
+        graph, inner = graphs.pop()
         for tensor in graph.initializer:
             for entry in tensor.external_data:
                 if entry.key == "location" and not (
@@ -232,14 +259,31 @@ def forbidden_in(model: Any, files: Mapping[str, Any]) -> str | None:
         for node in graph.node:
             if node.domain not in ("", "ai.onnx"):
                 return f"the operator {shown(f'{node.domain}.{node.op_type}')} isn't one of ONNX"
+            if node.op_type in BRANCHES or (node.op_type == "Loop" and inner):
+                return f"the operator {node.op_type} may compute without end"
+            if node.op_type == "Loop" and not 0 <= trips(node, numbers) <= MOST_TRIPS:
+                return f"a loop in it may run more than {MOST_TRIPS} times"
             for attribute in node.attribute:
-                graphs += [attribute.g, *attribute.graphs]
+                graphs += [(part, True) for part in (attribute.g, *attribute.graphs)]
                 sparse = [attribute.sparse_tensor, *attribute.sparse_tensors]
                 tensors += [attribute.t, *attribute.tensors]
                 tensors += [part for s in sparse for part in (s.values, s.indices)]
         if any(tensor.external_data for tensor in tensors):
             return "it keeps a constant in another file"
     return None
+
+
+def trips(loop: Any, numbers: Mapping[str, Any]) -> int:
+    """How often the body of a loop runs at most; -1 where that is no constant."""
+    import onnx
+
+    tensor = numbers.get(loop.input[0]) if loop.input else None
+    if tensor is None or tensor.external_data or list(tensor.dims) not in ([], [1]):
+        return -1
+    try:
+        return int(onnx.numpy_helper.to_array(tensor).reshape(()))
+    except Exception:  # a type that is no number, or data of another length
+        return -1
 
 
 def in_short(error: BaseException) -> str:

@@ -297,7 +297,8 @@ def operator_of_another(folder, model):
 @altered("the operator 'evil.Run' isn't one of ONNX")
 def operator_in_a_loop(folder, model):
     body = helper.make_graph([helper.make_node("Run", [], ["a"], domain="evil")], "body", [], [])
-    model.graph.node.append(helper.make_node("Loop", ["", ""], ["b"], body=body))
+    model.graph.node.append(helper.make_node("Loop", ["trips", ""], ["b"], body=body))
+    with_number(model, "trips", 2)
 
 
 @altered("it defines functions of its own")
@@ -384,8 +385,8 @@ def more_than_memory(folder, model):
     )
 
 
-@altered("was stopped: it took more than 1 seconds for one explanation")
-def loop_without_end(folder, model):
+def loop(trips, nodes=None):
+    """A loop that changes signs so often."""
     state = [
         helper.make_tensor_value_info("i", TensorProto.INT64, []),
         helper.make_tensor_value_info("go", TensorProto.BOOL, []),
@@ -395,19 +396,44 @@ def loop_without_end(folder, model):
         helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
         helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
     ]
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go"], ["go_on"]),
-            helper.make_node("Neg", ["x"], ["y"]),
-        ],
-        "body",
-        state,
-        results,
-    )
-    small(
-        model,
-        [
-            integers("trips", 2**62),
-            helper.make_node("Loop", ["trips", "", "input"], ["relevance"], body=body),
-        ],
+    inner = nodes or [helper.make_node("Neg", ["x"], ["y"])]
+    inner = [helper.make_node("Identity", ["go"], ["go_on"]), *inner]
+    body = helper.make_graph(inner, "body", state, results)
+    return helper.make_node("Loop", [trips, "", "input"], ["relevance"], body=body)
+
+
+def with_number(model, name, value):
+    tensor = onnx.numpy_helper.from_array(np.array(value), name)
+    model.graph.initializer.append(tensor)
+
+
+@altered("a loop in it may run more than 1048576 times")
+def loop_without_end(folder, model):
+    small(model, [loop("trips")])
+    with_number(model, "trips", 2**62)
+
+
+@altered("a loop in it may run more than 1048576 times")
+def loop_of_computed_length(folder, model):
+    small(model, [integers("trips", 3), loop("trips")])
+
+
+@altered("a loop in it may run more than 1048576 times")
+def loop_of_any_length(folder, model):
+    small(model, [loop("")])
+
+
+@altered("the operator Loop may compute without end")
+def loop_in_a_loop(folder, model):
+    inner = loop("trips")
+    inner.input[2], inner.output[0] = "x", "y"
+    small(model, [loop("trips", [inner])])
+    with_number(model, "trips", 2**20)
+
+
+@altered("the operator Scan may compute without end")
+def scan(folder, model):
+    body = helper.make_graph([], "body", [], [])
+    model.graph.node.append(
+        helper.make_node("Scan", ["input"], ["b"], body=body, num_scan_inputs=1)
     )

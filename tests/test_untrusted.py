@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import threading
 import time
 from collections import Counter
 from contextlib import suppress
@@ -9,6 +11,7 @@ from contextlib import suppress
 import hostile
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 from test_cli import NET
@@ -103,8 +106,7 @@ def test_a_hostile_directory_is_one_message(trapped, digit, tmp_path, name, comm
 
 
 @pytest.mark.parametrize("name", hostile.ONNX_CASES)
-def test_a_hostile_onnx_file_is_one_message(trapped, digit, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(engines, "LONGEST_RUN", 1.0)
+def test_a_hostile_onnx_file_is_one_message(trapped, digit, tmp_path, name):
     said, change = hostile.ONNX_CASES[name]
     change(trapped)
     arguments = ["explain", trapped, digit, "--backend", "onnxruntime", "-o", tmp_path / "o"]
@@ -142,6 +144,56 @@ def test_no_field_of_a_manifest_can_be_a_defect(compiled):
                     Preprocessing.of(changed)
     assert outcomes[False] > 1000
     assert outcomes[True] > 1000  # notes, versions and such can be many things
+
+
+@pytest.mark.parametrize("name", hostile.ONNX_CASES)
+def test_a_hostile_onnx_file_is_not_run_by_the_check(trapped, tmp_path, name):
+    said, change = hostile.ONNX_CASES[name]
+    change(trapped)
+    done = graphprop_command("check", trapped, "--backend", "onnxruntime")
+    assert "defect" not in done.output
+    assert done.exit_code in (1, 2)
+    if any(text in said for text in ("data lie", "keeps a", "isn't one of", "loop", "without end")):
+        assert done.exit_code == 2
+        assert said in done.stderr
+
+
+@pytest.fixture
+def endless(trapped, monkeypatch):
+    """A directory whose ONNX file computes for hours, taken for harmless."""
+    hostile.ONNX_CASES["loop_without_end"][1](trapped)
+    monkeypatch.setattr(engines, "forbidden_in", lambda *given: None)
+    return engines.engine_of(trapped, read_manifest(trapped), "onnxruntime")
+
+
+def test_what_takes_too_long_is_stopped(endless, monkeypatch):
+    monkeypatch.setattr(engines, "LONGEST_RUN", 0.5)
+    with pytest.raises(OutputError, match=r"was stopped: it took more than 0.5 seconds for one"):
+        endless(torch.zeros(1, 1, 6, 6), 0)
+
+
+def test_an_interrupt_stops_onnxruntime(endless):
+    began = time.perf_counter()
+    main_thread = threading.get_ident()
+    timer = threading.Timer(0.5, signal.pthread_kill, (main_thread, signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            endless(torch.zeros(1, 1, 6, 6), 0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.perf_counter() - began < 10
+
+
+def test_a_method_with_a_loop_is_not_refused(tmp_path, digit):
+    (tmp_path / "net.py").write_text(NET)
+    done = graphprop_command(
+        "compile", tmp_path / "net.py", "-m", "smoothgrad", "-o", tmp_path / "net"
+    )
+    assert done.exit_code == 0, done.output
+    arguments = ("explain", tmp_path / "net", digit, "--backend", "onnxruntime")
+    assert graphprop_command(*arguments, "-o", tmp_path / "o").exit_code == 0
 
 
 def test_a_link_inside_the_directory_is_fine(trapped, digit, tmp_path):
