@@ -146,16 +146,18 @@ def test_no_field_of_a_manifest_can_be_a_defect(compiled):
     assert outcomes[True] > 1000  # notes, versions and such can be many things
 
 
-@pytest.mark.parametrize("name", hostile.ONNX_CASES)
+FORBIDDEN = ("data lie", "keeps a constant", "isn't one of ONNX", "a loop", "without end")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name, (said, _) in hostile.ONNX_CASES.items() if any(t in said for t in FORBIDDEN)],
+)
 def test_a_hostile_onnx_file_is_not_run_by_the_check(trapped, tmp_path, name):
     said, change = hostile.ONNX_CASES[name]
     change(trapped)
-    done = graphprop_command("check", trapped, "--backend", "onnxruntime")
-    assert "defect" not in done.output
-    assert done.exit_code in (1, 2)
-    if any(text in said for text in ("data lie", "keeps a", "isn't one of", "loop", "without end")):
-        assert done.exit_code == 2
-        assert said in done.stderr
+    refused(["check", trapped, "--backend", "onnxruntime"], said)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.fixture
