@@ -42,6 +42,7 @@ from graphprop.checking.probes import Samples, picture_in, probes, read_inputs
 from graphprop.checking.recorded import hold_recorded
 from graphprop.checking.report import BackendResult, Divergence, Report
 from graphprop.checking.stages import Stage, described, stages_of
+from graphprop.engines import refuse_forbidden
 from graphprop.errors import MethodError, nearest
 from graphprop.network import shape_of
 
@@ -170,6 +171,8 @@ def check_directory(
         raise MethodError(
             f"{directory} was compiled without ONNX: check the backend 'python', or compile again"
         )
+    if written and "python" not in chosen:
+        refuse_forbidden(directory, manifest)
     stages = stages_of(manifest["layers"], manifest["onnx_names"])
     picture, unread = picture_in(directory, manifest)
     explained = probes(

@@ -23,10 +23,18 @@ WIDE = 10_000
 """Columns to fill where nothing is a terminal: tables are never cut then."""
 
 
+class Output(Console):
+    """A console that leaves it to the program what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would exit here, with the code of a check that failed."""
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console on stdout or stderr that takes no text for markup, and cuts nothing in a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(
+    return Output(
         stderr=stderr,
         markup=False,
         emoji=False,

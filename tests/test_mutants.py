@@ -265,7 +265,15 @@ def compiled(method: str, folder: Path) -> Subject:
     nn.init.normal_(model.norm.running_mean, 0, 0.2)
     nn.init.uniform_(model.norm.running_var, 0.5, 1.5)
     explainer = graphprop.compile(model.eval(), torch.zeros(2, *SHAPE), method)
-    preprocessing = None if method == "rap" else {"mean": [0.4, 0.5], "std": [0.3, 0.2]}
+    preprocessing = (
+        None
+        if method == "rap"
+        else {
+            "size": list(SHAPE[1:]),
+            "mean": [0.4, 0.5],
+            "std": [0.3, 0.2],
+        }
+    )
     with same_process():
         directory = save(explainer, folder / method, preprocessing=preprocessing)
     return Subject(directory, method)

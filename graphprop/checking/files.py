@@ -148,20 +148,25 @@ def variables_of(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def against_onnx(model: onnx.ModelProto, manifest: Mapping[str, Any]) -> Iterator[str]:
     """What ``explainer.onnx`` says otherwise: its metadata, and the shapes of its values."""
+    elsewhere = {
+        "version": manifest["graphprop"],
+        "weights_sha256": manifest["files"].get("weights.safetensors"),
+    }
     for entry in model.metadata_props:
-        if entry.key in ("classes", "method", "parameters", "preprocessing", "model", "output"):
-            known = manifest.get(entry.key)
-        elif entry.key in ("graphprop", "version", "graphprop_version"):
-            known = manifest["graphprop"]
-        elif entry.key in ("weights", "weights_sha256"):
-            known = manifest["files"].get("weights.safetensors")
-        else:
+        key = entry.key.removeprefix("graphprop.")
+        if key not in manifest.keys() | elsewhere.keys():
             continue
+        known = elsewhere.get(key, manifest.get(key))
         if not same(entry.value, known):
             yield (
-                f"manifest.json and the metadata of explainer.onnx differ in {entry.key}: "
+                f"manifest.json and the metadata of explainer.onnx differ in {key}: "
                 f"{json.dumps(known)[:80]} and {entry.value[:80]}"
             )
+    said = {entry.key.removeprefix("graphprop.") for entry in model.metadata_props}
+    if "method" in said:
+        for key in {"preprocessing", "rules", "roles"} - said:
+            if manifest.get(key):
+                yield f"manifest.json gives {key}, and the metadata of explainer.onnx none"
     inputs = [value for value in model.graph.input if value.name != "target"]
     shapes = [list(dims(value)[1:]) for value in inputs]
     if shapes != [list(shape) for shape in manifest["input_shapes"]]:

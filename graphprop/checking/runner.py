@@ -262,5 +262,5 @@ if __name__ == "__main__":
     sys.meta_path.insert(0, NoGraphprop())
     try:
         main(json.loads(Path(sys.argv[1]).read_text()))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         sys.exit(told(error))
