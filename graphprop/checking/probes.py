@@ -355,7 +355,10 @@ def plan(samples: Samples, logits: torch.Tensor, single: str, *, weights: bool) 
         # by the largest logit, alone and with others; the rest by class, one alone
         found += batches(several, single)
         others = [row for row in others if row not in several]
-    found += batches(others, "class", 1)
+        if single == "none":
+            found += batches(several, "largest")
+    # of several sizes, one of them neither 1 nor the number of classes
+    found += batches(others, "class", 1, 3 if logits.shape[1] == 2 else 2)
     if weights and samples.weighted:
         found += batches(samples.weighted, "weights")
     return found
