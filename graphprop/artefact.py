@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
+from graphprop.checking.conservation import record_of
 from graphprop.checking.runner import local_variables
 from graphprop.emit import onnx as emit_onnx
 from graphprop.emit.metadata import metadata_of
@@ -185,6 +186,7 @@ def manifest_of(explainer: CompiledExplainer, folder: Path, report: Report | Non
         "notes": list(explainer.notes),
         "check": report.as_dict(timing=False) if report else None,
         "fingerprint": report.fingerprint if report else None,
+        "conservation": report.conservation if report else record_of(explainer),
         "files": {name: sha256(folder / name) for name in FILES if (folder / name).exists()},
     }
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graphprop.artefact import layer_entries, onnx_names, read_manifest, sha256, write_files
+from graphprop.checking import conservation
 from graphprop.checking.arbiter import GraphArbiter, ModuleArbiter, Truth
 from graphprop.checking.backends import BackendError, Samples
 from graphprop.checking.compare import ENGINES, PythonBackend, Session
@@ -93,6 +94,10 @@ def check_explainer(
             session.hold("python", PythonBackend(directory))
         written = (directory / "explainer.onnx").exists() or backends is not None
         session.hold_onnx(chosen if written else (), explicit=backends is not None)
+        report.conservation, found = conservation.of_explainer(
+            explainer, report.ledger, lambda i: explained.part(slice(i, i + 1))
+        )
+        report.warnings += found
     return report
 
 
@@ -152,6 +157,8 @@ def check_directory(
         if "python" in chosen or not result.passed:
             report.backends.append(result)
         session.hold_onnx(chosen if written else (), explicit=backends is not None)
+        if report.passed:
+            report.warnings += conservation.of_directory(manifest, report.ledger)
     return report
 
 

@@ -300,7 +300,7 @@ def method_entry(method: Method) -> dict[str, Any]:
         "summary": method.summary,
         "source": method.source,
         "table": [list(entry) for entry in method.table],
-        "parameters": {**method.parameters, "batch_norm": method.batch_norm},
+        "parameters": method.defaults,
         "switches": {name: dict(sets) for name, sets in method.switches.items()},
     }
 

@@ -129,7 +129,7 @@ def test_first_target_is_the_largest_logit(compiled):
 
 
 def test_ledger_starts_at_the_logit_and_conserves_it():
-    explainer = explainer_of("lrp_z")
+    explainer = explainer_of("lrp_z", bias="ignored")
     report = check_explainer(explainer, samples=2, backends=["python"])
     ledger = report.ledger
     assert [row["label"] for row in ledger["layers"]] == [
@@ -318,7 +318,7 @@ def test_nan_in_the_arbiter_names_its_layer():
     explainer.lowered.tensors[name] = torch.full_like(explainer.lowered.tensors[name], math.nan)
     report = check_explainer(explainer, samples=1)
     assert not report.passed
-    assert "the arbiter itself gives NaN or infinity for sample 0" in report.complaint()
+    assert "the network itself gives NaN or infinity for sample 0" in report.complaint()
     assert "first at the result of 'block.conv'" in report.complaint()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from graphprop.checking import conservation
 from graphprop.checking.arbiter import Arbiter, Truth, allowance, errors
 from graphprop.checking.backends import (
     BackendError,
@@ -59,12 +60,8 @@ class Session:
         broken = [i for i, finite in enumerate(self._finite()) if not finite]
         if broken:
             self.sound = False
-            where = next(
-                (s for s, m in self._measured() if not bool(m[broken[0]].isfinite().all())), None
-            )
-            place = f", first at {described(where)}" if where else ""
-            problem = f"the arbiter itself gives NaN or infinity for sample {broken[0]}{place}"
-            self.report.backends.append(BackendResult("float64", problem=problem))
+            problem = self._overflow(broken[0])
+            self.report.backends.append(BackendResult("the map", problem=problem))
             return self.report
         self.report.ledger = self._ledger()
         off = self.truth.float32["relevance"]
@@ -74,10 +71,27 @@ class Session:
         return self.report
 
     def _finite(self) -> list[bool]:
-        parts = (self.truth.logits, self.truth.relevance)
-        finite = [part.flatten(1).isfinite().all(1) for part in parts]
-        both: list[bool] = (finite[0] & finite[1]).tolist()
-        return both
+        truth = self.truth
+        finite = [p.flatten(1).isfinite().all(1).tolist() for p in (truth.logits, truth.relevance)]
+        rows = range(len(truth.samples))
+        return [all(part[row] for part in finite) and not self._beyond(row) for row in rows]
+
+    def _beyond(self, sample: int) -> Stage | None:
+        """The first stage of which relevance, or the network's result, exceeds all of float32.
+
+        The map need not show it: a quotient that does counts as zero.
+        """
+        largest = torch.finfo(torch.float32).max
+        return next((s for s, m in self._measured() if not float(m[sample, 2]) <= largest), None)
+
+    def _overflow(self, sample: int) -> str:
+        """Say of which sample there are no numbers, and from which layer on."""
+        stage = self._beyond(sample)
+        place = described(stage) if stage else None
+        if bool(self.truth.logits[sample].isfinite().all()):
+            return conservation.overflow(f"sample {sample}", place)
+        first = f", first at {place}" if place else ""
+        return f"the network itself gives NaN or infinity for sample {sample}{first}"
 
     def _measured(self) -> Iterator[tuple[Stage, torch.Tensor]]:
         for index, stage in enumerate(self.stages):

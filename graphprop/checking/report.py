@@ -135,6 +135,8 @@ class Report:
         What the user should know though nothing is wrong.
     fingerprint
         What a manifest records of the explainer's values, see `graphprop.checking.fingerprint`.
+    conservation
+        What a manifest records of relevance that is lost, see `graphprop.checking.conservation`.
     """
 
     arbiter: str
@@ -144,6 +146,7 @@ class Report:
     ledger: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     fingerprint: dict[str, Any] | None = field(default=None, repr=False)
+    conservation: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def passed(self) -> bool:
