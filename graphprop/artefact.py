@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from graphprop.checking.conservation import record_of
 from graphprop.checking.runner import local_variables
 from graphprop.emit import onnx as emit_onnx
 from graphprop.emit.metadata import metadata_of
@@ -222,6 +223,7 @@ def manifest_of(explainer: CompiledExplainer, folder: Path, report: Report | Non
         "notes": list(explainer.notes),
         "check": None if report is None else report.as_dict(timing=False),
         "fingerprint": None if report is None else report.fingerprint,
+        "conservation": record_of(explainer) if report is None else report.conservation,
         "files": {name: sha256(folder / name) for name in FILES if (folder / name).exists()},
     }
 

@@ -23,7 +23,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from graphprop.artefact import layer_entries, onnx_names, read_manifest, write_files
+from graphprop.checking import conservation
 from graphprop.checking.arbiter import GraphArbiter, ModuleArbiter, Truth
 from graphprop.checking.backends import BackendError
 from graphprop.checking.compare import ENGINES, PythonBackend, Session, Tolerance
@@ -119,6 +122,14 @@ def check_explainer(
             session.hold("python", PythonBackend(directory))
         written = (directory / "explainer.onnx").exists() or backends is not None
         session.hold_onnx(chosen if written else (), explicit=backends is not None)
+
+        def sample(index: int) -> tuple[Mapping[str, torch.Tensor], torch.Tensor]:
+            row = report.samples.index(report.ledger["samples"][index])
+            inputs, _ = session.truth.samples.part([row])
+            return inputs, session.truth.samples.target[[row]]
+
+        report.conservation, found = conservation.of_explainer(explainer, report.ledger, sample)
+        report.warnings += found
     return report
 
 
@@ -190,6 +201,8 @@ def check_directory(
         if session.sound:
             session.hold_onnx(chosen if written else (), explicit=backends is not None)
         report = session.report
+        if session.sound and report.passed:
+            report.warnings += conservation.of_directory(manifest, report.ledger)
     else:
         report = hold_recorded(directory, manifest, stages, explained, chosen, tolerance, say)
     if allow_changed:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graphprop import picture
+from graphprop.checking.conservation import of_map
 from graphprop.engines import Engine, engine_of, largest
 from graphprop.errors import InputError, OutputError
 from graphprop.manifest import read_manifest
@@ -161,6 +162,8 @@ def explain_images(
             progress(f"explain {file.name}")
         logits, relevance, chosen = explain_one(explainer, preprocessing.tensor(shown), target)
         limit = picture.limit_of(picture.sum_channels(relevance))
+        lost = of_map(manifest, logits, chosen, relevance)
+        warnings += [f"{file}, class {chosen}: {lost}"] if lost else []
         one = Explanation(file, shown, relevance, logits, chosen, limit, npz, png, warnings)
         found.append(one)
         if not shared_scale:

@@ -26,7 +26,7 @@ from graphprop.emit.python import PythonModule, to_python
 from graphprop.errors import InputError, MethodError, described, nearest
 from graphprop.generated import run_source
 from graphprop.legalise import legalise
-from graphprop.lower import in_flow
+from graphprop.lower import in_flow, input_label
 from graphprop.network import Network, shape_of, sign_of
 from graphprop.ops import helpers
 from graphprop.passes.assign_rules import RuleMap
@@ -268,10 +268,15 @@ class CompiledExplainer(nn.Module):
         return chosen
 
     def _flows(self) -> dict[str, tuple[str, str]]:
-        """Label of a layer's relevance (in one of several flows) -> the layer's label and path."""
+        """Label of a layer's relevance (in one of several flows) -> the layer's label and path.
+
+        The inputs are among them, for methods whose flows meet there.
+        """
+        named = [(node.meta["label"], node.meta["path"]) for node in self.network.layers]
+        named += [(input_label(self.network, image),) * 2 for image in self.network.inputs]
         return {
-            in_flow(node.meta["label"], flow): (node.meta["label"], node.meta["path"])
-            for node in self.network.layers
+            in_flow(label, flow): (label, path)
+            for label, path in named
             for flow in self.method.flow_names
         }
 
@@ -282,7 +287,9 @@ class CompiledExplainer(nn.Module):
         ----------
         path
             A layer's path or label that ``record`` named when compiling. Where a method has
-            several flows, their sum; one of them as ``"label (flow)"``.
+            several flows, their sum; one of them as ``"label (flow)"``. What each flow brings to
+            the input is found by the input's name: ``"x (normal)"`` and ``"x (inversed)"`` of
+            ``rap-bn`` compiled with ``record=["x"]``.
 
         Returns
         -------
@@ -389,7 +396,8 @@ def compile(
     roles
         Pattern -> role, replacing what was found.
     record
-        Patterns of layers whose relevance `relevance_at` shall return.
+        Patterns of layers whose relevance `relevance_at` shall return; of a method with several
+        flows, also the names of inputs (``"x"``), for the map of each flow.
     output
         Which result to explain, of a model with several: a key or index, as ``"out"`` or ``"0"``.
     name

@@ -62,6 +62,7 @@ def lower(network: Network, method: Method, parameters: Mapping[str, Any]) -> Ne
     -------
     Network
         At level ``lowered``, its output ``(logits, relevance, {label: relevance of its result})``.
+        Where a method has several flows, what each brings to the inputs is among the latter.
 
     Raises
     ------
@@ -238,6 +239,9 @@ class Flow:
             if node.op == "call_function":
                 label = in_flow(node.meta["label"], self.name)
                 self.all.relevance[label] = carried.r.node
+            elif self.name:
+                label = in_flow(input_label(self.all.network, node), self.name)
+                self.all.relevance[label] = carried.r.node
             if node in stops:
                 ends[node] = carried.r
                 continue
@@ -376,6 +380,12 @@ def padding_of(node: fx.Node) -> fx.Node | None:
     ):
         return None
     return source if source.target.value == 0 else None
+
+
+def input_label(network: Network, image: fx.Node) -> str:
+    """What an input is called among the layers: its name, unless that is a layer's label."""
+    taken = {node.meta["label"] for node in network.layers}
+    return f"input {image.name}" if image.name in taken else image.name
 
 
 def in_flow(label: str, flow: str) -> str:

@@ -43,7 +43,9 @@ from graphprop.ops import (
     Linear,
     LinearTranspose,
     LogSoftmax,
+    LogSumExp,
     MaxPool,
+    Mean,
     Multiply,
     Negate,
     Negative,
@@ -318,6 +320,8 @@ def rearrangements() -> Iterator[Case]:
     yield Case(Expand((N, 2, 3)), ((N, 1, 3),))
     yield Case(Sum((1,)), ((N, 2, 3),))
     yield Case(Sum((2, 3)), ((N, 2, 3, 4),))
+    yield Case(Mean((1,)), ((N, 2, 3),))
+    yield Case(Mean((1, 3)), ((N, 2, 3, 4),))
     yield Case(Spread((N, 2, 3, 4), 12), ((N, 2, 1, 1),))
 
 
@@ -341,6 +345,8 @@ def activations() -> Iterator[Case]:
         yield Case(Simple(name), (x,))
     for exponent in (2.0, 3.0, 0.75, 2.5):
         yield Case(Power(exponent), (x,))
+    yield Case(LogSumExp((2, 3)), (x,))
+    yield Case(LogSumExp((1,)), (x,))
     yield Case(Softmax(1), (x,))
     yield Case(Softmax(3), (x,))
     yield Case(LogSoftmax(1), (x,))
@@ -628,6 +634,7 @@ def captured_shapes() -> Iterator[Captured]:
     yield of(aten.sum.dim_IntList, lambda x: x.sum((1, -1)))
     yield of(aten.mean.dim, lambda x: x.mean((-1, -2)), "spatial")
     yield of(aten.mean.dim, lambda x: x.mean(1, keepdim=True), "channels")
+    yield of(aten.logsumexp.default, lambda x: torch.logsumexp(x, (2, 3)))
     yield of(aten.amax.default, lambda x: x.amax((-1, -2)))
     yield of(aten.amax.default, lambda x: x.amax((2, 3), keepdim=True), "kept")
     yield of(aten.amax.default, lambda x: x.amax(1, keepdim=True), "channels")

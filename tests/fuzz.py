@@ -808,6 +808,23 @@ def noise(
     return [max(SAME, 10 * error) for error in errors(found, exact)]
 
 
+def hold_ranges(network: Network, x: torch.Tensor, target: torch.Tensor) -> None:
+    """Refuse a value outside the interval that was inferred for it, in single precision, too."""
+
+    def look(node: fx.Node, value: Any) -> None:
+        claimed, value = node.meta["range"], value[0] if isinstance(value, tuple) else value
+        known = value[value.isfinite()] if value.is_floating_point() else value
+        if not known.numel() or (claimed.low <= known.min() and known.max() <= claimed.high):
+            return
+        found = f"[{float(known.min())}, {float(known.max())}]"
+        raise Found(f"{node.name} of the {network.level} network lies in {found}, not {claimed}")
+
+    for scale in (1.0, 30.0):
+        for dtype in (torch.float64, torch.float32):
+            inputs = {"x": x * scale, "target": target}
+            interpret(network, inputs, dtype=dtype, observe=look)
+
+
 def hold(
     explainer: graphprop.CompiledExplainer,
     model: nn.Module,
@@ -816,6 +833,8 @@ def hold(
 ) -> None:
     """Hold one explainer, compiled in float64, against everything that it must agree with."""
     method, network = explainer.method.name, explainer.network
+    for each in (network, explainer.lowered):
+        hold_ranges(each, x, target)
     unsimplified = lower(network, explainer.method, explainer.settings)
     logits, (lowered,) = explain(unsimplified, {"x": x}, target)
     rough = explain(explainer.lowered, {"x": x}, target, dtype=torch.float32)

@@ -57,30 +57,44 @@ def sections(r: Vector, tau: float) -> tuple[Vector, Vector]:
 
 
 def hedged(
-    w: np.ndarray, x: Vector, r: Vector, *, tau: float, gamma: float, pointwise: bool
+    w: np.ndarray,
+    x: Vector,
+    r: Vector,
+    *,
+    tau: float,
+    gamma: float,
+    pointwise: bool,
+    terms: str = "CAUS",
 ) -> Vector:
     """Hand relevance through one layer with weights."""
     p, n = sections(r, tau)
     gamma = 1.0 if pointwise else gamma
     active, idle = (x > 0).astype(float), (x <= 0).astype(float)
-    terms = (
-        (np.maximum(x, 0.0), gamma * p + n),
-        (active, p),
-        (idle, n),
-    )
+    shares = {
+        "C": (np.maximum(x, 0.0), gamma * p + n),
+        "A": (active, p),
+        "U": (idle, n),
+    }
     carried = np.zeros_like(x)
     for j in range(len(r)):
-        for a, handed in terms:
+        for a, handed in (given for term, given in shares.items() if term in terms):
             z = a * np.abs(w[j])
             if z.sum() > 0:
                 carried += z / z.sum() * handed[j]
-    if not pointwise and active.any():
+    if "S" in terms and not pointwise and active.any():
         carried -= active * tau / active.sum()
     return carried
 
 
 def expected_total(
-    w: np.ndarray, x: Vector, r: Vector, *, tau: float, gamma: float, pointwise: bool
+    w: np.ndarray,
+    x: Vector,
+    r: Vector,
+    *,
+    tau: float,
+    gamma: float,
+    pointwise: bool,
+    terms: str = "CAUS",
 ) -> float:
     """What a layer's relevance adds up to: ``(gamma - 2) tau`` less the terms that are missing.
 
@@ -92,10 +106,11 @@ def expected_total(
     found = 0.0
     for j in range(len(r)):
         if sees_active[j]:
-            found += (1.0 if pointwise else gamma) * p[j] + n[j] + p[j]
+            found += ("C" in terms) * ((1.0 if pointwise else gamma) * p[j] + n[j])
+            found += ("A" in terms) * p[j]
         if sees_idle[j]:
-            found += n[j]
-    return found - (0.0 if pointwise or not (x > 0).any() else tau)
+            found += ("U" in terms) * n[j]
+    return found - (tau if "S" in terms and not pointwise and (x > 0).any() else 0.0)
 
 
 def is_pointwise(layer: nn.Module) -> bool:
@@ -151,6 +166,7 @@ def walk(
     layer: str,
     *,
     gamma: float = 1.0,
+    terms: str = "CAUS",
     low: Bound = "per_sample",
     high: Bound = "per_sample",
 ) -> tuple[dict[str, Carried], Vector]:
@@ -167,7 +183,7 @@ def walk(
                 handed = by_shares(lambda j: box(w[j], x, lowest, highest), x, r, 1.0, "drop")
                 return [(handed, tau)]
             given: Any = {"tau": tau, "gamma": gamma, "pointwise": is_pointwise(step.layer)}
-            return [(hedged(w, x, r, **given), tau)]
+            return [(hedged(w, x, r, **given, terms=terms), tau)]
         if isinstance(step.layer, MAX_POOL):
             handed = np.zeros_like(x)
             for share, cells in zip(r, windows_of(step.layer, shape), strict=True):

@@ -78,8 +78,8 @@ STABILISED: dict[str, Make] = {
 """The composites that stabilise every denominator, by graphprop's names."""
 
 EXACT: dict[str, Make] = {
-    "lrp_z": composed((Linear, Epsilon(epsilon=TINY, **IGNORED))),
-    "lrp_epsilon": composed((Linear, Epsilon(epsilon=1e-6, **IGNORED))),
+    "lrp_z": composed((Linear, Epsilon(epsilon=TINY))),
+    "lrp_epsilon": composed((Linear, Epsilon(epsilon=1e-6))),
     "lrp_alpha1_beta0": composed((Linear, alpha_beta(1, **IGNORED))),
     "lrp_alpha2_beta1": composed((Linear, alpha_beta(2, **IGNORED))),
     "lrp_cmp_alpha1": composed(

@@ -391,14 +391,21 @@ def inhibited(z: Vector) -> Vector:
 
 
 def rap_hidden(
-    w: np.ndarray, x: Vector, r: Vector, *, negative: str, active: str, convolution: bool
+    w: np.ndarray,
+    x: Vector,
+    r: Vector,
+    *,
+    negative: str,
+    active: str,
+    convolution: bool,
+    numerator: str = "inhibitory",
 ) -> Vector:
     """RAP below the logit layer (section 2)."""
     carried = np.zeros_like(x)
     for j in range(len(r)):
         above, below = excited(x * w[j]), inhibited(x * w[j])
         p, n = above.sum(), below.sum()
-        nu = quotient(r[j] * abs(n), p + abs(n))
+        nu = r[j] if numerator == "printed" else quotient(r[j] * abs(n), p + abs(n))
         if negative == "inhibitory" and convolution and r[j] < 0:
             # the authors' convolution: negative relevance to the inhibitory set only
             carried += below * quotient(r[j], n)
@@ -434,9 +441,9 @@ def rap_bn_logits(w: np.ndarray, x: Vector, r: Vector) -> Vector:
     return carried
 
 
-def compensated_norm(s: Vector, r: Vector, kappa: int) -> Vector:
-    """RAP-BN, step 1: S centred over the active units."""
-    active = r != 0
+def compensated_norm(s: Vector, r: Vector, kappa: int, units: str = "active") -> Vector:
+    """RAP-BN, step 1: S centered over the active units, or over all."""
+    active = (r != 0) | (units == "all")
     if not active.any():
         return r
     return np.where(active, r - kappa * (s - s[active].mean()) / s.size, 0.0)
@@ -605,6 +612,7 @@ def rap(
     negative: str = "both",
     active: str = "input",
     residual: str = "absolute",
+    nu: str = "inhibitory",
     low: Bound = "per_sample",
     high: Bound = "per_sample",
 ) -> torch.Tensor:
@@ -620,7 +628,13 @@ def rap(
                 return by_shares(lambda j: box(w[j], x, lowest, highest), x, r, 1.0, "drop")
             dense_layer = isinstance(step.layer, nn.Linear)
             return rap_hidden(
-                w, x, r, negative=negative, active=active, convolution=not dense_layer
+                w,
+                x,
+                r,
+                negative=negative,
+                active=active,
+                convolution=not dense_layer,
+                numerator=nu,
             )
 
         walk = Walk(network, values, weighted, lambda x, y, r: r, residual)
@@ -634,9 +648,12 @@ def rap_bn(
     x: torch.Tensor,
     target: torch.Tensor,
     *,
-    inversion_sign: float = 1.0,
+    inversion_sign: float = -1.0,
+    units: str = "active",
+    input: str = "zB",
     lost: str = "spread",
     residual: str = "absolute",
+    flows: tuple[int, ...] = (1, -1),
     low: Bound = "per_sample",
     high: Bound = "per_sample",
 ) -> torch.Tensor:
@@ -649,7 +666,7 @@ def rap_bn(
                     return rap_bn_logits(w, x, r)
                 if step.layer.bias is not None:
                     r = compensated_bias(b, step.layer.bias.numel(), r, kappa)
-                if walk.is_input(step):
+                if walk.is_input(step) and input == "zB":
                     shape = values[step.inputs[0]].shape[1:]
                     lowest, highest = bound(low, np.min, x, shape), bound(high, np.max, x, shape)
                     return by_shares(lambda j: box(w[j], x, lowest, highest), x, r, 1.0, lost)
@@ -658,11 +675,11 @@ def rap_bn(
                 return by_shares(lambda j: inhibited(x * w[j]), x, r, inversion_sign, lost)
 
             def norm(x: Vector, y: Vector, r: Vector) -> Vector:
-                return compensated_norm(y - x, r, kappa)
+                return compensated_norm(y - x, r, kappa, units)
 
             walk = Walk(network, values, weighted, norm, residual)
             return walk.run(start)
 
-        return flow(1) + flow(-1)
+        return sum(map(flow, flows))
 
     return each_sample(network, x, target, explain)

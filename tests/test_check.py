@@ -112,7 +112,7 @@ def test_passes_on_every_backend(method, samples):
         assert result.rows == (report.samples if python else report.samples[:-2])
         assert result.worst.error <= result.worst.allowed
         assert result.seconds > 0
-    assert report.warnings == []
+    assert all(warning.startswith("relevance vanishes") for warning in report.warnings)
 
 
 @pytest.mark.usefixtures("fresh_process")
@@ -138,7 +138,7 @@ def test_first_target_is_the_largest_logit(compiled):
 
 
 def test_ledger_starts_at_the_logit_and_conserves_it():
-    explainer = explainer_of("lrp_z")
+    explainer = explainer_of("lrp_z", bias="ignored")
     report = check_explainer(explainer, samples=2, backends=["python"])
     ledger = report.ledger
     assert ledger["samples"] == ["noise 0", "noise 1", "uniform"]
@@ -338,7 +338,7 @@ def test_nan_in_the_arbiter_names_its_layer():
     report = check_explainer(explainer, samples=1)
     assert not report.passed
     assert report.status == "not checked"
-    assert "the arbiter itself gives NaN or infinity on noise 0" in report.complaint()
+    assert "the network itself gives NaN or infinity on noise 0" in report.complaint()
     assert "first at the result of 'block.conv'" in report.complaint()
 
 

@@ -454,7 +454,8 @@ def test_check_of_something_else(tmp_path):
 def test_explain_says_what_was_written(compiled, digit, tmp_path):
     done = graphprop_command("explain", compiled[0], digit, "-o", tmp_path / "o")
     assert done.exit_code == 0, done.output
-    assert done.stderr == ""
+    # biases at random swallow most of the relevance
+    assert [line for line in done.stderr.splitlines() if "relevance vanishes" not in line] == []
     header, line = (line.split() for line in done.stdout.splitlines())
     assert header == ["picture", "class", "logit", "relevance", "sum", "scale", "written"]
     assert line[0] == str(digit)
@@ -557,7 +558,10 @@ def test_methods_lists_all():
     lines = done.stdout.splitlines()
     assert set(METHODS) | set(RULES) <= {line.removesuffix(" (default)") for line in lines}
     assert "epsilon_plus_flat (default)" in lines
-    assert "  epsilon=1e-06, bias=sink, stabilizer=1e-06, start=logit, batch_norm=merge" in lines
+    assert (
+        "  epsilon=1e-06, bias=sink, stabilizer=1e-06, start=logit, batch_norm=merge, norm=pass"
+        in lines
+    )
 
 
 def test_methods_as_json():

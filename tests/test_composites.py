@@ -121,7 +121,7 @@ def assert_like_zennit(subject: Subject, method: str) -> None:
     explainer = subject.compile(method)
     found_logits, found = explainer(subject.x, subject.target)
     assert relative_error(found_logits, logits) <= DOUBLE
-    # without stabiliser and bias, these two divide by sums that come as close to zero as they like
+    # these two divide by sums that come as close to zero as they like
     ill_conditioned = method in ("lrp_z", "lrp_epsilon")
     assert relative_error(found, relevance) <= (1e-6 if ill_conditioned else DOUBLE)
     with torch.no_grad():
@@ -169,6 +169,17 @@ def test_batch_of_any_size_is_zennits(subject: Subject, count: int) -> None:
         assert relative_error(found, relevance) <= DOUBLE
 
 
+@on("alexnet")
+def test_the_basic_rule_is_input_times_gradient(subject: Subject) -> None:
+    """On a network of ReLUs and max pools, the bias being a sink as in the default."""
+    explainer = subject.compile("lrp_z")
+    assert explainer.settings["bias"] == "sink"
+    _, found = explainer(subject.x, subject.target)
+    _, expected = subject.compile("input_x_gradient")(subject.x, subject.target)
+    assert relative_error(found, expected) <= 1e-6
+    assert subject.compile("lrp_epsilon").settings["bias"] == "sink"
+
+
 def test_every_composite_of_lrp_is_compared() -> None:
     """A composite without oracle here needs one, or a test of its own."""
     prefixes = ("lrp_", "epsilon_", "preset_", "deep_taylor")
@@ -199,15 +210,23 @@ def test_rules_of_a_composite(subject: Subject) -> None:
 
 @on("alexnet")
 def test_flat_on_the_first_layers(subject: Subject) -> None:
-    """Pools count, activations don't, and the dense head is never reached."""
+    """Layers with weights count, the pools between them come along, and the head stays.
+
+    Behind the last layer of the stack a pool belongs to the stack: with it, relevance is spread
+    evenly from the dense head down.
+    """
     for count, expected in (
+        (0, []),
         (1, ["features.0"]),
-        (2, ["features.0", "features.2"]),
-        (4, ["features.0", "features.2", "features.3", "features.5"]),
+        (2, ["features.0", "features.2", "features.3"]),
+        (3, ["features.0", "features.2", "features.3", "features.5", "features.6"]),
+        (4, [f"features.{i}" for i in (0, 2, 3, 5, 6, 8)]),
+        (5, [f"features.{i}" for i in (0, 2, 3, 5, 6, 8, 10, 12)]),
         (99, [f"features.{i}" for i in (0, 2, 3, 5, 6, 8, 10, 12)]),
     ):
         explainer = subject.compile("lrp_cmp_alpha1_flat", flat_layers=count)
         flat = [info.label for info in explainer.layers if (info.rule or "").startswith("flat")]
-        assert [label for label in flat if label.startswith("features")] == expected
+        assert [label for label in flat if label != "avgpool"] == expected
+        assert ("avgpool" in flat) == (count >= 5)
         _, found = explainer(subject.x, subject.target)
         assert bool(found.isfinite().all())

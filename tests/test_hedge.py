@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import mock
 from weakref import WeakKeyDictionary
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rap_reference import (
+    LAYERS,
     NETWORKS,
     Concatenation,
     Example,
@@ -168,6 +170,8 @@ def test_map_equals_the_formulas(name: str) -> None:
 SETTINGS: list[tuple[dict[str, str], dict[str, Any]]] = [
     ({"gamma": "1.5"}, {"gamma": 1.5}),
     ({"gamma": "2"}, {"gamma": 2.0}),
+    ({"terms": "CAUS"}, {"terms": "CAUS"}),
+    ({"terms": "C"}, {"terms": "C"}),
     ({"low": "-4", "high": "4"}, {"low": -4, "high": 4}),
     ({"low": "-6.5,-7,-8", "high": "per_sample"}, {"low": (-6.5, -7, -8)}),
 ]
@@ -182,6 +186,30 @@ def test_parameters(name: str) -> None:
         assert {key: explainer.settings[key] for key in meant} == meant
         expected = reference.hedge(network, x, target, LAST[name], **meant)
         assert error(explainer(x, target)[1], expected) < TOLERANCE, texts
+
+
+@pytest.mark.parametrize("text", ["C,A", "A, C", "SUC", "U,S", "S", "A"])
+def test_terms(text: str) -> None:
+    """Any of the four, in any order: the paper's ablation."""
+    network = prepared(NETS["forks"](), 7)
+    x, target = network.images(), network.targets()
+    _, found = compiled(network, x, "hedge", **parsed({"terms": text}), gamma=1.5)(x, target)
+    expected = reference.hedge(network, x, target, LAST["forks"], terms=text, gamma=1.5)
+    assert error(found, expected) < TOLERANCE
+
+
+@BOTH_SIGNS
+@pytest.mark.parametrize("example", LAYERS[::3], ids=str)
+def test_law_terms_add_up(example: Example, signs: str) -> None:
+    """What one term adds does not depend on which others there are; each has its own total."""
+    layer, x, r = budgeted(example, 0, signs)
+    rules = {terms: RULES["hedge"].bind(gamma=1.6, terms=terms) for terms in ("CAUS", *"CAUS")}
+    parts = {terms: rule(layer, x, r) for terms, rule in rules.items()}
+    assert_equal(sum(parts[term] for term in "CAUS"), parts["CAUS"], layer.budget)
+    for terms, part in parts.items():
+        of_terms = partial(reference.expected_total, terms=terms)
+        expected = by_hand(of_terms, example, 0, layer, r, 1.6)
+        assert_equal(total(part)[:, None], expected[:, None], layer.budget)
 
 
 @pytest.mark.parametrize(("name", "layer"), [("chain", "relu3"), ("forks", "relu3")])
@@ -211,6 +239,9 @@ def test_refused() -> None:
         ({"gamma": 0.99}, "gamma lies between 1 and 2, not 0.99"),
         ({"gamma": 2.01}, "gamma lies between 1 and 2, not 2.01"),
         ({"gamma": "most"}, "the parameter 'gamma' is a number, not 'most'"),
+        ({"terms": "CAX"}, "terms names some of C, A, U and S, such as 'CAUS' or 'C,A', not 'CAX'"),
+        ({"terms": ""}, "terms names some of C, A, U and S, .* not ''"),
+        ({"terms": 3}, "terms names some of C, A, U and S"),
         ({"layer": "layers.relu55"}, "there is no layer 'layers.relu55'.*'layers.relu5'"),
         ({"layer": "layers.flatten"}, "has no places to make a map of: choose a layer in front of"),
         ({"layer": "layers.dense"}, "the map can't be made at the logits"),
@@ -606,7 +637,7 @@ def test_default_layer(source: str, layer: str, shape: tuple[int, ...]) -> None:
     rules: dict[str, list[str]] = {"batch_norm": []}
     for node in network.layers:
         rules.setdefault(node.target.__name__, []).append(str(node.meta["rule"]))
-    assert set(rules["conv"][1:]) == {"hedge(gamma=1)"}
+    assert set(rules["conv"][1:]) == {"hedge(gamma=1, terms=CAUS)"}
     assert set(rules["linear"]) == {"gradient"}
     assert set(rules["batch_norm"]) == ({"pass"} if source.startswith("resnet") else set())
 
@@ -700,7 +731,7 @@ def test_source_names_what_it_computes() -> None:
         assert f"layers_{name}" in explainer.source
     rules = {layer.label.removeprefix("layers."): layer.rule for layer in explainer.layers}
     assert rules["stem"] == "zB(low=per_sample, high=per_sample)"
-    assert rules["conv1"] == "hedge(gamma=1)"
+    assert rules["conv1"] == "hedge(gamma=1, terms=CAUS)"
     assert rules["add1.add"] == "hedge_share"
     assert rules["bn1"] == "pass"
     assert rules["dense"] == "gradient"

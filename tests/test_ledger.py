@@ -105,13 +105,27 @@ def test_accounts_of_a_rule_on_every_layer(rule, bias, stabilizer):
 
 
 @pytest.mark.parametrize(
-    "options", [{"authors": True}, {"active": "support"}, {"residual": "signed"}]
+    "options",
+    [{"authors": True}, {"active": "support"}, {"residual": "signed"}, {"nu": "printed"}],
 )
 def test_accounts_of_raps_variants(options):
     explainer = graphprop.compile(network(), images(1), "rap", **options)
     entries = ledger(explainer, images())
     assert wrong(entries) == []
     assert not any(entry.note for entry in entries)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(2.0, 0.0), (0.0, 1.0), (0.5, 0.25)])
+@pytest.mark.parametrize("method", ["lrp_alpha1_beta0", "preset_b"])
+def test_accounts_of_any_alpha_and_beta(method, alpha, beta):
+    explainer = graphprop.compile(network(), images(1), method, alpha=alpha, beta=beta)
+    entries = ledger(explainer, images())
+    assert wrong(entries) == []
+    scaled = [entry for entry in entries if any(entry.scaled)]
+    assert {entry.rule.partition("(")[0] for entry in scaled} == {"alpha_beta"}
+    for entry in scaled:
+        factor = 1 - (alpha - beta)
+        assert entry.scaled == pytest.approx([factor * came_in for came_in in entry.came_in])
 
 
 def test_every_rule_has_an_account_or_a_reason():

@@ -604,7 +604,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gradcam", {"layer": "layers.dense2"}, "the map can't be made at the logits"),
     ("gradcam", {"upsample": "cubic"}, "upsample is 'none', 'linear' or 'nearest', not 'cubic'"),
     ("relevance_cam", {"upsample": "all"}, "upsample is 'none', 'linear' or 'nearest', not 'all'"),
-    ("relevance_cam", {"alpha": 2.0}, "differ by 1, not 2.0 and 0.0"),
+    ("relevance_cam", {"alpha": -2.0}, "must not be negative, not -2 and 0"),
     ("contrastive_lrp", {"low": "least"}, "a bound of zB is a number, a number per channel"),
     ("contrastive_excitation_backprop", {"layer": "mean"}, "there is no layer 'mean'"),
     ("deeplift", {"nearest": "far"}, "the parameter 'nearest' is a number, not 'far'"),

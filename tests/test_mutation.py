@@ -64,6 +64,7 @@ from graphprop.ops import (
     Subtract,
     helpers,
 )
+from graphprop.ops.layout import CHANNEL, PLACE, Factor, Layout
 from graphprop.passes.assign_rules import assign_rules
 from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
 from graphprop.rules import (
@@ -90,17 +91,10 @@ MODULES = {
     "excitation": excitation,
 }
 
-IMPLIED = "alpha can't be negative where beta isn't and they differ by 1"
 FIRST_IS_R = "it is r at this place"
 KAPPA = "kappa is 1 or -1"
 
 EQUIVALENT = {
-    "lrp.alpha_beta: if beta < 0 or alpha - beta != 1:": IMPLIED,
-    "lrp.alpha_beta: if alpha <= 0 or beta < 0 or alpha - beta != 1:": IMPLIED,
-    "lrp.alpha_beta: if beta < 0 or beta < 0 or alpha - beta != 1:": IMPLIED,
-    "lrp.alpha_beta: if alpha < 1 or beta < 0 or alpha - beta != 1:": IMPLIED,
-    "lrp.alpha_beta: return excited - inhibitory(layer, x, r * beta, bias, stabilizer) "
-    "if alpha else excited": "a term that is zero is computed, and not left out",
     "lrp.bound: axis = getattr(layer.operator, 'channel_axis', 2) % len(x.shape)": (
         "every operator with weights has a channel_axis"
     ),
@@ -111,6 +105,9 @@ EQUIVALENT = {
     "rap.rap_bn: w_above, w_below, compensated = "
     "(w_below, w_above, compensated / inversion_sign)": "inversion_sign is 1 or -1",
     "rap.taken_off: return r - share if kappa >= 0 else r + share": KAPPA,
+    "hedge.hedge_start: if layer.layout is not None:": (
+        "where the channels come first already, they are moved nowhere and back"
+    ),
     "helpers.start: index = weights.reshape(-1, *[1] * (logits.dim() - 1))"
     ".expand(-1, 1, *logits.shape[2:])": "that axis has length 1",
     "methods: [('depth:flat_layers', 'flat'), DENSE, (EVERYWHERE, 'alpha_beta')] -> "
@@ -394,11 +391,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "w_square": {"stabilizer": 0.0},
     "zB": {"low": "per_sample", "high": "per_sample", "stabilizer": 0.0},
     "rap_start": {},
-    "rap": {"negative": "both", "active": "input"},
+    "rap": {"negative": "both", "active": "input", "nu": "inhibitory"},
     "rap_bn_start": {},
-    "compensate": {"kappa": 1.0},
-    "rap_bn": {"kappa": 1.0, "inversion_sign": 1.0, "lost": "spread"},
-    "rap_bn_input": {"kappa": 1.0, "lost": "spread", "low": "per_sample", "high": "per_sample"},
+    "compensate": {"kappa": 1.0, "units": "active"},
+    "rap_bn": {"kappa": 1.0, "inversion_sign": -1.0, "lost": "spread"},
+    "rap_bn_input": {
+        "kappa": 1.0,
+        "inversion_sign": -1.0,
+        "lost": "spread",
+        "input": "zB",
+        "low": "per_sample",
+        "high": "per_sample",
+    },
     "pass": {},
     "rearrange": {},
     "winner": {},
@@ -407,7 +411,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "signal": {},
     "affine": {"epsilon": 1e-6},
     "hedge_start": {},
-    "hedge": {"gamma": 1.0},
+    "hedge": {"gamma": 1.0, "terms": "CAUS"},
     "hedge_share": {},
     "hedge_average": {},
     "excitation": {},
@@ -463,14 +467,19 @@ def whole_numbers() -> Whole:
     return Whole(numbers(40, 4), numbers(6, 4), numbers(6), numbers(40, 6))
 
 
-ALPHA_3 = Setting("alpha_beta", alpha_beta, {"alpha": 3.0, "beta": 2.0, "bias": "sink"})
+WEIGHTS = [
+    Setting("alpha_beta", alpha_beta, {"alpha": alpha, "beta": beta, "bias": "sink"})
+    for alpha, beta in ((3.0, 2.0), (0.0, 1.0), (2.0, 0.0), (0.5, 0.25), (0.0, 0.0))
+]
 
 
 def lrp_cases() -> Iterator[Case]:
     for example in LAYERS:
         x = samples(example, "mixed")
         layer, r = layer_of(example, x), relevance_of(example, x)
-        for setting in filter(None, (suited(setting, example) for setting in (ALPHA_3, *SETTINGS))):
+        for setting in filter(
+            None, (suited(setting, example) for setting in (*WEIGHTS, *SETTINGS))
+        ):
             expected = setting.expected(example, x, r)
             yield Case(setting.rule, layer, x, r, expected, setting.parameters)
     whole = whole_numbers()
@@ -497,13 +506,14 @@ def lrp_cases() -> Iterator[Case]:
         ("flat", "means nothing on the dense layer 'layer'", {}),
         ("epsilon", "epsilon must be positive, not 0", {"epsilon": 0.0}),
         ("epsilon", "epsilon must be positive, not -0.1", {"epsilon": -0.1}),
-        ("alpha_beta", "differ by 1, not 2.0 and 0.5", {"alpha": 2.0, "beta": 0.5}),
-        ("alpha_beta", "must not be negative", {"alpha": 0.5, "beta": -0.5}),
-        ("alpha_beta", "must not be negative", {"alpha": -0.5, "beta": -1.5}),
+        ("alpha_beta", "must not be negative, not 0.5 and -0.5", {"alpha": 0.5, "beta": -0.5}),
+        ("alpha_beta", "must not be negative, not -0.5 and 0", {"alpha": -0.5, "beta": 0.0}),
+        ("alpha_beta", "must not be negative, not -0.5 and -1.5", {"alpha": -0.5, "beta": -1.5}),
         ("gamma", "gamma must not be negative", {"gamma": -1.0}),
-        ("z", "a bias is 'sink' or 'ignored', not 'kept'", {"bias": "kept"}),
+        ("z", "bias is 'sink' or 'ignored', not 'kept'", {"bias": "kept"}),
         ("zB", "or 'per_sample', not 'lowest'", {"low": "lowest"}),
         ("zB", "reads 4 channels, but the bound has 2 numbers", {"low": (0.0, 1.0)}),
+        ("zB", "is the same at all places of a channel", {"low": [(0.0, 1.0)] * 4}),
     ):
         yield Case(rule, whole.layer, whole.x, whole.r, message, parameters)
 
@@ -553,6 +563,9 @@ def rap_cases() -> Iterator[Case]:
     for rule, message, parameters in (
         ("rap", "negative is 'both' or 'inhibitory', not 'none'", {"negative": "none"}),
         ("rap", "active is 'input' or 'support', not 'all'", {"active": "all"}),
+        ("rap", "nu is 'inhibitory' or 'printed', not 'text'", {"nu": "text"}),
+        ("compensate", "units is 'active' or 'all', not 'none'", {"units": "none"}),
+        ("rap_bn_input", "input is 'zB' or 'flow', not 'none'", {"input": "none"}),
         ("rap_bn", "lost is 'drop' or 'spread', not 'kept'", {"lost": "kept"}),
         ("rap_bn", "inversion_sign is 1 or -1, not 2", {"inversion_sign": 2.0}),
         ("rap_bn", "inversion_sign is 1 or -1, not -10", {"inversion_sign": -10.0}),
@@ -571,6 +584,8 @@ def cases_of_rap(subject: Subject) -> Iterator[Case]:
         given = {"negative": negative, "active": active}
         hidden = partial(reference.rap_hidden, w, convolution=convolution, **given)
         yield subject.case("rap", hidden, **given)
+        hidden = partial(hidden, numerator="printed")
+        yield subject.case("rap", hidden, **given, nu="printed")
 
 
 def cases_of_rap_bn(subject: Subject) -> Iterator[Case]:
@@ -600,6 +615,7 @@ def cases_of_rap_bn(subject: Subject) -> Iterator[Case]:
         )
         given = {"kappa": float(kappa), "inversion_sign": sign, "lost": lost}
         yield subject.case("rap_bn", hidden, **given)
+        yield subject.case("rap_bn_input", hidden, input="flow", **given)
     for kappa, lost in product((1, -1), ("drop", "spread")):
         given = {"kappa": float(kappa), "lost": lost}
 
@@ -620,12 +636,12 @@ def compensate_cases() -> Iterator[Case]:
     r[1] = 0.0
     scale, shift = torch.randn(2, 3, generator=draw, dtype=torch.float64)
     s = scale.reshape(3, 1, 1) * z + shift.reshape(3, 1, 1) - z
-    for kappa in (1.0, -1.0):
+    for kappa, units in product((1.0, -1.0), ("active", "all")):
         pairs = zip(s.flatten(1).numpy(), r.flatten(1).numpy(), strict=True)
-        rows = np.stack([reference.compensated_norm(*pair, int(kappa)) for pair in pairs])
+        rows = np.stack([reference.compensated_norm(*pair, int(kappa), units) for pair in pairs])
         layer = Layer(BatchNorm(), operands=(z, scale, shift))
         expected = torch.from_numpy(rows).reshape(z.shape)
-        yield Case("compensate", layer, z, r, expected, {"kappa": kappa})
+        yield Case("compensate", layer, z, r, expected, {"kappa": kappa, "units": units})
 
 
 def structure_cases() -> Iterator[Case]:
@@ -771,6 +787,12 @@ def hedge_cases() -> Iterator[Case]:
             given = {"tau": tau, "gamma": gamma, "pointwise": pointwise}
             hedged = partial(hedge_reference.hedged, subject.weight, **given)
             yield subject.case("hedge", hedged, layer, gamma=gamma)
+            for terms in ("C", "A", "U", "S", "C,A", ("U", "S"), "A S"):
+                hedged = partial(hedge_reference.hedged, subject.weight, terms=terms, **given)
+                yield subject.case("hedge", hedged, layer, gamma=gamma, terms=terms)
+        for terms in ("", "CAUX", ("C", "caus")):
+            message = "terms names some of C, A, U and S, such as 'CAUS' or 'C,A', not "
+            yield Case("hedge", layer, subject.x, subject.r, message, {"terms": terms})
         for gamma in (0.5, 2.5):
             message = f"gamma lies between 1 and 2, not {gamma}"
             yield Case("hedge", layer, subject.x, subject.r, message, {"gamma": gamma})
@@ -802,7 +824,11 @@ def started(draw: torch.Generator) -> Iterator[Case]:
     g = x * r.mean((2, 3), keepdim=True)
     sums, sizes = g.sum((1, 2, 3)).abs(), g.abs().sum((1, 2, 3))
     below = torch.stack([sums[0], sums[1], sizes[2], torch.ones_like(sums[3])])
-    yield Case("hedge_start", Layer(None), x, r, g / below.reshape(4, 1, 1, 1))
+    expected = g / below.reshape(4, 1, 1, 1)
+    yield Case("hedge_start", Layer(None), x, r, expected)
+    last = Layout(((Factor(PLACE, 2),), (Factor(PLACE, 5),), (Factor(CHANNEL, 3),)))
+    moved = (part.movedim(1, -1) for part in (x, r, expected))
+    yield Case("hedge_start", Layer(None, layout=last), *moved)
 
 
 def excitation_cases() -> Iterator[Case]:
@@ -1043,7 +1069,7 @@ STABLE_BOX = ("zB", {**PER_SAMPLE, "stabilizer": 1e-6})
 HIDDEN_EPSILON = ("epsilon", {"epsilon": 1e-6, "bias": "ignored"})
 STABLE_EPSILON = ("epsilon", {"epsilon": 1e-6, "bias": "sink"})
 PRESET_EPSILON = ("epsilon", {"epsilon": 0.1, "bias": "sink"})
-BN_FLOW = {"kappa": 1.0, "lost": "spread"}
+BN_FLOW = {"kappa": 1.0, "lost": "spread", "inversion_sign": -1.0}
 
 
 @dataclass(frozen=True)
@@ -1085,11 +1111,11 @@ class Row:
         return self.logits or own or self.dense
 
 
-def everywhere(rule: str, **parameters: Any) -> Row:
-    """One rule on every layer, the bias being ignored."""
+def everywhere(rule: str, bias: str, **parameters: Any) -> Row:
+    """One rule on every layer, divided by exactly."""
     stabilised = {} if rule == "epsilon" else {"stabilizer": 0.0}
-    given = (rule, {**parameters, "bias": "ignored", **stabilised})
-    return Row(given, given, {**parameters, **IGNORED, "start": "logit"})
+    given = (rule, {**parameters, "bias": bias, **stabilised})
+    return Row(given, given, {**parameters, "bias": bias, "stabilizer": 0.0, "start": "logit"})
 
 
 def cmp(weights: dict[str, Any], *, flat: bool) -> Row:
@@ -1111,10 +1137,10 @@ def stabilised(
 
 
 TABLE: dict[str, Row] = {
-    "lrp_z": everywhere("z"),
-    "lrp_epsilon": everywhere("epsilon", epsilon=1e-6),
-    "lrp_alpha1_beta0": everywhere("alpha_beta", alpha=1.0, beta=0.0),
-    "lrp_alpha2_beta1": everywhere("alpha_beta", alpha=2.0, beta=1.0),
+    "lrp_z": everywhere("z", "sink"),
+    "lrp_epsilon": everywhere("epsilon", "sink", epsilon=1e-6),
+    "lrp_alpha1_beta0": everywhere("alpha_beta", "ignored", alpha=1.0, beta=0.0),
+    "lrp_alpha2_beta1": everywhere("alpha_beta", "ignored", alpha=2.0, beta=1.0),
     "lrp_cmp_alpha1": cmp(ONE, flat=False),
     "lrp_cmp_alpha2": cmp(TWO, flat=False),
     "lrp_cmp_alpha1_flat": cmp(ONE, flat=True),
@@ -1133,12 +1159,13 @@ TABLE: dict[str, Row] = {
         EXACT_BOX,
     ),
     "rap": Row(
-        ("rap", {"negative": "both", "active": "input"}),
-        ("rap", {"negative": "both", "active": "input"}),
+        ("rap", {"negative": "both", "active": "input", "nu": "inhibitory"}),
+        ("rap", {"negative": "both", "active": "input", "nu": "inhibitory"}),
         {
             "negative": "both",
             "active": "input",
             "residual": "absolute",
+            "nu": "inhibitory",
             "authors": False,
             **PER_SAMPLE,
         },
@@ -1148,20 +1175,27 @@ TABLE: dict[str, Row] = {
         batch_norm="pass",
     ),
     "rap-bn": Row(
-        ("rap_bn", {**BN_FLOW, "inversion_sign": 1.0}),
-        ("rap_bn", {**BN_FLOW, "inversion_sign": 1.0}),
-        {"inversion_sign": 1.0, "lost": "spread", "residual": "absolute", **PER_SAMPLE},
-        ("rap_bn_input", {**BN_FLOW, **PER_SAMPLE}),
+        ("rap_bn", BN_FLOW),
+        ("rap_bn", BN_FLOW),
+        {
+            "inversion_sign": -1.0,
+            "units": "active",
+            "input": "zB",
+            "lost": "spread",
+            "residual": "absolute",
+            **PER_SAMPLE,
+        },
+        ("rap_bn_input", {**BN_FLOW, "input": "zB", **PER_SAMPLE}),
         ("rap_bn_start", {}),
         residual="absolute",
         batch_norm="compensate",
-        norms=("compensate", {"kappa": 1.0}),
+        norms=("compensate", {"kappa": 1.0, "units": "active"}),
     ),
 }
 """The methods of methods.md, sections 1 to 3, written down once more."""
 
 FLOWS = {"rap-bn": [("normal", {"kappa": 1.0}), ("inversed", {"kappa": -1.0})]}
-AUTHORS = ("rap", {"negative": "inhibitory", "active": "support"})
+AUTHORS = ("rap", {"negative": "inhibitory", "active": "support", "nu": "inhibitory"})
 
 
 def rules_given(method: Method, network_of: type[nn.Module], **parameters: Any) -> dict[str, Given]:
@@ -1177,12 +1211,20 @@ def rules_given(method: Method, network_of: type[nn.Module], **parameters: Any) 
     return given
 
 
+def refused(method: Method, **parameters: Any) -> bool:
+    try:
+        resolve_parameters(method, parameters)
+    except MethodError:
+        return True
+    return False
+
+
 def wrong_tables(found: Mapping[str, Method]) -> str | None:
     """Which method isn't what is written above, None where all are."""
     for name, row in TABLE.items():
         method = found[name]
         resolved = resolve_parameters(method, {})
-        if resolved != {**row.parameters, "batch_norm": row.batch_norm}:
+        if resolved != {**row.parameters, "batch_norm": row.batch_norm, "norm": "pass"}:
             return f"the parameters of {name}"
         if rules_given(method, Roles) != row.rules():
             return f"the rules of {name}"
@@ -1191,9 +1233,15 @@ def wrong_tables(found: Mapping[str, Method]) -> str | None:
         if rules_given(method, Single) != {"single": row.single()}:
             return f"the rule of {name} for a network of one layer"
         if "flat_layers" in row.parameters:
-            two = {**row.rules(), "maximum": EXACT_FLAT}
-            if rules_given(method, Roles, flat_layers=2) != two:
-                return f"the layers of {name} that are flat"
+            flat = ("input", "maximum", "stack", "shortcut", "average")
+            for count, labels in ((0, []), (2, flat), (5, flat)):
+                rules = {**row.rules(), "input": row.stack, **dict.fromkeys(labels, EXACT_FLAT)}
+                if rules_given(method, Roles, flat_layers=count) != rules:
+                    return f"the layers of {name} that are flat"
+            if not refused(method, flat_layers=-1):
+                return f"the limits of {name}"
+    if not refused(found["rap-bn"], batch_norm="merge"):
+        return "what rap-bn refuses"
     signed = ("share", {"stabilizer": 0.0, "residual": "signed"})
     given = rules_given(found["rap"], Roles, authors=True)
     expected = {**TABLE["rap"].rules(), "stack": AUTHORS, "shortcut": AUTHORS, "dense": AUTHORS}

@@ -742,7 +742,7 @@ def test_wildcard_is_meant_for_layers_with_weights() -> None:
         model, image(3, 2, 2), "lrp_z", rules={"1.*": ("epsilon", {"epsilon": 0.1})}
     )
     rules = {i.label: i.rule for i in explainer.layers}
-    assert rules["1.0"] == rules["1.3"] == "epsilon(epsilon=0.1, bias=ignored)"
+    assert rules["1.0"] == rules["1.3"] == "epsilon(epsilon=0.1, bias=sink)"
     assert rules["1.1"] == "pass"
 
 
@@ -1033,7 +1033,7 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
     "truth": ({"epsilon": True}, "the parameter 'epsilon' is a number, not True"),
     "start": ({"start": "logits"}, "relevance starts as 'logit' or 'one', not 'logits'"),
     "strategy": ({"batch_norm": "fold"}, "no batch-norm strategy 'fold': there are: affine"),
-    "bias": ({"bias": "gone"}, "a bias is 'sink' or 'ignored', not 'gone'"),
+    "bias": ({"bias": "gone"}, "bias is 'sink' or 'ignored', not 'gone'"),
     "flat on a dense layer": (
         {"rules": {"fc": "flat"}},
         "at 'fc' .*the flat rule means nothing on the dense layer 'fc'",

@@ -1,4 +1,4 @@
-"""Norms: the affine rule, and networks with norms, against autograd with constant statistics."""
+"""Norms: relevance passes, or goes by the affine rule: autograd with constant statistics."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from torch import nn
 
 import graphprop
 from graphprop.emit.onnx import to_onnx
+from graphprop.errors import MethodError
 from graphprop.explainer import CompiledExplainer
 from graphprop.interpret import interpret
 from graphprop.legalise import legalise
+from graphprop.lower import in_flow
 from graphprop.ops import BatchNorm, GroupNorm, LayerNorm, Operator, RmsNorm
-from graphprop.rules import Layer
+from graphprop.ops.norm import SampleNorm
+from graphprop.rules import METHODS, Layer
 from graphprop.rules.structure import affine
 
 EPSILON = 0.01
@@ -249,7 +252,8 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def check(model: nn.Module, x: torch.Tensor, **options: Any) -> None:
     """Compile a model, and hold logits and relevance of every backend against the reference."""
-    explainer = graphprop.compile(model, x, "lrp_epsilon", epsilon=EPSILON, **options)
+    options = {"epsilon": EPSILON, "bias": "ignored", "norm": "affine", **options}
+    explainer = graphprop.compile(model, x, "lrp_epsilon", **options)
     target = torch.arange(len(x))
     with torch.no_grad():
         expected = model(x)
@@ -297,7 +301,71 @@ def test_torchvision_layer_norm() -> None:
     explainer = graphprop.compile(model, x, "epsilon_plus")
     torch.testing.assert_close(explainer(x)[0], model(x))
     rules = [layer.rule for layer in explainer.layers if layer.operator == "layer_norm"]
-    assert rules == ["affine(epsilon=1e-06)"] * 2
+    assert rules == ["pass"] * 2
+
+
+SAMPLE_NORMS = ("layer", "layer, channels last", "group", "instance, affine", "rms", "rms, plain")
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["lrp_z", "preset_a", "rap", "rap-bn", "hedge", "contrastive_lrp", "relevance_cam"],
+)
+def test_relevance_passes_norms(method: str) -> None:
+    """Relevance of a norm's result is that of its input, in every method with rules of its own."""
+    norms = [layer() for layer in (NORMS[name] for name in SAMPLE_NORMS)]
+    model = network(nn.Sequential(*norms)).double()
+    options = {"layer": "3"} if "layer" in METHODS[method].parameters else {}
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    explainer = graphprop.compile(model, x, method, record=["*"], **options)
+    explainer(x)
+    kept = explainer.module.recorded
+    passed = [n for n in explainer.network.layers if isinstance(n.target, SampleNorm)]
+    passed = [n for n in passed if n.meta["rule"] is not None and not n.meta["above"]]
+    assert len(passed) == (len(SAMPLE_NORMS) if METHODS[method].goes_on or not options else 0)
+    for node in passed:
+        assert str(node.meta["rule"]) == "pass"
+        source = node.args[0].meta["label"]
+        for flow in METHODS[method].flow_names:
+            label = in_flow(node.meta["label"], flow)
+            if label in kept:
+                torch.testing.assert_close(kept[in_flow(source, flow)], kept[label])
+
+
+def test_relevance_through_many_norms_conserves() -> None:
+    """A deep residual network with norms, bias ignored: the sum stays the logit."""
+    torch.manual_seed(3)
+    blocks = [
+        Residual(nn.GroupNorm(3, 6), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1, bias=False))
+        for _ in range(6)
+    ]
+    model = network(nn.Sequential(*map(randomised, blocks))).double()
+    x = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+    sums = {}
+    for norm in ("pass", "affine"):
+        logits, relevance = graphprop.compile(model, x, "rap", norm=norm)(x)
+        sums[norm] = (relevance.flatten(1).sum(1) / logits.amax(1) - 1).abs()
+    assert float(sums["pass"].max()) < 1e-9
+    assert float(sums["affine"].max()) > 0.1
+
+
+def test_norm_is_no_parameter_of_derivatives() -> None:
+    """Where every layer has the gradient as its rule, so do norms."""
+    derivatives = {"deconvnet", "deeplift", "fullgrad", "gradcam", "gradient", "guided_backprop"}
+    derivatives |= {"input_x_gradient", "integrated_gradients", "smoothgrad"}
+    assert {name for name, m in METHODS.items() if "norm" not in m.defaults} == derivatives
+    x = torch.randn(2, 3, 6, 6)
+    model = network(nn.GroupNorm(3, 6))
+    for method in ("gradient", "integrated_gradients", "deeplift", "guided_backprop", "gradcam"):
+        with pytest.raises(MethodError, match="has no parameter 'norm'"):
+            graphprop.compile(model, x, method, norm="pass")
+    explainer = graphprop.compile(model, x, "gradient")
+    leaf = x.clone().requires_grad_()
+    model(leaf)[:, 0].sum().backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(explainer(x, 0)[1], leaf.grad)
+    with pytest.raises(MethodError, match="norm is 'pass' or 'affine', not 'through'"):
+        graphprop.compile(model, x, norm="through")
 
 
 @pytest.mark.parametrize(

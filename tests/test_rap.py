@@ -86,6 +86,11 @@ SETTINGS: list[tuple[dict[str, str], dict[str, Any]]] = [
         {"negative": "inhibitory", "active": "support", "residual": "absolute"},
     ),
     ({"authors": "false", "negative": "both", "active": "input", "residual": "absolute"}, {}),
+    ({"nu": "printed"}, {"nu": "printed"}),
+    (
+        {"nu": "printed", "negative": "inhibitory", "active": "support"},
+        {"nu": "printed", "negative": "inhibitory", "active": "support"},
+    ),
     ({"low": "-3.5", "high": "4"}, {"low": -3.5, "high": 4}),
     ({"low": "per_sample", "high": "5"}, {"low": "per_sample", "high": 5}),
     ({"low": "-3,-4,-5.5", "high": "3,4,5"}, {"low": (-3, -4, -5.5), "high": (3, 4, 5)}),
@@ -131,6 +136,7 @@ def test_parameters_are_refused() -> None:
     for texts, message in (
         ({"negative": "none"}, "negative is 'both' or 'inhibitory', not 'none'"),
         ({"active": "all"}, "active is 'input' or 'support', not 'all'"),
+        ({"nu": "text"}, "nu is 'inhibitory' or 'printed', not 'text'"),
         ({"residual": "even"}, "residual is 'signed' or 'absolute', not 'even'"),
         ({"lost": "drop"}, "the method 'rap' has no parameter 'lost'"),
         ({"low": "smallest"}, "a bound of zB is a number, a number per channel or 'per_sample'"),

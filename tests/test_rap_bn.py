@@ -55,9 +55,15 @@ SETTINGS: list[tuple[dict[str, str], dict[str, Any]]] = [
         {"inversion_sign": "1", "lost": "spread", "residual": "absolute"},
         {"inversion_sign": 1.0, "lost": "spread", "residual": "absolute"},
     ),
-    ({"inversion_sign": "-1"}, {"inversion_sign": -1.0}),
+    ({}, {"inversion_sign": -1.0, "units": "active", "input": "zB", "lost": "spread"}),
     ({"lost": "drop"}, {"lost": "drop"}),
-    ({"inversion_sign": "-1", "lost": "drop"}, {"inversion_sign": -1.0, "lost": "drop"}),
+    ({"inversion_sign": "1", "lost": "drop"}, {"inversion_sign": 1.0, "lost": "drop"}),
+    ({"units": "all"}, {"units": "all"}),
+    ({"input": "flow"}, {"input": "flow"}),
+    (
+        {"input": "flow", "inversion_sign": "1", "units": "all", "lost": "drop"},
+        {"input": "flow", "inversion_sign": 1.0, "units": "all", "lost": "drop"},
+    ),
     ({"residual": "signed"}, {"residual": "signed"}),
     ({"low": "-7", "high": "4.5"}, {"low": -7, "high": 4.5}),
     ({"low": "-6,-7,-8.5", "high": "4,5,6"}, {"low": (-6, -7, -8.5), "high": (4, 5, 6)}),
@@ -90,6 +96,13 @@ def test_parameters_are_refused() -> None:
         ({"lost": "keep"}, "lost is 'drop' or 'spread', not 'keep'"),
         ({"inversion_sign": 2}, "inversion_sign is 1 or -1, not 2"),
         ({"inversion_sign": "+"}, "the parameter 'inversion_sign' is a number, not '\\+'"),
+        ({"units": "some"}, "units is 'active' or 'all', not 'some'"),
+        ({"input": "pixels"}, "input is 'zB' or 'flow', not 'pixels'"),
+        (
+            {"batch_norm": "merge"},
+            "'rap-bn' can't have batch_norm=merge: a merged batch norm leaves nothing to "
+            "compensate: leave it at 'compensate', or choose the method 'rap'",
+        ),
         ({"authors": True}, "the method 'rap-bn' has no parameter 'authors'"),
     ):
         with pytest.raises(MethodError, match=message):
@@ -243,25 +256,26 @@ def test_law_samples_are_independent(example: Example, kappa: float, inversion_s
         assert_equal(bound(layer, x[part], r[part]), together[part], size_of(layer, r)[part])
 
 
+@pytest.mark.parametrize("units", ["active", "all"])
 @pytest.mark.parametrize("kappa", [1.0, -1.0])
 @pytest.mark.parametrize("shape", [(6,), (3, 5), (3, 4, 5), (2, 3, 2, 2)], ids=str)
-def test_compensation_of_a_norm(shape: tuple[int, ...], kappa: float) -> None:
-    """``R - kappa (S - mean_A S) / (c h w)`` on the active units: the sum stays."""
+def test_compensation_of_a_norm(shape: tuple[int, ...], kappa: float, units: str) -> None:
+    """``R - kappa (S - mean_A S) / (c h w)`` on the active units, or all: the sum stays."""
     x, r = torch.randn(2, 3, *shape, dtype=torch.float64)
     r[0] *= torch.rand(shape) < 0.5
     r[1] = 0.0
     scale, shift = torch.randn(2, shape[0], dtype=torch.float64)
     layer = Layer(BatchNorm(), operands=(x, scale, shift))
-    found = RULES["compensate"].bind(kappa=kappa)(layer, x, r)
+    found = RULES["compensate"].bind(kappa=kappa, units=units)(layer, x, r)
     per_channel = (-1, *[1] * (len(shape) - 1))
     s = (scale.reshape(per_channel) * x + shift.reshape(per_channel)) - x
     expected = [
-        torch.from_numpy(reference.compensated_norm(*pair, int(kappa))).reshape(shape)
+        torch.from_numpy(reference.compensated_norm(*pair, int(kappa), units)).reshape(shape)
         for pair in zip(s.flatten(1).numpy(), r.flatten(1).numpy(), strict=True)
     ]
     assert_equal(found, torch.stack(expected), r.abs() + s.abs())
     assert_equal(total(found)[:, None], total(r)[:, None], r.abs() + s.abs())
-    assert not found[r == 0].any()
+    assert bool(found[r == 0].any()) == (units == "all")
 
 
 # From end to end: every flow sums to zero
@@ -287,7 +301,9 @@ def assert_sums_to_zero(r: torch.Tensor) -> None:
     assert bool((total(r).abs() <= TOLERANCE * total(r.abs())).all())
 
 
-@pytest.mark.parametrize("options", [{}, {"inversion_sign": -1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"inversion_sign": 1}, {"units": "all"}, {"input": "flow"}], ids=str
+)
 def test_flows_sum_to_zero_at_every_layer(options: dict[str, Any]) -> None:
     network = prepared(NETWORKS["plain"](), 3)
     x, target = network.images(4), network.targets(4)
@@ -302,14 +318,17 @@ def test_flows_sum_to_zero_at_every_layer(options: dict[str, Any]) -> None:
 
 
 def test_flows_of_a_residual_network_sum_to_zero() -> None:
-    """Wherever all of a flow passes; its parts in two branches keep their sums, which cancel."""
+    """Wherever all of a flow passes; its parts in two branches keep their sums, which cancel.
+
+    With inversion_sign -1 they need not: branches of different depth turn their signs differently.
+    """
     network = prepared(NETWORKS["residual"](), 3)
     with torch.no_grad():
         # every logit has contributions of both signs
         network.layers["dense"].weight.abs_()
         network.layers["dense"].weight[:, 1::2] *= -1
     x, target = network.images(4), network.targets(4)
-    _, relevance, named = flows_of(network, x, target)
+    _, relevance, named = flows_of(network, x, target, inversion_sign=1)
     for flow in named.values():
         whole = ("flatten", "mean", "relu3", "add2.add", "relu2", "add1.add", "pool", "stem")
         for label in whole:
@@ -327,7 +346,7 @@ def test_flows_of_a_residual_network_sum_to_zero() -> None:
 
 def test_flows_of_digits_sum_to_zero() -> None:
     model, x = digits()
-    _, relevance, named = flows_of(model, x, torch.tensor([3, 4, 5]))
+    _, relevance, named = flows_of(model, x, torch.tensor([3, 4, 5]), inversion_sign=1)
     for flow in named.values():
         for label, r in flow.items():
             if label != "classifier" and not label.startswith("block."):
@@ -341,11 +360,27 @@ def test_contributions_of_one_sign_start_a_flow_that_sums_to_the_logit() -> None
     with torch.no_grad():
         network.layers["dense4"].weight.abs_()
     x, target = network.images(), network.targets()
-    _, relevance, named = flows_of(network, x, target)
+    _, relevance, named = flows_of(network, x, target, inversion_sign=1)
     logits = network(x).gather(1, target[:, None]).detach()
     for flow in named.values():
         assert_equal(total(flow["relu3"])[:, None], logits, logits)
     assert_equal(total(relevance)[:, None], 2 * logits, relevance)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_flows_keep_their_total_in_a_row(sign: int) -> None:
+    """A chain whose logit has no inhibitory contribution: the logit, turned at every layer."""
+    network = prepared(NETWORKS["plain"](), 1)
+    with torch.no_grad():
+        network.layers["dense2"].weight.abs_()
+    x, target = network.images(), network.targets()
+    _, _, named = flows_of(network, x, target, inversion_sign=sign)
+    logits = network(x).gather(1, target[:, None]).detach()
+    for flow, turns in (("normal", 1), ("inversed", sign)):
+        for index, label in enumerate(("relu4", "relu3", "relu2", "relu1")):
+            r = named[flow][label]
+            expected = logits * turns**index
+            assert_equal(total(r)[:, None], expected, r.abs() + logits.abs().max())
 
 
 def test_flows_are_linear_without_bias_and_norm() -> None:
@@ -392,9 +427,10 @@ def test_compensation_terms_have_names() -> None:
     assert set(decisions) == {f"layers.{name}" for name in ("bn", "bn1", "bn2", "bn3", "bn4")}
     assert all(decision.startswith("compensated") for decision in decisions.values())
     rules = {layer.label: layer.rule for layer in explainer.layers}
-    assert rules["layers.bn1"] == "compensate(kappa=1)"
-    assert rules["layers.conv1"] == "rap_bn(kappa=1, inversion_sign=1, lost=spread)"
-    assert rules["layers.stem"].startswith("rap_bn_input(kappa=1, lost=spread, low=per_sample")
+    assert rules["layers.bn1"] == "compensate(kappa=1, units=active)"
+    assert rules["layers.conv1"] == "rap_bn(kappa=1, inversion_sign=-1, lost=spread)"
+    stem = "rap_bn_input(kappa=1, inversion_sign=-1, lost=spread, input=zB, low=per_sample"
+    assert rules["layers.stem"].startswith(stem)
     assert rules["layers.dense"] == "rap_bn_start"
     for name in ("bn", "bn1", "bn2", "bn3", "bn4"):
         assert f"layers_{name}_compensation = " in explainer.source
@@ -434,6 +470,36 @@ def test_flows_can_be_recorded() -> None:
     explainer(x, target)
     both = [explainer.relevance_at(f"layers.dense2 ({flow})") for flow in ("normal", "inversed")]
     torch.testing.assert_close(explainer.relevance_at("layers.dense2"), sum(both))
+
+
+@pytest.mark.parametrize("input", ["zB", "flow"])
+def test_map_of_each_flow_can_be_recorded(input: str) -> None:
+    network = prepared(NETWORKS["two inputs"](), 2)
+    x, target = network.images(), network.targets()
+    explainer = graphprop.compile(network, x, "rap-bn", record=["x"], input=input)
+    _, relevance = explainer(x, target)
+    for flow, kappa in (("normal", 1), ("inversed", -1)):
+        expected = reference.rap_bn(network, x, target, input=input, flows=(kappa,))
+        assert error(explainer.relevance_at(f"x ({flow})"), expected) < TOLERANCE
+    torch.testing.assert_close(explainer.relevance_at("x"), relevance)
+
+
+def test_an_input_called_like_a_layer() -> None:
+    class Clash(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x, self.y = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.y(torch.relu(self.x(x)))
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 4)
+    explainer = graphprop.compile(Clash().eval(), x, "rap-bn", record=["x", "input x"])
+    _, relevance = explainer(x)
+    assert explainer.relevance_at("x").shape == (2, 5)
+    torch.testing.assert_close(explainer.relevance_at("input x"), relevance)
+    assert explainer.relevance_at("input x (normal)").shape == (2, 4)
 
 
 # Nothing but numbers, and other backends

@@ -27,6 +27,7 @@ from graphprop.errors import GraphpropError, MethodError
 from graphprop.interpret import interpret
 from graphprop.legalise import legalise
 from graphprop.ops import Conv, ConvTranspose, Linear, Operator, divide_or_zero
+from graphprop.passes.pipeline import resolve_parameters
 from graphprop.rules import RULES, find_rule
 
 TOLERANCE = 1e-10
@@ -394,10 +395,10 @@ def test_flat_is_refused_on_dense_layers(example: Example) -> None:
     ("rule", "parameters", "message"),
     [
         ("epsilon", {"epsilon": 0.0}, "epsilon must be positive, not 0.0"),
-        ("alpha_beta", {"alpha": 2.0, "beta": 0.5}, "differ by 1, not 2.0 and 0.5"),
+        ("alpha_beta", {"alpha": -2.0}, "must not be negative, not -2 and 1"),
         ("alpha_beta", {"alpha": 0.5, "beta": -0.5}, "must not be negative"),
         ("gamma", {"gamma": -1.0}, "gamma must not be negative, not -1.0"),
-        ("z", {"bias": "kept"}, "a bias is 'sink' or 'ignored', not 'kept'"),
+        ("z", {"bias": "kept"}, "bias is 'sink' or 'ignored', not 'kept'"),
         ("zB", {"low": "lowest"}, "a number per channel or 'per_sample', not 'lowest'"),
         ("zB", {"low": (0.0, 1.0)}, "'layer' reads 6 channels, but the bound has 2 numbers"),
     ],
@@ -734,12 +735,14 @@ def test_law_z_plus_and_flat_conserve(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("alpha", [1.0, 2.0, 3.5])
-def test_law_total_of_alpha_beta(seed: int, alpha: float) -> None:
+@pytest.mark.parametrize(
+    ("alpha", "beta"), [(1.0, 0.0), (2.0, 1.0), (3.5, 2.5), (0.0, 1.0), (2.0, 0.0), (0.3, 0.4)]
+)
+def test_law_total_of_alpha_beta(seed: int, alpha: float, beta: float) -> None:
     layer, x, r = laws_layer(seed)
     p, n = halves_of(layer, x)
-    found = RULES["alpha_beta"].bind(alpha=alpha, beta=alpha - 1, bias="ignored")(layer, x, r)
-    assert_equal(total(found), alpha * total(r * (p > 0)) - (alpha - 1) * total(r * (n < 0)))
+    found = RULES["alpha_beta"].bind(alpha=alpha, beta=beta, bias="ignored")(layer, x, r)
+    assert_equal(total(found), alpha * total(r * (p > 0)) - beta * total(r * (n < 0)))
 
 
 @pytest.mark.parametrize("rule", RULES_OF_LAYERS)
@@ -953,3 +956,82 @@ def test_uneven_padding_before_a_stride(padding: tuple[int, int, int, int]) -> N
     (gradient,) = torch.autograd.grad(model(x)[:, 0].sum(), x)
     torch.testing.assert_close(relevance, x * gradient, rtol=1e-9, atol=1e-12)
     assert explainer.check().passed
+
+
+def test_start_at_one() -> None:
+    """``start=1``, as zennit's composites have it."""
+    assert resolve_parameters(graphprop.METHODS["epsilon_plus"], {"start": 1})["start"] == "one"
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1, 1), (1, 3, 1, 1)])
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_bounds_are_numbers_or_tensors(shape: tuple[int, ...], kind: Any) -> None:
+    low, high = (-1.0, -2.0, -1.5), (1.0, 2.5, 2.0)
+    x, model = torch.rand(2, 3, 8, 8, dtype=torch.float64), plain_stack()
+    bounds = {"low": kind(low).reshape(shape), "high": kind(high).reshape(shape)}
+    found = graphprop.compile(model, x, "deep_taylor", **bounds)(x)[1]
+    assert_equal(found, graphprop.compile(model, x, "deep_taylor", low=low, high=high)(x)[1])
+    one = {"low": kind(-1.0), "high": kind([[[2.0]]])}
+    found = graphprop.compile(model, x, "deep_taylor", **one)(x)[1]
+    assert_equal(found, graphprop.compile(model, x, "deep_taylor", low=-1, high=2)(x)[1])
+    with pytest.raises(MethodError, match="is the same at all places of a channel"):
+        graphprop.compile(model, x, "deep_taylor", low=kind([[[0.0] * 8] * 8] * 3))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"flat_layers": -1}, "flat_layers lies between 0 and inf, not -1"),
+        ({"flat_layers": 1.5}, "flat_layers is a whole number, not 1.5"),
+        ({"norm": "gone"}, "norm is 'pass' or 'affine', not 'gone'"),
+        ({"bias": "gone"}, "bias is 'sink' or 'ignored', not 'gone'"),
+    ],
+)
+def test_parameters_are_refused_before_anything_is_compiled(given: Any, message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        resolve_parameters(graphprop.METHODS["lrp_cmp_alpha1_flat"], given)
+
+
+# What is said of totals that change
+
+
+def plain_stack() -> nn.Module:
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(4 * 16, 3)).double().eval()
+
+
+def notes_on(method: str, **options: Any) -> list[str]:
+    explainer = graphprop.compile(
+        plain_stack(), torch.zeros(1, 3, 8, 8).double(), method, **options
+    )
+    return [note for note in explainer.notes if "alpha - beta" in note]
+
+
+def test_note_on_alpha_and_beta_that_do_not_conserve() -> None:
+    (note,) = notes_on("lrp_alpha1_beta0", alpha=2.0)
+    assert note == (
+        "alpha - beta is not 1 at '0', '2', '5': where a unit has excitatory and inhibitory "
+        "inputs, the rule multiplies its total by 2, by 8 after the 3 layers that follow one "
+        "another; where alpha - beta is 1 it is conserved"
+    )
+    (note,) = notes_on("lrp_z", rules={"2": ("alpha_beta", {"alpha": 0.0, "beta": 1.0})})
+    assert "at '2': where" in note
+    assert "its total by -1; where" in note
+    assert notes_on("lrp_alpha2_beta1", alpha=3, beta=2) == []
+    assert notes_on("preset_b") == []
+
+
+def test_the_inhibitory_part_alone() -> None:
+    """``alpha_beta(2, 1) = 2 alpha_beta(1, 0) + alpha_beta(0, 1)``, and the total is as noted."""
+    x, model = torch.rand(2, 3, 8, 8, dtype=torch.float64), plain_stack()
+    maps = {
+        weights: graphprop.compile(
+            model,
+            x,
+            "epsilon_plus",
+            rules={"0": ("alpha_beta", dict(zip(("alpha", "beta"), weights, strict=True)))},
+        )(x)[1]
+        for weights in ((2.0, 1.0), (1.0, 0.0), (0.0, 1.0))
+    }
+    assert_equal(maps[2.0, 1.0], 2 * maps[1.0, 0.0] + maps[0.0, 1.0])

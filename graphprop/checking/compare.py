@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from graphprop.checking import conservation
 from graphprop.checking.arbiter import (
     CEILING,
     LOOSEST,
@@ -137,18 +138,29 @@ class Session:
         samples = self.truth.samples
         return samples.is_flat(row) or samples.name(row).endswith("sparse")
 
-    def _overflow(self, row: int) -> str:
-        """Say of which sample there are no numbers, and from which layer on."""
-        where = next((s for s, m in self._measured() if not bool(m[row].isfinite().all())), None)
-        place = f", first at {described(where)}" if where else ""
-        name = self.truth.samples.name(row)
-        return f"the arbiter itself gives NaN or infinity on {name}{place}"
-
     def _finite(self) -> list[bool]:
-        parts = (self.truth.logits, self.truth.relevance)
-        finite = [part.flatten(1).isfinite().all(1) for part in parts]
-        both: list[bool] = (finite[0] & finite[1]).tolist()
-        return both
+        truth = self.truth
+        finite = [p.flatten(1).isfinite().all(1).tolist() for p in (truth.logits, truth.relevance)]
+        rows = range(len(truth.samples))
+        return [all(part[row] for part in finite) and not self._beyond(row) for row in rows]
+
+    def _beyond(self, sample: int) -> Stage | None:
+        """The first stage of which relevance, or the network's result, exceeds all of float32.
+
+        The map need not show it: a quotient that does counts as zero.
+        """
+        largest = torch.finfo(torch.float32).max
+        return next((s for s, m in self._measured() if not float(m[sample, 2]) <= largest), None)
+
+    def _overflow(self, sample: int) -> str:
+        """Say of which sample there are no numbers, and from which layer on."""
+        stage = self._beyond(sample)
+        place = described(stage) if stage else None
+        if bool(self.truth.logits[sample].isfinite().all()):
+            return conservation.overflow(self.truth.samples.name(sample), place)
+        first = f", first at {place}" if place else ""
+        name = self.truth.samples.name(sample)
+        return f"the network itself gives NaN or infinity on {name}{first}"
 
     def _measured(self) -> Iterator[tuple[Stage, torch.Tensor]]:
         for index, stage in enumerate(self.stages):

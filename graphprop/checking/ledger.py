@@ -53,6 +53,8 @@ class LedgerEntry:
         below zero, gained) because a stabiliser moved denominators away from zero.
     outside
         What fell on padding and on constants.
+    scaled
+        What a rule leaves out or adds on purpose: alpha and beta that don't differ by 1.
     moved
         The sum of the sizes of all relevance that came in or went out: what the rest is held
         against.
@@ -72,6 +74,7 @@ class LedgerEntry:
     zero_denominators: tuple[float, ...] = ()
     stabiliser: tuple[float, ...] = ()
     outside: tuple[float, ...] = ()
+    scaled: tuple[float, ...] = ()
     moved: tuple[float, ...] = ()
     misplaced: tuple[float, ...] = ()
     note: str = ""
@@ -225,17 +228,14 @@ class Ledger:
             whole = self.values[receiver] * 0.0 + part
             moved, went_out = moved + each(whole.abs()), went_out + each(whole)
             self.send(receiver, flow, whole)
-        bias, zero, stabiliser, outside = (
-            listed(went_out * 0.0 + getattr(losses, kind)) for kind in LOSSES
-        )
+        lost: dict[str, Any] = {
+            kind: listed(went_out * 0.0 + getattr(losses, kind)) for kind in LOSSES
+        }
         return LedgerEntry(
             *facts,
             came_in=listed(each(r)),
             went_out=listed(went_out),
-            bias=bias,
-            zero_denominators=zero,
-            stabiliser=stabiliser,
-            outside=outside,
+            **lost,
             moved=listed(moved),
             misplaced=misplaced,
         )
@@ -243,17 +243,15 @@ class Ledger:
     def input_entry(self, image: fx.Node) -> LedgerEntry:
         """The map, held against what the layers sent to an input."""
         relevance = self.maps[image]
-        total, zeros = listed(each(relevance)), listed(each(relevance) * 0.0)
+        total = listed(each(relevance))
+        lost: dict[str, Any] = dict.fromkeys(LOSSES, listed(each(relevance) * 0.0))
         return LedgerEntry(
             image.name,
             "input",
             "",
             came_in=total,
             went_out=total,
-            bias=zeros,
-            zero_denominators=zeros,
-            stabiliser=zeros,
-            outside=zeros,
+            **lost,
             moved=listed(each(relevance.abs())),
             misplaced=self.misplaced(image, "", relevance),
         )

@@ -27,7 +27,7 @@ NOT_CONSERVING: Mapping[str, str] = {
 }
 """Rule -> why what leaves a layer isn't meant to be what comes in."""
 
-LOSSES = ("bias", "zero_denominators", "stabiliser", "outside")
+LOSSES = ("bias", "zero_denominators", "stabiliser", "outside", "scaled")
 """What is accounted for."""
 
 
@@ -39,6 +39,7 @@ class Losses:
     zero_denominators: Any = 0.0
     stabiliser: Any = 0.0
     outside: Any = 0.0
+    scaled: Any = 0.0
 
     def __add__(self, other: Losses) -> Losses:
         return Losses(*(getattr(self, name) + getattr(other, name) for name in LOSSES))
@@ -137,12 +138,16 @@ def linear(account: Account) -> Losses:
 
 
 def two_sided(account: Account) -> Losses:
-    """Alpha times the shares of what is positive, less beta times those of what is negative."""
+    """Alpha times the shares of what is positive, less beta times those of what is negative.
+
+    Where alpha and beta don't differ by 1, so much more or less than everything is handed on.
+    """
     alpha = account.parameters.get("alpha", 1.0)
     beta = account.parameters.get("beta", 0.0)
     above, below = account.halves()
     b = account.sink
     total = account.through(above, None if b is None else b.clamp(min=0)) * alpha
+    total += Losses(scaled=each(account.r) * (1.0 - (alpha - beta)))
     if not beta:
         return total
     return total + account.through(-below, None if b is None else -b.clamp(max=0)) * -beta

@@ -165,6 +165,8 @@ class Report:
         against. That is the map's own, not a failure of a backend.
     fingerprint
         What a manifest records of the explainer's values, see `graphprop.checking.fingerprint`.
+    conservation
+        What a manifest records of relevance that is lost, see `graphprop.checking.conservation`.
     """
 
     arbiter: str
@@ -177,6 +179,7 @@ class Report:
     changes: list[str] = field(default_factory=list)
     overflow: str | None = None
     fingerprint: dict[str, Any] | None = field(default=None, repr=False)
+    conservation: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def status(self) -> str:

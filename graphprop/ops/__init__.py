@@ -51,7 +51,7 @@ from graphprop.ops.linear import (
     TransposeWeight,
 )
 from graphprop.ops.norm import BatchNorm, GroupNorm, LayerNorm, RmsNorm
-from graphprop.ops.pool import AdaptiveMaxPool, Item, MaxPool, Route
+from graphprop.ops.pool import AdaptiveMaxPool, Item, LogSumExp, MaxPool, Route
 from graphprop.ops.reduce import Extreme, Total, largest, smallest, total
 from graphprop.ops.resample import (
     AdaptiveAvgPool,
@@ -65,6 +65,7 @@ from graphprop.ops.shape import (
     Cat,
     Expand,
     Flip,
+    Mean,
     Pad,
     Permute,
     Reshape,
@@ -108,7 +109,9 @@ __all__ = [
     "Linear",
     "LinearTranspose",
     "LogSoftmax",
+    "LogSumExp",
     "MaxPool",
+    "Mean",
     "Multiply",
     "Negate",
     "Negative",

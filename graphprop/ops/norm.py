@@ -1,8 +1,9 @@
 """Normalisation layers, and the statistics that normalisations written by hand are made of.
 
 Batch norm at inference is a fixed scale and shift per channel. The other norms take a mean m and a
-deviation s from the sample itself: ``(x - m) / s * weight + bias``. Relevance takes m and s for
-constants, so that the layer is affine in x with the slope ``weight / s`` (methods.md, section 0).
+deviation s from the sample itself: ``(x - m) / s * weight + bias``. Relevance passes through them.
+The rule ``affine`` takes m and s for constants instead, so that the layer is affine in x with the
+slope ``weight / s`` (methods.md, section 0).
 Instance norm is group norm with a group for each channel, or batch norm where it has kept
 statistics.
 """
@@ -61,7 +62,7 @@ class BatchNorm(Operator):
 class SampleNorm(Operator):
     """What the norms share whose statistics are the sample's: called ``(x[, weight[, bias]])``."""
 
-    relevance: ClassVar[str | None] = "affine"
+    relevance: ClassVar[str | None] = "pass"
     operands: ClassVar[tuple[str, ...]] = ("x", "weight", "bias")
 
     def coefficient(self, x: Any, *parameters: Any) -> Any:

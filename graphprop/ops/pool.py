@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import log, prod
 from typing import Any, ClassVar
 
 import torch
@@ -12,8 +12,10 @@ import torch.nn.functional as F
 
 from graphprop.errors import UnsupportedOperator
 from graphprop.ops import helpers
+from graphprop.ops.activation import Simple
 from graphprop.ops.base import Operator, Shape, from_aten, per_axis, source_call
 from graphprop.ops.interval import NON_NEGATIVE, Interval
+from graphprop.ops.layout import Layout, guessed, resized_to
 from graphprop.ops.resample import AdaptiveAvgPool, AvgPool
 from graphprop.ops.shape import Reshape, _permute, _squeeze, axes_of
 from graphprop.ops.windows import Pooling, divides, full_size, overhang
@@ -223,6 +225,38 @@ class Route(Operator):
         return graph.node("Reshape", added, graph.integers((-1, shape[1], *self.size)))
 
 
+@dataclass(frozen=True)
+class LogSumExp(Operator):
+    """``log sum exp(x)`` along axes, which stay with length 1: a soft maximum.
+
+    Each entry has a share ``exp(x) / sum exp(x)`` of the relevance, as in the sum that it is.
+    """
+
+    axes: tuple[int, ...]
+    relevance: ClassVar[str | None] = "winner"
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.logsumexp(x, self.axes, keepdim=True)
+
+    def interval_at(self, shapes: Sequence[Shape], *operands: Interval) -> Interval:
+        count = prod(shapes[0][axis] for axis in self.axes)
+        return (operands[0] + Interval(0.0, log(count))).widened()
+
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        x = operands[0]
+        return guessed(shape) if x is None else resized_to(x, shape)
+
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        x = operands[0]
+        return (Simple("exp")(x - self(x)) * r,)
+
+    def source(self, *operands: str) -> str:
+        return f"torch.logsumexp({operands[0]}, {self.axes}, keepdim=True)"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("ReduceLogSumExp", operands[0], graph.integers(self.axes), keepdims=1)
+
+
 def _adaptive_windows(size: Sequence[int], out: Sequence[int]) -> list[list[int]]:
     """The cells of each window of an adaptive pooling, counted over the plane."""
     spans = [
@@ -293,3 +327,10 @@ def _amax(x: Any, axes: Sequence[int] = (), keepdim: bool = False) -> Any:
 @from_aten(aten.max.dim)
 def _max(x: Any, axis: int, keepdim: bool = False) -> Any:
     return (_amax(x, (axis,), keepdim), None)
+
+
+@from_aten(aten.logsumexp.default)
+def _logsumexp(x: Any, axes: Sequence[int], keepdim: bool = False) -> Any:
+    chosen = axes_of(axes, x)
+    found = LogSumExp(chosen)(x)
+    return found if keepdim else _squeeze(found, chosen)

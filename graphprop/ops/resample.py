@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from graphprop.ops.base import Operator, Shape, from_aten, per_axis, source_call
 from graphprop.ops.interval import NON_NEGATIVE, NON_POSITIVE, ZERO, Interval
-from graphprop.ops.shape import Sum, _squeeze, axes_of
+from graphprop.ops.shape import Mean, _squeeze, axes_of
 from graphprop.ops.windows import Pooling, divides, full_size, overhang
 
 aten = torch.ops.aten
@@ -334,7 +334,7 @@ def _mean(
     if rank > 2 and chosen == tuple(range(2, rank)):
         mean = AdaptiveAvgPool((1,) * (rank - 2))(x)
     else:
-        mean = Sum(chosen)(x) * (1.0 / prod(x.shape[axis] for axis in chosen))
+        mean = Mean(chosen)(x)
     return mean if keepdim else _squeeze(mean, chosen)
 
 

@@ -337,6 +337,26 @@ class Sum(Operator):
 
 
 @dataclass(frozen=True)
+class Mean(Sum):
+    """The mean along axes, which stay with length 1."""
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(self.axes, keepdim=True)
+
+    def interval_at(self, shapes: Sequence[Shape], *operands: Interval) -> Interval:
+        return operands[0].widened()
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        return self.even(shapes[0])
+
+    def source(self, *operands: str) -> str:
+        return f"torch.mean({operands[0]}, {self.axes}, keepdim=True)"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("ReduceMean", operands[0], graph.integers(self.axes), keepdims=1)
+
+
+@dataclass(frozen=True)
 class Spread(Rearrangement):
     """One entry's value divided evenly among ``count`` entries."""
 
@@ -349,6 +369,10 @@ class Spread(Rearrangement):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return (x / self.count).expand(self.shape)
+
+    def adjoint(self, *shapes: Shape) -> Operator:
+        pairs = enumerate(zip(shapes[0], self.shape, strict=True))
+        return Mean(tuple(axis for axis, (before, after) in pairs if before == 1 != after))
 
 
 def axis_of(axis: int, value: Any) -> int:

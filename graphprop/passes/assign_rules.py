@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from torch import fx
@@ -15,6 +16,7 @@ from torch import fx
 from graphprop.errors import MethodError, UnsupportedOperator, nearest
 from graphprop.network import Network, where
 from graphprop.ops import BatchNorm
+from graphprop.ops.norm import SampleNorm
 from graphprop.ops.windows import Pooling
 from graphprop.passes.tag_roles import ROLES, live_operands, matches
 from graphprop.rules.registry import BoundRule, Method, find_rule
@@ -54,6 +56,7 @@ def assign_rules(
                 f"the rule pattern {pattern!r} matches no layer: {nearest(pattern, known)}"
             )
         chosen.append((named, bound(rule, parameters)))
+    count_in_stack(network)
     reached = {network.output.args[0]}
     for node in reversed(network.layers):
         node.meta["rule"] = None
@@ -71,7 +74,55 @@ def assign_rules(
             )
         node.meta["rule"] = found
         reached |= {node.args[index] for index in node.meta["signal"]}
+    network.notes += totals_changed(network)
     return network
+
+
+def count_in_stack(network: Network) -> None:
+    """Say how many layers with weights lie before each layer of the conv stack, and each pool.
+
+    They are counted along the longest way. A pool is as far as the next layer with weights behind
+    it; those behind the whole stack are as far as its last layer. The head is at infinity.
+    """
+    before: dict[Any, float] = {}
+    for node in network.layers:
+        ways = [node.args[index] for index in node.meta["signal"]]
+        counts = [before[way] + way.target.weighted for way in ways if way in before]
+        head = node.target.weighted and "conv_stack" not in node.meta["roles"]
+        before[node] = inf if head else max(counts, default=0)
+    counted = [before[node] for node in network.weighted if before[node] < inf]
+    for node in network.layers:
+        place = before[node]
+        if not counted or not (node.target.weighted or isinstance(node.target, Pooling)):
+            place = inf
+        node.meta["place_in_stack"] = place if place == inf else min(place, max(counted))
+
+
+def totals_changed(network: Network) -> list[str]:
+    """Say what becomes of the total where alpha and beta do not differ by 1."""
+    factors: dict[fx.Node, float] = {}
+    longest: dict[Any, int] = {}
+    for node in network.layers:
+        rule = node.meta["rule"]
+        if rule is not None and rule.rule.name == "alpha_beta":
+            alpha, beta = rule.parameters["alpha"], rule.parameters["beta"]
+            if alpha - beta != 1:
+                factors[node] = alpha - beta
+        before = (longest.get(node.args[index], 0) for index in node.meta["signal"])
+        longest[node] = max(before, default=0) + (node in factors)
+    if not factors:
+        return []
+    names = [node.meta["label"] for node in factors]
+    shown = ", ".join(map(repr, names[:3])) + f" and {len(names) - 3} more" * (len(names) > 3)
+    text = (
+        f"alpha - beta is not 1 at {shown}: where a unit has excitatory and inhibitory inputs, the "
+        f"rule multiplies its total by {', '.join(f'{f:g}' for f in sorted(set(factors.values())))}"
+    )
+    row = max(longest.values())
+    if row > 1 and len(set(factors.values())) == 1:
+        (factor,) = set(factors.values())
+        text += f", by {factor**row:g} after the {row} layers that follow one another"
+    return [f"{text}; where alpha - beta is 1 it is conserved"]
 
 
 def is_beside(node: fx.Node, network: Network, method: Method) -> bool:
@@ -109,6 +160,8 @@ def from_method(node: fx.Node, method: Method, parameters: Mapping[str, Any]) ->
     own_rule = node.target.relevance
     if isinstance(node.target, BatchNorm):
         own_rule = BATCH_NORM_RULES.get(str(parameters.get("batch_norm")), own_rule)
+    if isinstance(node.target, SampleNorm) and parameters.get("norm") == "affine":
+        own_rule = "affine"
     if own_rule is None:
         raise MethodError(f"{node.target.__name__} at {where(node)} has no rule of its own")
     return bound(own_rule, parameters)
@@ -125,9 +178,7 @@ def applies(pattern: str, node: fx.Node, parameters: Mapping[str, Any]) -> bool:
     if pattern in ROLES:
         return pattern in node.meta["roles"]
     if pattern.startswith("depth:"):
-        layer = node.target.weighted or isinstance(node.target, Pooling)
-        in_stack = not {"dense_head", "gate"} & node.meta["roles"]
-        return bool(layer and in_stack and node.meta["depth"] < parameters[pattern[6:]])
+        return node.meta["place_in_stack"] < parameters[pattern[6:]]
     return matches(pattern, node)
 
 

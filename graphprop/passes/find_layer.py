@@ -10,10 +10,17 @@ from torch import fx
 
 from graphprop.errors import MethodError, nearest
 from graphprop.network import Network, shape_of
-from graphprop.ops import Add, Clamp, Divide, Multiply, Power, Simple, Subtract
+from graphprop.ops import Add, Clamp, Divide, LogSumExp, Multiply, Power, Simple, Subtract
+from graphprop.ops.norm import BatchNorm, SampleNorm
 from graphprop.ops.shape import Cat, Rearrangement, Sum
 from graphprop.ops.windows import Pooling
-from graphprop.passes.tag_roles import live_operands, matches, places_of, signal_flow
+from graphprop.passes.tag_roles import (
+    is_wider_than_map,
+    live_operands,
+    matches,
+    places_of,
+    signal_flow,
+)
 from graphprop.rules.registry import Method
 
 LAST_SPATIAL = "last spatial"
@@ -84,14 +91,32 @@ def last_spatial(network: Network, flow: nx.DiGraph) -> fx.Node:
         way = [node for node in way if node in others]
     roles = {node: node.meta.get("roles", frozenset()) for node in flow}
     heads = {node for node in flow if roles[node] & {"dense_head", "logits"}}
+    small = {
+        found
+        for wide in network.weighted
+        if wide in flow and is_wider_than_map(wide)
+        for found in (wide, *nx.descendants(flow, wide))
+    }
     for node in reversed(way):
         if node.op != "call_function" or nx.ancestors(flow, node) & heads or node in heads:
             continue
-        if places_of(node) > 1 and not belongs_to_pooling(node):
+        spatial = places_of(node) > 1 or (node in small and is_map_of_one_place(node))
+        if spatial and not belongs_to_pooling(node):
             return node
     raise MethodError(
         "the network has no layer with places that all relevance passes: name one by layer=PATH"
     )
+
+
+def is_map_of_one_place(node: fx.Node) -> bool:
+    """Whether a value may be a map that has one place because the picture is small.
+
+    A norm that follows no layer with weights is taken for the classifier's.
+    """
+    norm = isinstance(node.target, BatchNorm | SampleNorm)
+    source = node.args[0]
+    layer = isinstance(source, fx.Node) and source.op == "call_function" and source.target.weighted
+    return len(shape_of(node)) > 2 and (layer or not norm)
 
 
 def belongs_to_pooling(node: fx.Node) -> bool:
@@ -102,7 +127,7 @@ def belongs_to_pooling(node: fx.Node) -> bool:
     those away from zero.
     """
     target = node.target
-    if isinstance(target, Pooling | Rearrangement | Sum):
+    if isinstance(target, Pooling | Rearrangement | Sum | LogSumExp):
         return not isinstance(target, Cat)
     if isinstance(target, Clamp):
         return target.high is None and target.low is not None and target.low > 0

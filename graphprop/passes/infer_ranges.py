@@ -9,6 +9,8 @@ alone is found here: a quotient ``s / sum s`` of values that are not negative li
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx
 
 from graphprop.network import Network, infer, range_of
@@ -33,11 +35,29 @@ def is_share_of_sum(node: fx.Node) -> bool:
     if not isinstance(part, fx.Node) or range_of(part).low < 0:
         return False
     while isinstance(whole, fx.Node) and whole.op == "call_function":
-        if isinstance(whole.target, Sum):
-            return bool(whole.args[0] is part)
+        if type(whole.target) is Sum:
+            return is_same(whole.args[0], part)
         guarded = isinstance(whole.target, Add) and len(whole.args) == 2
         guarded = guarded and range_of(whole.args[1]).low >= 0
         if not (guarded or isinstance(whole.target, Expand | Reshape)):
             return False
         whole = whole.args[0]
     return False
+
+
+def is_same(first: Any, second: Any, known: dict[Any, bool] | None = None) -> bool:
+    """Whether two operands are computed alike: a function called twice gives two nodes."""
+    if first is second:
+        return True
+    if not (isinstance(first, fx.Node) and isinstance(second, fx.Node)):
+        return bool(first == second)
+    known = {} if known is None else known
+    if (first, second) not in known:
+        pairs = zip(first.args, second.args, strict=False)
+        known[first, second] = (
+            first.op == second.op == "call_function"
+            and first.target == second.target
+            and len(first.args) == len(second.args)
+            and all(is_same(a, b, known) for a, b in pairs)
+        )
+    return known[first, second]

@@ -11,7 +11,7 @@ RULE_MODULES = (excitation, gradient, hedge)
 """The modules whose rules the tables name."""
 
 ALL = "**"
-AVERAGES = ("avg_pool", "adaptive_avg_pool", "sum", "upsample")
+AVERAGES = ("avg_pool", "adaptive_avg_pool", "sum", "mean", "upsample")
 
 method(
     "hedge",
@@ -22,7 +22,7 @@ method(
         *((f"type:{name}", "hedge_average") for name in AVERAGES),
         *((f"type:{name}", "hedge_share") for name in ("add", "subtract")),
     ],
-    parameters={"gamma": 1.0, "layer": "last spatial", **BOX},
+    parameters={"gamma": 1.0, "terms": hedge.TERMS, "layer": "last spatial", **BOX},
     batch_norm="pass",
     limits={"gamma": (1.0, 2.0)},
     start="one",
@@ -31,7 +31,7 @@ method(
     goes_on=True,
     budgets=True,
     summary="Gradient hedging: from the gradient at a layer, hedged down to the input.",
-    source="Nam and Lee, Gradient Hedging, eqs. 3-8",
+    source="Nam and Lee, Gradient Hedging, eqs. 5-13",
 )
 
 GRADIENT = [(ALL, "gradient")]

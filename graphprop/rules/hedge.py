@@ -28,13 +28,16 @@ from graphprop.ops.arrange import arranged_as, channels_first
 from graphprop.rules.gradient import mean_over_places
 from graphprop.rules.registry import Layer, rule
 
+TERMS = "CAUS"
+"""The terms of the rule: contributions, active units, unactivated units, shift."""
+
 LEAST = 1e-9
 """What an average pooling adds to its inputs, so that none of them is zero."""
 
 
 @rule
 def hedge_start(layer: Layer, x: Any, r: Any) -> Any:
-    """The initial map: ``G / |sum G|`` with ``G = x mean_hw(dy/dx)`` (Nam and Lee, eq. 3).
+    """The initial map: ``G / |sum G|`` with ``G = x mean_hw(dy/dx)`` (Nam and Lee, eq. 5).
 
     Where sum G is 0, the denominator is sum |G|; where that is 0, too, the map is.
     """
@@ -48,15 +51,21 @@ def hedge_start(layer: Layer, x: Any, r: Any) -> Any:
 
 
 @rule
-def hedge(layer: Layer, x: Any, r: Any, *, gamma: float = 1.0) -> Any:
-    """Hedging at a layer with weights, bias ignored (Nam and Lee, eqs. 5-8).
+def hedge(layer: Layer, x: Any, r: Any, *, gamma: float = 1.0, terms: Any = TERMS) -> Any:
+    """Hedging at a layer with weights, bias ignored (Nam and Lee, eqs. 6-13).
 
     ``J(x+, |w|, gamma P + N) + J(alpha, |w|, P) + J(beta, |w|, N) - alpha tau / sum alpha`` with
     ``P = tau R+ / sum R+``, ``N = -tau R- / sum R-``, ``alpha = [x > 0]`` and ``beta = [x <= 0]``.
-    A layer that looks at one place at a time has gamma 1 and no shift.
+    Of the four, ``terms`` names those that are added up: C (the contributions), A (the active
+    inputs), U (the others) and S (the shift), as in the paper's ablation (table 2). A layer that
+    looks at one place at a time has gamma 1 and no shift.
+
+    Printed eq. 6 normalizes to ``sum |G|`` rather than tau, eq. 8 has x for x+, and eq. 12 shifts
+    all units: each breaks the total ``(gamma - 2) tau`` that the paper claims.
     """
     if not 1 <= gamma <= 2:
         raise MethodError(f"gamma lies between 1 and 2, not {gamma:g}")
+    chosen = chosen_terms(terms)
     tau, w = layer.budget, absolute(layer.weight)
     above, below = positive(r), negative(r)
     p = layer.named("plus", above * divide_or_zero(tau, total(above)))
@@ -64,13 +73,29 @@ def hedge(layer: Layer, x: Any, r: Any, *, gamma: float = 1.0) -> Any:
     active = layer.named("active", keep_where(x, ">", ones_like(x)))
     idle = layer.named("idle", keep_where(x, "<=", ones_like(x)))
     pointwise = is_pointwise(layer)
-    first = (p if pointwise else gamma * p) + n
-    spread = proportional_to(layer, positive(x), w, first)
-    spread = spread + proportional_to(layer, active, w, p) + proportional_to(layer, idle, w, n)
-    if pointwise:
-        return spread
-    shift = layer.named("shift", divide_or_zero(tau, total(active)))
-    return spread - active * shift
+    found = []
+    if "C" in chosen:
+        first = (p if pointwise else gamma * p) + n
+        found.append(proportional_to(layer, positive(x), w, first))
+    if "A" in chosen:
+        found.append(proportional_to(layer, active, w, p))
+    if "U" in chosen:
+        found.append(proportional_to(layer, idle, w, n))
+    if "S" in chosen and not pointwise:
+        shift = layer.named("shift", divide_or_zero(tau, total(active)))
+        found.append(-active * shift)
+    return reduce(add, found) if found else x * 0.0
+
+
+def chosen_terms(terms: Any) -> frozenset[str]:
+    """Read which terms are added up: ``"CAS"``, ``"C,A,S"`` or a sequence of letters."""
+    parts = terms if isinstance(terms, list | tuple) else (terms,)
+    letters = [letter for part in parts for letter in str(part) if letter not in ", "]
+    if not letters or not set(letters) <= set(TERMS):
+        raise MethodError(
+            f"terms names some of C, A, U and S, such as {TERMS!r} or 'C,A', not {terms!r}"
+        )
+    return frozenset(letters)
 
 
 def proportional_to(layer: Layer, a: Any, v: Any, r: Any) -> Any:

@@ -25,7 +25,7 @@ from graphprop.ops import (
     stabilise,
 )
 from graphprop.ops.linear import LinearTranspose
-from graphprop.rules.registry import Layer, rule
+from graphprop.rules.registry import Layer, one_of, rule
 
 
 def quotient(r: Any, c: Any, stabilizer: float) -> Any:
@@ -35,8 +35,7 @@ def quotient(r: Any, c: Any, stabilizer: float) -> Any:
 
 def with_bias(layer: Layer, z: Any, bias: str, part: Any = None) -> Any:
     """A pre-activation with the bias (or a part of it) where it is a sink."""
-    if bias not in ("sink", "ignored"):
-        raise MethodError(f"a bias is 'sink' or 'ignored', not {bias!r}")
+    one_of("bias", bias)
     if bias == "ignored" or layer.bias is None:
         return z
     return layer.plus_bias(z, layer.bias if part is None else part(layer.bias))
@@ -92,11 +91,12 @@ def alpha_beta(
     bias: str = "sink",
     stabilizer: float = 0.0,
 ) -> Any:
-    """Alpha-beta rule: ``alpha * JP(r) - beta * JN(r)`` (Bach et al. 2015, eq. 60)."""
-    if alpha < 0 or beta < 0 or alpha - beta != 1:
-        raise MethodError(
-            f"alpha and beta must not be negative and differ by 1, not {alpha} and {beta}"
-        )
+    """Alpha-beta rule: ``alpha * JP(r) - beta * JN(r)`` (Bach et al. 2015, eq. 60).
+
+    Where alpha - beta is 1, the sum is conserved; elsewhere it is multiplied by alpha - beta.
+    """
+    if alpha < 0 or beta < 0:
+        raise MethodError(f"alpha and beta must not be negative, not {alpha:g} and {beta:g}")
     excited = excitatory(layer, x, r * alpha, bias, stabilizer)
     return excited - inhibitory(layer, x, r * beta, bias, stabilizer) if beta else excited
 
@@ -201,8 +201,15 @@ def bound(layer: Layer, x: Any, given: Any, per_sample: Any) -> Any:
                 f"a bound of zB is a number, a number per channel or 'per_sample', not {given!r}"
             )
         return per_sample(x)
+    if hasattr(given, "tolist"):  # a tensor, such as one per channel with axes of length 1
+        given = given.squeeze().tolist()
     if isinstance(given, int | float):
         return float(given)
+    if any(isinstance(number, list | tuple) for number in given):
+        raise MethodError(
+            f"a bound of zB at {layer.label!r} is the same at all places of a channel: give a "
+            "number per channel, of a tensor its smallest (or, for 'high', largest) entries"
+        )
     axis = getattr(layer.operator, "channel_axis", 1) % len(x.shape)
     if len(given) != x.shape[axis]:
         raise MethodError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from graphprop.rules import lrp, rap, structure
@@ -18,6 +19,7 @@ EVERYWHERE = "*"
 LOGITS = "logits"
 BOX: dict[str, Any] = {"low": "per_sample", "high": "per_sample"}
 EXACT: dict[str, Any] = {"bias": "ignored", "stabilizer": 0.0}
+SINK: dict[str, Any] = {"bias": "sink", "stabilizer": 0.0}
 STABILISED: dict[str, Any] = {"bias": "sink", "stabilizer": 1e-6}
 DENSE = ("dense_head", "epsilon")
 EPSILON: dict[str, Any] = {"epsilon": 1e-6}
@@ -31,16 +33,26 @@ def _lrp(name: str, rule: str, parameters: dict[str, Any], summary: str) -> Meth
     return method(
         name,
         [(EVERYWHERE, rule)],
-        parameters={**parameters, **EXACT, **START},
+        parameters={**parameters, **START},
         summary=summary,
         source=BACH,
     )
 
 
-_lrp("lrp_z", "z", {}, "The basic rule on every layer.")
-_lrp("lrp_epsilon", "epsilon", EPSILON, "The epsilon rule on every layer.")
-_lrp("lrp_alpha1_beta0", "alpha_beta", ALPHA_1, "Alpha-beta with 1 and 0 on every layer.")
-_lrp("lrp_alpha2_beta1", "alpha_beta", ALPHA_2, "Alpha-beta with 2 and 1 on every layer.")
+# with the bias in the denominator, lrp_z is input x gradient on a ReLU network; the alpha-beta
+# equations are printed without one, and are meant to conserve
+_lrp("lrp_z", "z", SINK, "The basic rule on every layer.")
+_lrp("lrp_epsilon", "epsilon", {**EPSILON, **SINK}, "The epsilon rule on every layer.")
+for _name, _weights, _numbers in (
+    ("lrp_alpha1_beta0", ALPHA_1, "1 and 0"),
+    ("lrp_alpha2_beta1", ALPHA_2, "2 and 1"),
+):
+    _lrp(
+        _name,
+        "alpha_beta",
+        {**_weights, **EXACT},
+        f"Alpha-beta with {_numbers} on every layer.",
+    )
 
 for _number, _weights in (("1", ALPHA_1), ("2", ALPHA_2)):
     method(
@@ -54,8 +66,9 @@ for _number, _weights in (("1", ALPHA_1), ("2", ALPHA_2)):
         f"lrp_cmp_alpha{_number}_flat",
         [("depth:flat_layers", "flat"), DENSE, (EVERYWHERE, "alpha_beta")],
         parameters={"flat_layers": 1, **EPSILON, **_weights, **EXACT, **START},
+        limits={"flat_layers": (0, inf)},
         summary=(
-            f"As lrp_cmp_alpha{_number}, with the flat rule on the first layers, pools counted."
+            f"As lrp_cmp_alpha{_number}, with the flat rule on the first layers with weights."
         ),
         source=KOHLBRENNER,
     )
@@ -139,6 +152,7 @@ method(
         "negative": "both",
         "active": "input",
         "residual": "absolute",
+        "nu": "inhibitory",
         "authors": False,
         **BOX,
     },
@@ -150,9 +164,22 @@ method(
 method(
     "rap-bn",
     [(LOGITS, "rap_bn_start"), ("input", "rap_bn_input"), (EVERYWHERE, "rap_bn")],
-    parameters={"inversion_sign": 1.0, "lost": "spread", "residual": "absolute", **BOX},
+    parameters={
+        "inversion_sign": -1.0,
+        "units": "active",
+        "input": "zB",
+        "lost": "spread",
+        "residual": "absolute",
+        **BOX,
+    },
     batch_norm="compensate",
+    refused={
+        ("batch_norm", "merge"): (
+            "a merged batch norm leaves nothing to compensate: leave it at 'compensate', or choose "
+            "the method 'rap'"
+        )
+    },
     flows=(("normal", {"kappa": 1.0}), ("inversed", {"kappa": -1.0})),
-    summary="Two flows, with bias and batch norm as compensation terms; the map sums to zero.",
+    summary="Two flows, normal and inversed, with bias and batch norm as compensation terms.",
     source="Nam et al. 2019, arXiv, the earlier version of RAP",
 )

@@ -21,13 +21,7 @@ from graphprop.ops import (
     total,
 )
 from graphprop.rules.lrp import box
-from graphprop.rules.registry import Layer, rule
-
-
-def one_of(name: str, value: str, *known: str) -> None:
-    """Refuse a word that a parameter doesn't know."""
-    if value not in known:
-        raise MethodError(f"{name} is {' or '.join(map(repr, known))}, not {value!r}")
+from graphprop.rules.registry import Layer, one_of, rule
 
 
 def count_of(c: Any) -> Any:
@@ -52,22 +46,32 @@ def rap_start(layer: Layer, x: Any, r: Any) -> Any:
 
 
 @rule
-def rap(layer: Layer, x: Any, r: Any, *, negative: str = "both", active: str = "input") -> Any:
+def rap(
+    layer: Layer,
+    x: Any,
+    r: Any,
+    *,
+    negative: str = "both",
+    active: str = "input",
+    nu: str = "inhibitory",
+) -> Any:
     """RAP below the logit layer: influence normalised, then shifted (Nam et al. 2020, eqs. 7-9).
 
-    ``Rbar = JP(R) + JN(nu)`` with ``nu = R |N| / (P + |N|)``; the surplus ``sum Rbar - sum R`` is
-    taken off evenly from the active inputs: those that are not zero, or (``active="support"``)
-    where Rbar is not. With ``negative="inhibitory"`` a convolution's first term is
-    ``JP(R+) + JN(R-)``, as in the authors' code; dense layers stay as they are, there too.
+    ``Rbar = JP(R) + JN(nu)`` with ``nu = R |N| / (P + |N|)``, or (``nu="printed"``: the numerator
+    that the paper prints) ``nu = R``; the surplus ``sum Rbar - sum R`` is taken off evenly from the
+    active inputs: those that are not zero, or (``active="support"``) where Rbar is not. With
+    ``negative="inhibitory"`` a convolution's first term is ``JP(R+) + JN(R-)``, as in the authors'
+    code; dense layers stay as they are, there too.
     """
-    one_of("negative", negative, "both", "inhibitory")
-    one_of("active", active, "input", "support")
+    one_of("negative", negative)
+    one_of("active", active)
+    one_of("nu", nu)
     above, below = positive(x), minus(x)
     w_above, w_below = positive(layer.weight), minus(layer.weight)
     p = layer.named("excitatory", layer.op(above, w_above) + layer.op(below, w_below))
     n = layer.named("inhibitory", layer.op(above, w_below) + layer.op(below, w_above))
-    # nu / |N| = R / (P + |N|): where N is zero, so is every share of it
-    first, q_n = r, divide_or_zero(r, p + n)
+    # nu / |N|, which is R / (P + |N|) or R / |N|: where N is zero, so is every share of it
+    first, q_n = r, divide_or_zero(r, p + n if nu == "inhibitory" else n)
     if negative == "inhibitory" and not isinstance(layer.operator, Linear | LinearTranspose):
         first, q_n = positive(r), q_n - divide_or_zero(minus(r), n)
     q_p = divide_or_zero(first, p)
@@ -87,7 +91,10 @@ def minus(x: Any) -> Any:
 
 @rule
 def rap_bn_start(layer: Layer, x: Any, r: Any) -> Any:
-    """RAP-BN at the logit layer: ``(z+ / sum z+ - z- / sum z-) f``, the seed of both flows."""
+    """RAP-BN at the logit layer: ``(z+ / sum z+ - z- / sum z-) f``, the seed of both flows.
+
+    It sums to zero where contributions of both signs exist, else to f or -f.
+    """
     above, below = positive(x), minus(x)
     w_above, w_below = positive(layer.weight), minus(layer.weight)
     p = layer.op(above, w_above) + layer.op(below, w_below)
@@ -99,14 +106,20 @@ def rap_bn_start(layer: Layer, x: Any, r: Any) -> Any:
 
 
 @rule
-def compensate(layer: Layer, x: Any, r: Any, *, kappa: float = 1.0) -> Any:
-    """RAP-BN at a batch norm: S = BN(z) - z, centred over the active units, taken off evenly.
+def compensate(layer: Layer, x: Any, r: Any, *, kappa: float = 1.0, units: str = "active") -> Any:
+    """RAP-BN at a batch norm: S = BN(z) - z, centered over the active units, taken off evenly.
 
-    ``R <- R - kappa (S - mean_A S) / (c h w)`` on ``A = { R != 0 }``.
+    ``R <- R - kappa (S - mean_A S) / (c h w)`` on ``A = { R != 0 }``, or (``units="all"``) on all
+    units, with the mean over all of them. Both keep the total.
     """
+    one_of("units", units)
+    count = prod(x.shape[1:])
     s = layer.named("compensation", layer.operator(x, *layer.constants) - x, shared=True)
+    if units == "all":
+        whole = (s - total(s) * (1.0 / count)) * (1.0 / count)
+        return taken_off(r, layer.named("centred_compensation", whole, shared=True), kappa)
     mean = divide_or_zero(total(keep_where(r, "!=", s)), count_of(r))
-    share = layer.named("centred_compensation", (s - mean) * (1.0 / prod(x.shape[1:])))
+    share = layer.named("centred_compensation", (s - mean) * (1.0 / count))
     return keep_where(r, "!=", taken_off(r, share, kappa))
 
 
@@ -117,10 +130,14 @@ def rap_bn(
     r: Any,
     *,
     kappa: float = 1.0,
-    inversion_sign: float = 1.0,
+    inversion_sign: float = -1.0,
     lost: str = "spread",
 ) -> Any:
-    """RAP-BN at a hidden layer: bias compensation, then JP (normal flow) or JN (inversed)."""
+    """RAP-BN at a hidden layer: bias compensation, then JP (normal flow) or JN (inversed).
+
+    The inversed flow is multiplied by ``inversion_sign``. What a zero denominator would not hand on
+    is spread evenly over the active inputs, or (``lost="drop"``) dropped.
+    """
     if inversion_sign not in (1, -1):
         raise MethodError(f"inversion_sign is 1 or -1, not {inversion_sign:g}")
     compensated = without_bias(layer, r, kappa)
@@ -142,11 +159,19 @@ def rap_bn_input(
     r: Any,
     *,
     kappa: float = 1.0,
+    inversion_sign: float = -1.0,
     lost: str = "spread",
+    input: str = "zB",
     low: Any = "per_sample",
     high: Any = "per_sample",
 ) -> Any:
-    """RAP-BN at an input layer: bias compensation, then zB."""
+    """RAP-BN at an input layer: bias compensation, then zB.
+
+    With ``input="flow"`` the rule of hidden layers is carried down to the pixels.
+    """
+    one_of("input", input)
+    if input == "flow":
+        return rap_bn(layer, x, r, kappa=kappa, inversion_sign=inversion_sign, lost=lost)
     compensated = without_bias(layer, r, kappa)
     c, carry = box(layer, x, low, high)
     carried = carry(divide_or_zero(compensated, c))
@@ -174,7 +199,7 @@ def taken_off(r: Any, share: Any, kappa: float) -> Any:
 
 def recovered(x: Any, c: Any, r: Any, lost: str) -> Any:
     """What zero denominators took, spread evenly over the active inputs, or dropped."""
-    one_of("lost", lost, "drop", "spread")
+    one_of("lost", lost)
     if lost == "drop":
         return 0.0
     active = keep_where(x, "!=", ones_like(x))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from graphprop.errors import MethodError, nearest
@@ -17,6 +18,21 @@ from graphprop.ops import Layout, Operator, Shape
 
 if TYPE_CHECKING:
     from graphprop.sampling import Samples
+
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "active": ("input", "support"),
+        "bias": ("sink", "ignored"),
+        "input": ("zB", "flow"),
+        "lost": ("drop", "spread"),
+        "negative": ("both", "inhibitory"),
+        "norm": ("pass", "affine"),
+        "nu": ("inhibitory", "printed"),
+        "residual": ("signed", "absolute"),
+        "units": ("active", "all"),
+    }
+)
+"""The words that graphprop's own parameters can be."""
 
 RuleFunction = Callable[..., Any]
 Table = Sequence[tuple[str, str] | tuple[str, str, Mapping[str, Any]]]
@@ -194,6 +210,8 @@ class Method:
         Parameter -> the parameters that it sets when it is true.
     limits
         Parameter -> the smallest and the largest value it can have.
+    refused
+        ``(parameter, value)`` -> why the method can't have it.
     arrays
         The parameters that can be a number, but also several or a tensor.
     start
@@ -226,6 +244,7 @@ class Method:
     flows: Sequence[tuple[str, Mapping[str, Any]]] = (("", {}),)
     switches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    refused: Mapping[tuple[str, Any], str] = field(default_factory=dict)
     arrays: Sequence[str] = ()
     start: str = "logit"
     layer: str | None = None
@@ -235,6 +254,18 @@ class Method:
     besides: str | None = None
     budgets: bool = False
     samples: Callable[[Mapping[str, Any], Shape], Samples] | None = None
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """All parameters: the method's own, and those that every method has.
+
+        ``batch_norm`` is the strategy; ``norm`` says how relevance goes through the other norms,
+        unless the table already gives those a rule: that of every layer.
+        """
+        every: dict[str, Any] = {"batch_norm": self.batch_norm}
+        if all(pattern != "**" for pattern, *_ in self.table):
+            every["norm"] = "pass"
+        return {**self.parameters, **{k: v for k, v in every.items() if k not in self.parameters}}
 
     @property
     def flow_names(self) -> tuple[str, ...]:
@@ -305,6 +336,13 @@ def method(
             find_rule(rule_name)
     METHODS[name] = made
     return made
+
+
+def one_of(name: str, value: Any) -> None:
+    """Refuse a word that a parameter doesn't know."""
+    if value not in CHOICES[name]:
+        known = " or ".join(map(repr, CHOICES[name]))
+        raise MethodError(f"{name} is {known}, not {value!r}")
 
 
 def find_rule(name: str) -> Rule:

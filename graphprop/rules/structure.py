@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphprop.errors import MethodError
 from graphprop.ops import (
     Add,
     Cat,
@@ -15,12 +14,15 @@ from graphprop.ops import (
     stabilise,
 )
 from graphprop.rules.lrp import quotient
-from graphprop.rules.registry import Layer, rule
+from graphprop.rules.registry import Layer, one_of, rule
 
 
 @rule("pass")
 def pass_through(layer: Layer, x: Any, r: Any) -> Any:
-    """Relevance passes unchanged: elementwise non-linearities, batch norm that isn't merged."""
+    """Relevance passes unchanged: elementwise non-linearities, norms, unmerged batch norms.
+
+    Norms pass as in AttnLRP (Achtibat et al. 2024, Prop. 3.4), which conserves relevance.
+    """
     return r
 
 
@@ -63,14 +65,13 @@ def share(
     """
     if len(layer.signal) == 1:
         return (r,)
+    one_of("residual", residual)
     if residual == "absolute":
         sizes = [absolute(branch) for branch in x]
         whole = Add()(*sizes)
         even = keep_where(whole, "==", r) * (1.0 / len(sizes))
         q = divide_or_zero(r, whole)
         return tuple(size * q + even for size in sizes)
-    if residual != "signed":
-        raise MethodError(f"residual is 'signed' or 'absolute', not {residual!r}")
     q = quotient(r, layer.operator(*x), stabilizer)
     if isinstance(layer.operator, Subtract):
         return (x[0] * q, -x[1] * q)
@@ -87,7 +88,10 @@ def signal(layer: Layer, x: Any, r: Any) -> Any:
 
 @rule
 def affine(layer: Layer, x: Any, r: Any, *, epsilon: float = 1e-6) -> Any:
-    """Epsilon rule of an affine map: normalisations, their statistics taken as constants."""
+    """Epsilon rule of an affine map: norms whose statistics are constants, their mean included.
+
+    Unbounded where a centered sum is near zero.
+    """
     y = layer.operator(x, *layer.constants)
     slope = layer.named("slope", layer.operator.coefficient(x, *layer.constants))
     return x * slope * (r / stabilise(y, epsilon))
