@@ -19,19 +19,17 @@ from graphprop.ops import Layout, Operator, Shape
 if TYPE_CHECKING:
     from graphprop.sampling import Samples
 
-CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "active": ("input", "support"),
-        "bias": ("sink", "ignored"),
-        "input": ("zB", "flow"),
-        "lost": ("drop", "spread"),
-        "negative": ("both", "inhibitory"),
-        "norm": ("pass", "affine"),
-        "nu": ("inhibitory", "printed"),
-        "residual": ("signed", "absolute"),
-        "units": ("active", "all"),
-    }
-)
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "active": ("input", "support"),
+    "bias": ("sink", "ignored"),
+    "input": ("zB", "flow"),
+    "lost": ("drop", "spread"),
+    "negative": ("both", "inhibitory"),
+    "norm": ("pass", "affine"),
+    "nu": ("inhibitory", "printed"),
+    "residual": ("signed", "absolute"),
+    "units": ("active", "all"),
+}
 """The words that graphprop's own parameters can be."""
 
 RuleFunction = Callable[..., Any]
