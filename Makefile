@@ -1,5 +1,6 @@
 # make demo   compile two networks, check them, and explain handwritten digits
 # make test   format, lint, types and tests
+# make mutants  change what was compiled in every way, one at a time: the check must notice (minutes)
 # make fuzz   compile random networks and check them: N of them, from SEED on
 # make zoo    compile and check every convolutional network of torchvision (an hour)
 #
@@ -20,7 +21,7 @@ VGG16 := build/vgg16-epsilon_plus_flat
 N ?= 1000
 SEED ?= 1000
 
-.PHONY: help install demo test format lint types pytest fuzz zoo clean
+.PHONY: help install demo test format lint types pytest mutants fuzz zoo clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -76,6 +77,10 @@ types: $(INSTALLED_DEV)
 # Two workers, each with one thread.
 pytest: $(INSTALLED_DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# For example: make mutants KIND=onnx SAME=1. SAME lists what changes no map, too.
+mutants: $(INSTALLED_DEV)
+	OMP_NUM_THREADS=1 KIND=$(KIND) SAME=$(SAME) $(BIN)/python tests/test_mutants.py
 
 # For example: make fuzz N=100 SEED=5000. What fails is printed as a network to paste.
 fuzz: $(INSTALLED_DEV)

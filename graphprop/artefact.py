@@ -6,21 +6,17 @@ the time, the place, the process, or the order of a set: the same input gives th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import re
 import shutil
-import signal
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from graphprop.checking.conservation import record_of
@@ -31,15 +27,29 @@ from graphprop.errors import EquivalenceError, OutputError
 from graphprop.explainer import CompiledExplainer
 from graphprop.legalise import legalise
 from graphprop.lower import in_flow
+from graphprop.manifest import (
+    FILES,
+    GENERATOR,
+    MANIFEST,
+    VERSION,
+    complaint_about,
+    read_manifest,
+    sha256,
+)
+from graphprop.network import shape_of
+from graphprop.placing import (
+    ended_by_signal,
+    put_in_place,
+    refuse_foreign,
+    rejected_beside,
+    writing_beside,
+)
 from graphprop.rules.registry import BoundRule
 
 if TYPE_CHECKING:
     from graphprop.checking.report import Report
 
-VERSION = 1
-GENERATOR = "graphprop"
-MANIFEST = "manifest.json"
-FILES = ("explainer.py", "weights.safetensors", "explainer.onnx", "explainer.onnx.data")
+__all__ = ["read_manifest", "save", "sha256", "write_files"]
 
 
 def save(
@@ -49,10 +59,11 @@ def save(
     onnx: bool = True,
     check: bool = True,
     force: bool = False,
-    samples: int = 3,
+    samples: int | None = None,
     source: str | None = None,
     source_sha256: str | None = None,
     preprocessing: Mapping[str, Any] | None = None,
+    keep: Iterable[str | Path] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write an explainer, check it, and put it in place.
@@ -60,15 +71,20 @@ def save(
     Parameters
     ----------
     directory
-        Where to; replaced if graphprop made it, if it is empty, or with ``force``.
+        Where to; replaced if it is empty, or holds nothing but what graphprop wrote there.
     onnx
         Whether to write ``explainer.onnx``.
     check
-        Whether to check that all backends agree; ``samples`` says on how many inputs.
+        Whether to check that all backends agree; ``samples`` says on how many inputs of noise.
+    force
+        Replace what graphprop wrote, even where it was changed since or where other files lie
+        beside it; those stay.
     source, source_sha256
         Where the model comes from, such as ``"vgg16.py:vgg16"``, and the hash of that file.
     preprocessing
         How a picture becomes an input: ``size``, ``mean`` and ``std``.
+    keep
+        Files that the directory must not hold: the model's, its weights.
     progress
         Called with what is about to be done.
 
@@ -80,15 +96,16 @@ def save(
     Raises
     ------
     OutputError
-        If the directory can't be written, or holds what graphprop did not make.
+        If the directory can't be written, or holds what graphprop did not write.
     EquivalenceError
         If the check fails, saying where; the output is then in ``<directory>.rejected``.
     """
     from graphprop.check import check_explainer
+    from graphprop.checking.files import OWN_HASH, manifest_hash
 
     say = progress or (lambda text: None)
     directory = Path(directory)
-    refuse_foreign(directory, force)
+    refuse_foreign(directory, force, keep=map(Path, keep))
     # a link stays, and what it leads to is replaced
     target = directory.resolve() if directory.is_symlink() else directory
     with ended_by_signal(), writing_beside(target) as fresh:
@@ -96,7 +113,13 @@ def save(
         write_files(explainer, fresh, onnx=onnx, preprocessing=preprocessing)
         report = None
         if check:
-            report = check_explainer(explainer, samples=samples, directory=fresh, progress=say)
+            report = check_explainer(
+                explainer,
+                samples=samples,
+                directory=fresh,
+                preprocessing=plain(preprocessing) if preprocessing else None,
+                progress=say,
+            )
         details = {
             "source": {
                 "name": re.split(r"[\\/]", source)[-1] if source else None,
@@ -105,15 +128,22 @@ def save(
             "preprocessing": plain(preprocessing) if preprocessing else None,
         }
         content = manifest_of(explainer, fresh, report) | details
+        content = json.loads(as_json(content))
+        complaint = complaint_about(content)
+        if complaint:
+            raise OutputError(f"the manifest would say something impossible: {complaint}")
+        content[OWN_HASH] = manifest_hash(content)
         (fresh / MANIFEST).write_text(as_json(content), encoding="ascii")
         if report is None or report.passed:
             put_in_place(fresh, target)
             return directory
-        rejected = target.with_name(f"{target.name}.rejected")
-        kept = "nothing is kept: that name is taken by something that graphprop did not make"
-        if is_replaceable(rejected, force):
+        rejected = rejected_beside(target)
+        try:
+            refuse_foreign(rejected, force)
             put_in_place(fresh, rejected)
             kept = f"the output is in {rejected}"
+        except OutputError as error:
+            kept = f"nothing is kept: {error}"
     raise EquivalenceError(f"the check failed. {report.complaint()} ({kept})")
 
 
@@ -127,7 +157,13 @@ def write_files(
     """Write the generated module, its weights, and ONNX; not the manifest."""
     (folder / "explainer.py").write_bytes(explainer.source.encode("ascii"))
     weights = folder / "weights.safetensors"
-    save_file(storable(explainer.legal.stored), weights)
+    try:
+        save_file(storable(explainer.legal.stored), weights)
+    except SafetensorError as error:
+        said = re.search(r"os error (\d+)", str(error))  # a full disk among others
+        if said is None:
+            raise
+        raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
     # safetensors lets nobody else read what it writes
     shutil.copymode(folder / "explainer.py", weights)
     if onnx:
@@ -177,6 +213,7 @@ def manifest_of(explainer: CompiledExplainer, folder: Path, report: Report | Non
         "roles": plain(explainer.roles),
         "input_shape": list(explainer.input_shape),
         "input_shapes": [list(shape) for shape in explainer.input_shapes],
+        "logits_shape": list(shape_of(explainer.network.output.args[0])[1:]),
         "relevance_shape": list(explainer.relevance_shape),
         "classes": explainer.classes,
         "output": explainer.network.output_name,
@@ -184,9 +221,9 @@ def manifest_of(explainer: CompiledExplainer, folder: Path, report: Report | Non
         "onnx_names": onnx_names(explainer),
         "batch_norms": dict(explainer.network.decisions),
         "notes": list(explainer.notes),
-        "check": report.as_dict(timing=False) if report else None,
-        "fingerprint": report.fingerprint if report else None,
-        "conservation": report.conservation if report else record_of(explainer),
+        "check": None if report is None else report.as_dict(timing=False),
+        "fingerprint": None if report is None else report.fingerprint,
+        "conservation": record_of(explainer) if report is None else report.conservation,
         "files": {name: sha256(folder / name) for name in FILES if (folder / name).exists()},
     }
 
@@ -256,125 +293,3 @@ def as_json(content: Any) -> str:
     """JSON with sorted keys, lists of numbers on one line."""
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
     return re.sub(r"\[\n[-+\d.e,\s]*\]", lambda m: " ".join(m[0].split()), text) + "\n"
-
-
-def read_manifest(directory: str | Path) -> dict[str, Any]:
-    """Read the manifest of a compiled directory.
-
-    Raises
-    ------
-    OutputError
-        If there is no such directory, or graphprop did not make it.
-    """
-    directory = Path(directory)
-    if not directory.exists():
-        raise OutputError(f"there is no directory {directory}: `graphprop compile` writes one")
-    if not directory.is_dir():
-        raise OutputError(f"{directory} is a file: give the directory that holds explainer.py")
-    file = directory / MANIFEST
-    if not file.exists():
-        raise OutputError(
-            f"{directory} holds no {MANIFEST}: give a directory that `graphprop compile` wrote"
-        )
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{file} can't be read ({error}): compile it again") from error
-    if not isinstance(content, dict) or content.get("generator") != GENERATOR:
-        raise OutputError(f"{file} was not written by graphprop: give another directory")
-    if content.get("version") != VERSION:
-        raise OutputError(
-            f"{file} has version {content.get('version')}, and this graphprop reads version "
-            f"{VERSION}: compile it again"
-        )
-    return content
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# Putting a directory in place.
-
-
-def refuse_foreign(directory: Path, force: bool) -> None:
-    """Refuse to replace what graphprop did not make."""
-    if directory.exists() and not directory.is_dir():
-        raise OutputError(f"{directory} is a file: name a directory")
-    if directory.exists() and directory.resolve() in (here := Path.cwd().resolve(), *here.parents):
-        raise OutputError(f"{directory} is the folder you are in, or above it: name another one")
-    if not is_replaceable(directory, force):
-        raise OutputError(
-            f"{directory} exists and was not made by graphprop: name another directory, or "
-            "replace it by --force"
-        )
-
-
-def is_replaceable(directory: Path, force: bool) -> bool:
-    """Whether a directory may be replaced: graphprop's own, an empty one, or none."""
-    if not directory.is_dir():
-        return not directory.exists()
-    if force or not any(directory.iterdir()):
-        return True
-    try:
-        content = json.loads((directory / MANIFEST).read_bytes())
-        return bool(content["generator"] == GENERATOR)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-@contextmanager
-def writing_beside(directory: Path) -> Iterator[Path]:
-    """A new folder to write to, beside a directory; whatever is left in it is removed."""
-    parent = directory.absolute().parent
-    missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    above = next(folder for folder in (parent, *parent.parents) if folder.exists())
-    if not above.is_dir():
-        raise OutputError(f"{directory} can't be written: {above} is a file")
-    try:
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".graphprop-", dir=parent) as scratch:
-                fresh = Path(scratch) / "new"
-                fresh.mkdir()
-                yield fresh
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise OutputError(f"{directory} can't be written: {reason}") from error
-    finally:
-        for folder in missing:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def put_in_place(fresh: Path, target: Path) -> None:
-    """Rename a folder written by `writing_beside` to its name, an older one making room."""
-    old = fresh.with_name("old")
-    try:
-        if target.exists():
-            os.rename(target, old)
-        os.rename(fresh, target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            os.rename(old, target)
-        raise
-
-
-@contextmanager
-def ended_by_signal() -> Iterator[None]:
-    """Let SIGTERM unwind the program, as an interrupt does, unless something else handles it."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def end(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,16 +1,22 @@
-"""Check that every backend computes the same: backends, arbiter, bisection, ledger.
+"""Check that every backend computes the same: backends, arbiter, steps, files, ledger.
 
 Relevance divides by small numbers, so that two right backends differ by more than rounding, and a
 fixed tolerance either lies or cries wolf. The arbiter is the same graph in float64; ``e32`` is the
 error of torch in float32 against it. A backend passes where the error of every sample is at most
-``max(1e-5, 10 * e32)``. Where one is off by more, intermediate values are exposed, and each step is
-computed in float64 from that backend's own values before it. The first step that is wrong is named.
-If none is, what differs is rounding that the map magnifies (another winner of a max pool, say),
-and the backend passes, with a note that says so.
+``max(1e-5, 10 * e32)``, and 1e-4. Where one is off by more, intermediate values are exposed, and
+each step is computed in float64 from that backend's own values before it, with a bound of what
+rounding can do (`graphprop.checking.bounds`). The first step that is wrong is named. If none is,
+what differs is rounding that the map magnifies (another winner of a max pool, say), and the backend
+passes, with a note that says so.
+
+What is judged is what users run: the module as ``load()`` gives it, and the ONNX file on its
+engines, on inputs of several kinds, alone and in batches, with every kind of target
+(`graphprop.checking.probes`). In a directory the files must be those that were written.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,17 +25,29 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from graphprop.artefact import layer_entries, onnx_names, read_manifest, sha256, write_files
+from graphprop.artefact import layer_entries, onnx_names, read_manifest, write_files
 from graphprop.checking import conservation
 from graphprop.checking.arbiter import GraphArbiter, ModuleArbiter, Truth
-from graphprop.checking.backends import BackendError, Samples
-from graphprop.checking.compare import ENGINES, PythonBackend, Session
-from graphprop.checking.fingerprint import deviations, fingerprint, first_deviation, same_inputs
+from graphprop.checking.backends import BackendError
+from graphprop.checking.compare import ENGINES, PythonBackend, Session, Tolerance
+from graphprop.checking.files import changes
+from graphprop.checking.fingerprint import (
+    PREPROCESSING,
+    deviations,
+    fingerprint,
+    first_deviation,
+    other_inputs,
+    recorded_error,
+    recorded_rows,
+    same_noise,
+)
+from graphprop.checking.probes import Samples, picture_in, probes, read_inputs
+from graphprop.checking.recorded import hold_recorded
 from graphprop.checking.report import BackendResult, Divergence, Report
-from graphprop.checking.runner import SEED, pack
 from graphprop.checking.stages import Stage, described, stages_of
-from graphprop.errors import InputError, MethodError, nearest
-from graphprop.interpret import interpret
+from graphprop.engines import refuse_forbidden
+from graphprop.errors import MethodError, nearest
+from graphprop.network import shape_of
 
 if TYPE_CHECKING:
     from graphprop.explainer import CompiledExplainer
@@ -42,9 +60,10 @@ BACKENDS = ("python", "onnxruntime", "onnx.reference")
 def check_explainer(
     explainer: CompiledExplainer,
     *,
-    samples: int = 3,
+    samples: int | None = None,
     backends: Sequence[str] | None = None,
     directory: Path | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Check what is generated from an explainer against its graph in float64.
@@ -52,12 +71,15 @@ def check_explainer(
     Parameters
     ----------
     samples
-        How many random inputs to explain.
+        How many inputs of normal noise to explain, beside one of every other kind: by default 2,
+        and of a large network 1.
     backends
         Which to check, all that apply by default: ``"python"`` (the generated module, in a
         process without graphprop), ``"onnxruntime"``, and ``"onnx.reference"`` for small networks.
     directory
         Where the files already lie; by default they are written to a temporary folder.
+    preprocessing
+        How a picture becomes an input, if that is known.
     progress
         Called with what is about to be done.
 
@@ -76,27 +98,37 @@ def check_explainer(
                 samples=samples,
                 backends=backends,
                 directory=Path(scratch),
+                preprocessing=preprocessing,
                 progress=progress,
             )
     stages = stages_of(layer_entries(explainer), onnx_names(explainer))
-    explained = inputs_for(explainer.input_shapes, explainer.classes, samples)
-    first, target = explained.part(slice(0, 1))
-    logits, _ = interpret(explainer.network, first, dtype=torch.float32)
-    target[0] = logits.reshape(explainer.classes, -1).sum(1).argmax()
+    logits = shape_of(explainer.network.output.args[0])[1:]
+    explained = probes(
+        explainer.input_shapes,
+        logits,
+        samples,
+        size=sum(math.prod(layer.shape) for layer in explainer.layers),
+        preprocessing=preprocessing,
+    )
     arbiter = GraphArbiter(explainer, stages, explained)
     say("check: explain in float64")
-    truth = arbiter.truth()
-    session = Session(directory, stages, arbiter, truth, say)
+    session = Session(directory, stages, arbiter, arbiter.truth(), say)
     report = session.begin()
+    arbiter.follow(session.truth)
     if session.sound:
-        report.fingerprint = fingerprint(truth, stages)
+        session.judge_conditioning()
+        report.fingerprint = fingerprint(session.truth, stages)
         if "python" in chosen:
             session.hold("python", PythonBackend(directory))
         written = (directory / "explainer.onnx").exists() or backends is not None
         session.hold_onnx(chosen if written else (), explicit=backends is not None)
-        report.conservation, found = conservation.of_explainer(
-            explainer, report.ledger, lambda i: explained.part(slice(i, i + 1))
-        )
+
+        def sample(index: int) -> tuple[Mapping[str, torch.Tensor], torch.Tensor]:
+            row = report.samples.index(report.ledger["samples"][index])
+            inputs, _ = session.truth.samples.part([row])
+            return inputs, session.truth.samples.target[[row]]
+
+        report.conservation, found = conservation.of_explainer(explainer, report.ledger, sample)
         report.warnings += found
     return report
 
@@ -104,19 +136,31 @@ def check_explainer(
 def check_directory(
     directory: str | Path,
     *,
-    samples: int = 3,
+    samples: int | None = None,
     backends: Sequence[str] | None = None,
+    inputs: str | Path | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    allow_changed: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Check what was compiled into a directory, without the model.
 
     The arbiter is ``explainer.py`` in float64, itself held against what was recorded when it was
-    compiled. Its code is run.
+    compiled. Its code is run, unless ``backends`` leaves Python out: then the ONNX engines are held
+    against the record alone.
 
     Parameters
     ----------
     samples, backends, progress
         As for `check_explainer`.
+    inputs
+        An .npy file with further inputs to explain, ``[N, ...]``.
+    atol, rtol
+        Let a sample pass where ``||a - ref|| <= atol + rtol * ||ref||``, in place of what follows
+        from the error of float32.
+    allow_changed
+        Let files differ from what was written, with a warning.
 
     Raises
     ------
@@ -124,42 +168,114 @@ def check_directory(
         If graphprop did not make the directory.
     MethodError
         If there is no such backend, or no ONNX file for it.
+    InputError
+        If the inputs can't be read, or have another shape.
     """
     directory, say = Path(directory), progress or (lambda text: None)
     chosen = choose(backends)
+    tolerance = None
+    if atol is not None or rtol is not None:
+        tolerance = Tolerance(atol or 0.0, rtol or 0.0)
     manifest = read_manifest(directory)
     written = "explainer.onnx" in manifest["files"]
     if backends is not None and not written and any(name in ENGINES for name in chosen):
         raise MethodError(
             f"{directory} was compiled without ONNX: check the backend 'python', or compile again"
         )
+    if written and "python" not in chosen:
+        refuse_forbidden(directory, manifest)
     stages = stages_of(manifest["layers"], manifest["onnx_names"])
-    explained = inputs_for(manifest["input_shapes"], manifest["classes"], samples)
+    picture, unread = picture_in(directory, manifest)
+    explained = probes(
+        manifest["input_shapes"],
+        manifest["logits_shape"],
+        samples,
+        size=sum(math.prod(layer["shape"]) for layer in manifest["layers"]),
+        preprocessing=manifest["preprocessing"],
+        picture=picture,
+        given=None if inputs is None else read_inputs(Path(inputs), manifest["input_shapes"]),
+    )
+    found = changes(directory, manifest)
+    if "python" in chosen:
+        session = hold_directory(directory, manifest, stages, explained, say, tolerance)
+        if session.sound:
+            session.hold_onnx(chosen if written else (), explicit=backends is not None)
+        report = session.report
+        if session.sound and report.passed:
+            report.warnings += conservation.of_directory(manifest, report.ledger)
+    else:
+        report = hold_recorded(directory, manifest, stages, explained, chosen, tolerance, say)
+    if allow_changed:
+        report.warnings += found
+    else:
+        report.changes += found
+    report.warnings += [unread] if unread else []
+    return report
+
+
+def hold_directory(
+    directory: Path,
+    manifest: Mapping[str, Any],
+    stages: Sequence[Stage],
+    explained: Samples,
+    say: Callable[[str], None],
+    tolerance: Tolerance | None,
+) -> Session:
+    """Hold a directory's module against the record in float64, and in float32 against itself."""
     recorded = manifest["fingerprint"]
-    known = recorded["targets"][:samples] if recorded else [-1]
-    explained.target[: len(known)] = torch.tensor(known)
+    known = dict(zip(recorded["rows"], recorded["targets"], strict=True)) if recorded else {}
+    for row in explained.by_class:
+        explained.target[row] = known.get(explained.name(row), int(explained.target[row]))
     arbiter = ModuleArbiter(directory, stages, explained, manifest["onnx_names"])
     say("check: explain in float64")
     began = time.perf_counter()
     try:
         truth = arbiter.truth()
+        expect_shapes(truth, manifest)
     except BackendError as error:
-        report = Report(arbiter.name, [], {})
-        report.backends.append(BackendResult("python", problem=str(error)))
-        report.warnings += changed_files(directory, manifest)
-        return report
-    session = Session(directory, stages, arbiter, truth, say)
+        session = Session(directory, stages, arbiter, Truth.nothing(explained), say, tolerance)
+        session.sound = False
+        session.report.backends.append(BackendResult("python", problem=str(error)))
+        return session
+    if recorded:
+        for row, i in recorded_rows(recorded, truth):
+            for key, errors in truth.float32.items():
+                errors[row] = recorded_error(recorded, i, key)
+    session = Session(directory, stages, arbiter, truth, say, tolerance)
     report = session.begin()
-    report.warnings += changed_files(directory, manifest)
-    if session.sound:
-        result = guard(recorded, truth, stages)
+    arbiter.samples = session.truth.samples
+    if not session.sound:
+        return session
+    result = guard(recorded, session.truth, stages)
+    if result.skipped:
+        report.warnings.append(result.skipped)
+    if not result.passed:
         result.seconds = time.perf_counter() - began
-        if "python" in chosen or not result.passed:
-            report.backends.append(result)
-        session.hold_onnx(chosen if written else (), explicit=backends is not None)
-        if report.passed:
-            report.warnings += conservation.of_directory(manifest, report.ledger)
-    return report
+        report.backends.append(result)
+        return session
+    judged = session.hold("python", PythonBackend(directory))
+    by_name = dict(zip(judged.rows, judged.samples, strict=True))
+    for row in range(len(session.truth.samples)):
+        one = by_name.get(session.truth.samples.name(row))
+        float32 = session.truth.float32
+        if one is not None and math.isnan(float32["relevance"][row]):
+            float32["relevance"][row], float32["logits"][row] = one.error, one.logits_error
+    session.judge_conditioning()
+    return session
+
+
+def expect_shapes(truth: Truth, manifest: Mapping[str, Any]) -> None:
+    """Refuse results of other shapes than the manifest's."""
+    shapes = manifest["input_shapes"]
+    one = len(shapes) == 1
+    maps = manifest["relevance_shape"] if one else [sum(map(math.prod, shapes))]
+    for name, value, shape in (
+        ("logits", truth.logits, manifest["logits_shape"]),
+        ("relevance", truth.relevance, maps),
+    ):
+        wanted = (len(truth.samples), *shape)
+        if tuple(value.shape) != wanted:
+            raise BackendError(f"the {name} have shape {tuple(value.shape)}, not {wanted}")
 
 
 def choose(backends: Sequence[str] | None) -> tuple[str, ...]:
@@ -170,47 +286,34 @@ def choose(backends: Sequence[str] | None) -> tuple[str, ...]:
     return BACKENDS if backends is None else tuple(b for b in BACKENDS if b in backends)
 
 
-def inputs_for(shapes: Sequence[Sequence[int]], classes: int, samples: int) -> Samples:
-    """Random inputs and classes; those of a sample don't depend on how many there are."""
-    if samples < 1:
-        raise InputError(f"a check needs at least one sample, not {samples}")
-    generators = [torch.Generator().manual_seed(SEED + index) for index in range(samples)]
-    drawn = [[torch.randn(*shape, generator=g) for shape in shapes] for g in generators]
-    x = pack([torch.stack(part) for part in zip(*drawn, strict=True)])
-    classes_chosen = [torch.randint(classes, (), generator=generator) for generator in generators]
-    return Samples(x, torch.stack(classes_chosen), tuple(map(tuple, shapes)))
-
-
 def guard(
     recorded: Mapping[str, Any] | None, truth: Truth, stages: Sequence[Stage]
 ) -> BackendResult:
     """Hold the arbiter of a directory against what was recorded when it was compiled."""
     if not recorded:
-        reason = "it was compiled without a check, so that nothing is recorded to hold it against"
+        reason = (
+            "it was compiled without a check, so that nothing is recorded to hold explainer.py "
+            "against: only that all backends agree is checked"
+        )
         return BackendResult("python", skipped=reason)
-    if not same_inputs(recorded, truth):
+    if not same_noise(recorded, truth):
         reason = "this torch gives other random inputs than the one that recorded their results"
         return BackendResult("python", skipped=reason)
-    result = BackendResult("python", deviations(recorded, truth))
+    other = other_inputs(recorded, truth)
+    if other:
+        problem = f"{PREPROCESSING}: {', '.join(other)} became another input"
+        return BackendResult("python", problem=problem)
+    found = deviations(recorded, truth)
+    rows = [truth.samples.name(row) for row in found]
+    result = BackendResult("python", list(found.values()), rows=rows)
     if result.passed:
         return result
     result.problem = "explainer.py or its weights no longer compute what was compiled"
+    worst = result.worst or result.samples[0]
     stage, error, allowed = first_deviation(recorded, truth, stages) or (
         stages[-1],
-        result.samples[0].error,
-        result.samples[0].allowed,
+        worst.error,
+        worst.allowed,
     )
     result.divergence = Divergence(stage.layers, described(stage), error, allowed)
     return result
-
-
-def changed_files(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """A warning for each file that is no longer as it was written."""
-    warnings = []
-    for name, known in manifest["files"].items():
-        path = directory / name
-        if not path.exists():
-            warnings.append(f"{name} is missing")
-        elif sha256(path) != known:
-            warnings.append(f"{name} was changed after it was written")
-    return warnings

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,9 @@ from graphprop.errors import GraphpropError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 DEBUG = "graphprop.debug"
+ARGUMENTS = "graphprop.arguments"
+NOBODY_READS = 128 + 13
+"""The exit code where a pipe's reader has seen enough: what shells report of SIGPIPE."""
 
 
 class Terminated(BaseException):
@@ -49,33 +53,117 @@ def ended_by_signal() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def command(name: str) -> Any:
+    """What runs a command, from the module that imports torch.
+
+    That takes seconds, and an interrupt in the middle of it would come out as any error: while
+    nothing is done yet, an interrupt ends the process at once.
+    """
+    ends = {signal.SIGINT: KeyboardInterrupt(), signal.SIGTERM: Terminated()}
+
+    def end(number: int, frame: Any) -> None:
+        code, text = verdict(ends[signal.Signals(number)])
+        os.write(2, f"error: {text}\n".encode())
+        os._exit(code)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in ends:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, end)
+    try:
+        from graphprop import commands
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return getattr(commands, name)
+
+
 class Program(click.Group):
     """The commands, every failure of which becomes one message and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program; a name that the terminal can't show is escaped."""
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None:  # it was closed before the program began
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            elif isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
-        return super().main(*args, **kwargs)
+        code: Any = 0
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as end:
+            code = end.code
+        except OSError as error:  # while help is shown: what commands raise doesn't get here
+            code = unwritable(error)
+        # what is buffered is written now: Python's own complaint about it could not be caught
+        trouble = flushed()
+        sys.exit(code or trouble)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the command line; help is shown meanwhile."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError:
+            raise click.exceptions.Exit(NOBODY_READS) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order in which they are used."""
         return list(self.commands)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Remember what was given: where the options themselves are wrong, --json counts too."""
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
+        given = ctx.meta[ARGUMENTS]
+        as_json = "--json" in given
+        name = next((word for word in given if word in self.commands), None)
         try:
             with ended_by_signal():
                 return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click's own, and a reader of our output who has seen enough
+        except click.UsageError as error:
+            if as_json:
+                console.say_json_error(name, error, error.format_message(), error.exit_code)
+            raise
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # click's own
+        except BrokenPipeError:
+            ctx.exit(NOBODY_READS)
         except (Exception, KeyboardInterrupt, Terminated) as error:
-            if ctx.meta.get(DEBUG):
-                traceback.print_exc()
             code, text = verdict(error)
-            console.say_error(text)
+            with suppress(OSError):
+                if ctx.meta.get(DEBUG):
+                    traceback.print_exc()
+                console.say_error(text)
+                if as_json:
+                    console.say_json_error(name, error, text, code)
             ctx.exit(code)
+
+
+def flushed() -> int:
+    """Write what is buffered for stdout; the exit code where that fails, else 0."""
+    try:
+        sys.stdout.flush()
+    except ValueError:  # it was closed
+        return 0
+    except OSError as error:
+        return unwritable(error)
+    return 0
+
+
+def unwritable(error: OSError) -> int:
+    """Say that stdout takes nothing, and have nothing more written to it; the exit code."""
+    with suppress(OSError, ValueError):  # Python would try again at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return NOBODY_READS
+    with suppress(OSError):
+        console.say_error(f"the result can't be written: {error.strerror}")
+    return 2
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
@@ -90,6 +178,14 @@ def verdict(error: BaseException) -> tuple[int, str]:
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         return 2, f"{where}{error.strerror}"
     said = str(error).strip().partition("\n")[0]
+    system = re.search(r"os error (\d+)", said)  # what Rust says of it: safetensors
+    if system:
+        return 2, os.strerror(int(system[1]))
+    if isinstance(error, MemoryError) or "can't allocate memory" in said:
+        return 2, (
+            f"there is not enough memory ({said or 'MemoryError'}): use a smaller input, or a "
+            "machine with more memory"
+        )
     return 3, (
         f"{type(error).__name__}: {said}. This is a defect in graphprop, not in what you gave it: "
         "run again with --debug for the traceback, and report it"
@@ -128,6 +224,14 @@ def parse_shape(
         ) from None
 
 
+import_option = click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="MODULE",
+    help="Import a module, or run a .py file, that registers methods and rules. Repeatable.",
+)
+
 MODEL_OPTIONS = (
     click.argument("source"),
     click.option(
@@ -136,8 +240,10 @@ MODEL_OPTIONS = (
         default="epsilon_plus_flat",
         show_default=True,
         metavar="NAME",
-        help="Which rule each role gets; `graphprop methods` lists them.",
+        help="Which rule each role gets: one that `graphprop methods` lists, or that the model's "
+        "file registers.",
     ),
+    import_option,
     click.option(
         "--set",
         "settings",
@@ -218,7 +324,9 @@ def main() -> None:
 )
 @click.option("--no-onnx", is_flag=True, help="Write no ONNX file.")
 @click.option("--no-check", is_flag=True, help="Don't check that all backends agree.")
-@click.option("--force", is_flag=True, help="Replace DIR even if graphprop didn't make it.")
+@click.option(
+    "--force", is_flag=True, help="Replace what graphprop wrote to DIR; other files there stay."
+)
 @click.option(
     "--dump-ir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -252,20 +360,25 @@ def compile_(as_json: bool, **options: Any) -> None:
       graphprop compile model.py --rule features.0=w_square --rule 'fc.*=epsilon:epsilon=0.1'
       graphprop compile torchvision.models:vgg16 --input-shape 3,224,224 -o build/vgg
     """
-    from graphprop.commands import run_compile
-
-    run_compile(as_json, **options)
+    command("run_compile")(as_json, **options)
 
 
 @main.command("check", short_help="Check that all backends agree.")
-@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument(
+    "directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR..."
+)
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
     metavar="N",
-    help="How many random inputs to compare on.",
+    help="How many inputs of noise to compare on, beside one of every other kind.  [default: 2, "
+    "of a large network 1]",
+)
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Compare on these inputs, too: an .npy file of shape N,C,H,W.",
 )
 @click.option(
     "--backend",
@@ -274,24 +387,47 @@ def compile_(as_json: bool, **options: Any) -> None:
     metavar="NAME",
     help="Check this backend only. Repeatable.  [default: all there are]",
 )
+@click.option(
+    "--atol",
+    type=click.FloatRange(min=0),
+    metavar="A",
+    help="Let a sample pass where |a - ref| <= A + R * |ref|, in the 2-norm.",
+)
+@click.option("--rtol", type=click.FloatRange(min=0), metavar="R", help="See --atol.")
+@click.option(
+    "--allow-changed", is_flag=True, help="Only warn of files that differ from what was written."
+)
+@click.option(
+    "--junit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the results as JUnit XML.",
+)
 @json_option
 @debug_option
-def check(directory: Path, samples: int, backends: tuple[str, ...], as_json: bool) -> None:
+def check(as_json: bool, **options: Any) -> None:
     """Check that what was compiled computes the same on every backend.
 
-    Each backend is compared with the same graph in float64. It may be off by ten times the error
-    of torch in float32, and both are printed. On a difference, the first layer that diverges is
-    named and the exit code is 1. The code in DIR is run.
+    Each backend is compared with the same graph in float64: on noise, on sparse, blank and
+    constant inputs, on a picture if one lies in DIR, alone and in batches, with every kind of
+    target. It may be off by ten times the error of torch in float32, and both are printed; where
+    it is off by more, every step is compared. On a difference, the first layer that diverges is
+    named and the exit code is 1. It is 1, too, where a file differs from what was written, and
+    where nothing could be compared.
+
+    The code in DIR is run, except where only onnxruntime or onnx.reference is to be checked: these
+    are then compared with what was recorded when DIR was written.
 
     \b
     Examples:
       graphprop check build/digits-epsilon_plus_flat
       graphprop check build/digits-epsilon_plus_flat --samples 10 --json
+      graphprop check build/* --junit check.xml
+      graphprop check build/vgg16-rap --inputs photos.npy --rtol 1e-4
     """
-    from graphprop.commands import run_check
-
-    if not run_check(directory, samples, backends, as_json):
-        click.get_current_context().exit(1)
+    code = command("run_check")(as_json, **options)
+    if code:
+        click.get_current_context().exit(code)
 
 
 @main.command("explain", short_help="Explain pictures by a compiled model.")
@@ -312,14 +448,22 @@ def check(directory: Path, samples: int, backends: tuple[str, ...], as_json: boo
 @click.option(
     "--shared-scale", is_flag=True, help="Draw all pictures on one scale, to compare their colours."
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["python", "onnxruntime"]),
+    default="python",
+    show_default=True,
+    help="What computes: DIR's explainer.py, or ONNX Runtime, which runs no code from DIR.",
+)
 @json_option
 @debug_option
 def explain(as_json: bool, **options: Any) -> None:
     """Explain pictures with what was compiled into DIR.
 
-    DIR's explainer.py is code, and is run; nothing is compiled. A picture is scaled to cover the
-    input's size and its middle kept, turned to grayscale for a network with one channel, and
-    normalised as DIR's manifest says.
+    DIR's explainer.py is code, and is run; of a directory that you don't trust, let ONNX Runtime
+    run explainer.onnx, by --backend onnxruntime. Nothing is compiled. A picture is scaled to
+    cover the input's size and its middle kept, turned to grayscale for a network with one
+    channel, and normalised as DIR's manifest says.
 
     \b
     Written for each picture:
@@ -336,9 +480,7 @@ def explain(as_json: bool, **options: Any) -> None:
       graphprop explain build/vgg16-epsilon_plus_flat cat.jpg --target 281 -o cat_281.png
       graphprop explain build/vgg16-epsilon_plus_flat photos/*.jpg --shared-scale -o maps
     """
-    from graphprop.commands import run_explain
-
-    run_explain(as_json, **options)
+    command("run_explain")(as_json, **options)
 
 
 @main.command("inspect", short_help="Show layers, rules and batch norms.")
@@ -357,22 +499,27 @@ def inspect(as_json: bool, **options: Any) -> None:
       graphprop inspect models/resnet50.py
       graphprop inspect model.py --method lrp_cmp_alpha2_flat --set flat_layers=3
     """
-    from graphprop.commands import run_inspect
-
-    run_inspect(as_json, **options)
+    command("run_inspect")(as_json, **options)
 
 
 @main.command("methods", short_help="List methods and rules.")
+@click.argument("name", required=False, metavar="[NAME]")
+@import_option
 @json_option
 @debug_option
-def methods(as_json: bool) -> None:
+def methods(as_json: bool, name: str | None, imports: tuple[str, ...]) -> None:
     """List the methods and rules with their parameters, defaults and sources.
+
+    With NAME, show one of them whole: its table and formulas, and what each parameter can be.
 
     \b
     Parameters of a method are set by --set, those of one layer's rule in --rule:
       graphprop compile model.py --method lrp_epsilon --set epsilon=0.01
       graphprop compile model.py --rule 'fc.*=epsilon:epsilon=0.1,bias=ignored'
-    """
-    from graphprop.commands import run_methods
 
-    run_methods(as_json)
+    \b
+    Examples:
+      graphprop methods epsilon_plus_flat
+      graphprop methods --import my_rules.py
+    """
+    command("run_methods")(as_json, name, imports)

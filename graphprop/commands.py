@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,19 +11,31 @@ from typing import Any
 
 import click
 
-from graphprop import console
+from graphprop import catalog, console
 from graphprop.capture import capture, inputs_of
+from graphprop.catalog import assignments
+from graphprop.errors import GraphpropError, OutputError
 from graphprop.explainer import (
-    DEFAULT_METHOD,
     CompiledExplainer,
     LayerInfo,
     compile,
     layer_info,
 )
-from graphprop.load import load_source
+from graphprop.load import LoadedModel, import_extension, load_source, source_file
 from graphprop.passes.assign_rules import parse_rule, parse_value
 from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
-from graphprop.rules import METHODS, RULES, Method, find_method
+from graphprop.placing import refuse_foreign
+from graphprop.rules import METHODS, RULES, Method, Rule, find_method
+
+OWN_METHODS: Mapping[str, Method] = dict(METHODS)
+OWN_RULES: Mapping[str, Rule] = dict(RULES)
+"""What graphprop registers itself."""
+
+LONGEST_STEM = 200
+"""How long the name of the default directory gets, in characters."""
+
+FILE_SUFFIXES = (".py", ".onnx", ".safetensors", ".json", ".pt", ".pth", ".ckpt", ".zip")
+"""What ends a name that is meant for one file."""
 
 
 def run_compile(
@@ -33,6 +46,7 @@ def run_compile(
     settings: Iterable[str],
     rules: Iterable[str],
     roles: Iterable[str],
+    imports: Iterable[str],
     weights: Path | None,
     input_shape: tuple[int, ...] | None,
     result: str | None,
@@ -46,9 +60,15 @@ def run_compile(
     from graphprop import artefact
 
     began = time.perf_counter()
-    parameters, rule_map, role_map = read_choices(method, settings, rules, roles)
+    read = [path for path in (source_file(source), weights) if path is not None]
+    if output is not None:
+        refuse_output(output, force, read, dump_ir)
     with console.progress("load the model") as progress:
-        loaded = load_source(source, weights=weights, input_shape=input_shape)
+        loaded = load_all(source, imports, weights, input_shape)
+        parameters, rule_map, role_map = read_choices(method, settings, rules, roles)
+        if output is None:
+            output = default_directory(loaded.name, method)
+            refuse_output(output, force, read, dump_ir)
         explainer = compile(
             loaded.model,
             loaded.example,
@@ -64,13 +84,14 @@ def run_compile(
         explainer.notes = [*loaded.notes, *explainer.notes]
         directory = artefact.save(
             explainer,
-            output or default_directory(loaded.name, method),
+            output,
             onnx=not no_onnx,
             check=not no_check,
             force=force,
             source=loaded.source,
             source_sha256=loaded.sha256,
             preprocessing=loaded.preprocessing,
+            keep=read,
             progress=progress,
         )
     manifest = artefact.read_manifest(directory)
@@ -83,8 +104,26 @@ def run_compile(
 
 
 def default_directory(name: str, method: str) -> Path:
-    """Where a compiled model goes: ``build/<model>-<method>``."""
-    return Path("build") / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}-{method}"
+    """Where a compiled model goes: ``build/<model>-<method>``; a long name is cut."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{name}-{method}")
+    if len(stem) > LONGEST_STEM:
+        stem = f"{stem[:LONGEST_STEM]}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+    return Path("build") / stem
+
+
+def refuse_output(output: Path, force: bool, read: Iterable[Path], dump_ir: Path | None) -> None:
+    """Refuse a place to write to, before the work rather than after it."""
+    if not output.exists() and output.suffix.lower() in FILE_SUFFIXES:
+        raise OutputError(
+            f"-o names the directory to write several files to, and {output} looks like one file: "
+            f"give -o {output.with_suffix('')}"
+        )
+    refuse_foreign(output, force, keep=read)
+    if dump_ir is not None and output.resolve() in (dump_ir.resolve(), *dump_ir.resolve().parents):
+        raise OutputError(
+            f"--dump-ir {dump_ir} lies in {output}, which holds what is compiled alone: name a "
+            "folder beside it"
+        )
 
 
 def describe_compiled(
@@ -136,28 +175,44 @@ def batch_norms(decisions: Mapping[str, str]) -> str:
     return said if set(done) == {"merged"} else f"{said} (`graphprop inspect` says why)"
 
 
-def assignments(parameters: Mapping[str, Any]) -> str:
-    """Parameters as ``key=value, ...``."""
-    return ", ".join(
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in parameters.items()
-    )
-
-
-def run_check(directory: Path, samples: int, backends: tuple[str, ...], as_json: bool) -> bool:
-    """Check a compiled directory; whether all was well."""
+def run_check(
+    as_json: bool,
+    *,
+    directories: Sequence[Path],
+    junit: Path | None,
+    **options: Any,
+) -> int:
+    """Check compiled directories; returns the exit code: 0 where all passed."""
     from graphprop.check import check_directory
+    from graphprop.checking.report import Checked, as_junit
 
-    with console.progress(f"check {directory}") as progress:
-        report = check_directory(
-            directory, samples=samples, backends=backends or None, progress=progress
-        )
+    checked = []
+    options["backends"] = options["backends"] or None
+    for directory in directories:
+        with console.progress(f"check {directory}") as progress:
+            try:
+                report = check_directory(directory, progress=progress, **options)
+                checked.append(Checked(str(directory), report))
+            except GraphpropError as error:
+                if len(directories) == 1:
+                    raise
+                checked.append(Checked(str(directory), error=error))
+    if junit is not None:
+        junit.write_text(as_junit(checked), encoding="utf-8")
     if as_json:
-        content = {"directory": directory, "passed": report.passed, "check": report.as_dict()}
+        content: dict[str, Any] = {"passed": all(one.passed for one in checked)}
+        content["checks"] = [one.as_dict() for one in checked]
+        if len(checked) == 1:
+            content |= checked[0].as_dict()
         console.say_json("check", content)
-    else:
-        console.say(report.render())
-    return report.passed
+    for one in checked:
+        if one.error is not None:
+            console.say_error(str(one.error))
+        elif not as_json:
+            if len(checked) > 1:
+                console.say(f"{one.directory}:")
+            console.say(str(one.report))
+    return max(one.exit_code for one in checked)
 
 
 def run_explain(
@@ -168,6 +223,7 @@ def run_explain(
     target: int | None,
     output: Path | None,
     shared_scale: bool,
+    backend: str,
 ) -> None:
     """Explain pictures, and say what was written."""
     from graphprop.explain import explain_images
@@ -179,6 +235,7 @@ def run_explain(
             target=target,
             output=output,
             shared_scale=shared_scale,
+            backend=backend,
             progress=progress,
         )
     for one in found:
@@ -205,16 +262,17 @@ def run_inspect(
     settings: Iterable[str],
     rules: Iterable[str],
     roles: Iterable[str],
+    imports: Iterable[str],
     weights: Path | None,
     input_shape: tuple[int, ...] | None,
     result: str | None,
 ) -> None:
     """Analyse a model without compiling it, and print its layers."""
-    parameters, rule_map, role_map = read_choices(method, settings, rules, roles)
-    chosen = find_method(method)
-    resolved = resolve_parameters(chosen, parameters)
     with console.progress("load the model") as progress:
-        loaded = load_source(source, weights=weights, input_shape=input_shape)
+        loaded = load_all(source, imports, weights, input_shape)
+        parameters, rule_map, role_map = read_choices(method, settings, rules, roles)
+        chosen = find_method(method)
+        resolved = resolve_parameters(chosen, parameters)
         progress("capture")
         program = capture(loaded.model, loaded.example)
         pipeline = Pipeline(progress=progress)
@@ -267,52 +325,38 @@ def layer_row(layer: LayerInfo) -> tuple[str, ...]:
     )
 
 
-def run_methods(as_json: bool) -> None:
-    """Print every method and every rule."""
+def run_methods(as_json: bool, name: str | None = None, imports: Iterable[str] = ()) -> None:
+    """Print every method and every rule, or those of one name."""
+    for module in imports:
+        import_extension(module)
     if as_json:
-        content = {
-            "methods": [method_entry(method) for method in METHODS.values()],
-            "rules": [
-                {"name": rule.name, "summary": rule.summary, "parameters": dict(rule.parameters)}
-                for rule in RULES.values()
-            ],
-        }
-        console.say_json("methods", content)
-        return
-    console.say("METHODS (compile --method NAME --set KEY=VALUE)")
-    for method in METHODS.values():
-        default = " (default)" if method.name == DEFAULT_METHOD else ""
-        table = "; ".join(f"{pattern}: {rule}" for pattern, rule, *_ in method.table)
-        lines = [method.summary, table, assignments(method_entry(method)["parameters"])]
-        lines += [
-            f"{switch}=true sets {assignments(sets)}" for switch, sets in method.switches.items()
-        ]
-        say_entry(method.name + default, [*lines, method.source])
-    console.say("\nRULES (compile --rule PATTERN=RULE:KEY=VALUE)")
-    for rule in RULES.values():
-        say_entry(rule.name, [rule.summary.replace("``", ""), assignments(rule.parameters)])
+        console.say_json("methods", catalog.as_dict(name))
+    elif name is None:
+        catalog.say_all()
+    else:
+        catalog.say_one(name)
 
 
-def method_entry(method: Method) -> dict[str, Any]:
-    """A method as JSON holds it."""
-    return {
-        "name": method.name,
-        "summary": method.summary,
-        "source": method.source,
-        "table": [list(entry) for entry in method.table],
-        "parameters": method.defaults,
-        "switches": {name: dict(sets) for name, sets in method.switches.items()},
-    }
+# Loading the model and what else registers rules; reading the options that name them.
 
 
-def say_entry(name: str, lines: Iterable[str]) -> None:
-    """Print a name, and below it what there is to say of it."""
-    console.say(f"\n{name}")
-    for line in filter(None, lines):
-        console.say(f"  {line}")
-
-
-# Reading the options that need the registries.
+def load_all(
+    source: str,
+    imports: Iterable[str],
+    weights: Path | None,
+    input_shape: tuple[int, ...] | None,
+) -> LoadedModel:
+    """Load the model, after the modules of --import; both may register methods and rules."""
+    for module in imports:
+        import_extension(module)
+    loaded = load_source(source, weights=weights, input_shape=input_shape)
+    for kind, own, present in (("method", OWN_METHODS, METHODS), ("rule", OWN_RULES, RULES)):
+        replaced = [repr(name) for name in own if present[name] is not own[name]]
+        if replaced:
+            loaded.notes.append(
+                f"the {kind} {', '.join(replaced)} is not graphprop's own, but one registered anew"
+            )
+    return loaded
 
 
 def read_choices(

@@ -23,10 +23,18 @@ WIDE = 10_000
 """Columns to fill where nothing is a terminal: tables are never cut then."""
 
 
+class Output(Console):
+    """A console that leaves it to the program what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would exit here, with the code of a check that failed."""
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console on stdout or stderr that takes no text for markup, and cuts nothing in a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(
+    return Output(
         stderr=stderr,
         markup=False,
         emoji=False,
@@ -61,6 +69,13 @@ def say_json(command: str, content: Mapping[str, Any]) -> None:
     """Print a result as JSON, all that there is on stdout."""
     document = {"version": JSON_VERSION, "command": command, **plain(content)}
     click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def say_json_error(command: str | None, error: BaseException, text: str, code: int) -> None:
+    """Print a failure as JSON: what kind it is, its text, and the exit code."""
+    content = {"type": type(error).__name__, "message": text, "exit_code": code}
+    document = {"version": JSON_VERSION, "command": command, "error": plain(content)}
+    click.echo(json.dumps(document, indent=2))
 
 
 def plain(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """Explain pictures with a compiled directory, without compiling anything.
 
-The directory's ``explainer.py`` is code, and is run. The manifest says how a picture becomes an
-input. For each picture, the arrays go into an ``.npz``, the truth, and a drawing into a ``.png``.
+The directory's ``explainer.py`` is code, and is run; with the backend ``onnxruntime`` no code is.
+The manifest says how a picture becomes an input. For each picture, the arrays go into an ``.npz``,
+the truth, and a drawing into a ``.png``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graphprop import picture
-from graphprop.artefact import read_manifest
 from graphprop.checking.conservation import of_map
+from graphprop.engines import Engine, engine_of, largest
 from graphprop.errors import InputError, OutputError
+from graphprop.manifest import read_manifest
 from graphprop.preprocessing import Preprocessing
 
 DEFAULT_FOLDER = Path("explanations")
+OTHER_FORMATS = (
+    ".npz",
+    ".npy",
+    ".jpg",
+    ".jpeg",
+    ".gif",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".svg",
+    ".pdf",
+)
+"""What ends the name of a file that isn't written here."""
 ARRAYS = ("relevance", "logits", "target", "scale")
 
 
@@ -87,6 +102,7 @@ def explain_images(
     target: int | None = None,
     output: str | Path | None = None,
     shared_scale: bool = False,
+    backend: str = "python",
     progress: Callable[[str], None] | None = None,
 ) -> list[Explanation]:
     """Explain pictures, and write arrays and drawings.
@@ -94,7 +110,7 @@ def explain_images(
     Parameters
     ----------
     directory
-        What ``graphprop compile`` wrote; its ``explainer.py`` is run.
+        What ``graphprop compile`` wrote; its ``explainer.py`` is run by the backend ``python``.
     images
         Picture files. Each is scaled to cover the input's size, its middle kept, brought to
         [0, 1], and normalised by the manifest's mean and std.
@@ -104,6 +120,9 @@ def explain_images(
         A folder, ``explanations`` by default; or, for one picture, a name that ends in ``.png``.
     shared_scale
         Draw all pictures on one scale, so that their colours can be compared.
+    backend
+        ``"python"`` or ``"onnxruntime"``. The latter runs no code of the directory, and opens
+        nothing outside it.
     progress
         Called with the name of each picture before it is explained.
 
@@ -112,15 +131,31 @@ def explain_images(
     InputError
         If a picture can't be read, the target is no class, or the explainer doesn't take pictures.
     OutputError
-        If the directory isn't one of graphprop's, or a file would be overwritten that isn't.
+        If the directory isn't one of graphprop's, failed its check, or doesn't work; or a file
+        would be overwritten that isn't graphprop's.
+    MethodError
+        If there is no such backend, or the directory was compiled without ONNX.
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
+    refuse_rejected(directory, manifest)
     files = [Path(image) for image in images]
     preprocessing = Preprocessing.of(manifest)
+    if len(manifest["relevance_shape"]) != 3:
+        raise InputError(
+            f"the explainer's maps have the shape {tuple(manifest['relevance_shape'])}, and one "
+            "that can be drawn has (C, H, W): call load() of its explainer.py from Python instead"
+        )
     opened = [preprocessing.read(file) for file in files]
-    outputs = output_files(files, None if output is None else Path(output))
-    explainer = load_explainer(directory)
+    classes = manifest["classes"]
+    if target is not None and not 0 <= target < classes:
+        raise InputError(f"the target must be a class from 0 to {classes - 1}, not {target}")
+    output = DEFAULT_FOLDER if output is None else Path(output)
+    try:
+        outputs = output_files(files, output)
+    except OSError as error:  # a name too long, a folder that can't be looked into
+        raise OutputError(f"{output} can't be written to: {error.strerror}") from error
+    explainer = engine_of(directory, manifest, backend)
     found = []
     for file, (shown, warnings), (png, npz) in zip(files, opened, outputs, strict=True):
         if progress is not None:
@@ -140,7 +175,16 @@ def explain_images(
     return found
 
 
-def output_files(files: Sequence[Path], output: Path | None) -> list[tuple[Path, Path]]:
+def refuse_rejected(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse what failed its check when it was compiled: its maps are known to be wrong."""
+    if manifest["check"] and not manifest["check"]["passed"]:
+        raise OutputError(
+            f"{directory} failed its check when it was compiled, so that its maps are wrong: "
+            f"`graphprop check {directory}` says where; explain with a directory that passed"
+        )
+
+
+def output_files(files: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     """Where drawing and arrays of each picture go: named after it, and made unique.
 
     Raises
@@ -148,7 +192,16 @@ def output_files(files: Sequence[Path], output: Path | None) -> list[tuple[Path,
     OutputError
         If that is the name of one of the pictures, or of a picture from elsewhere.
     """
-    output = DEFAULT_FOLDER if output is None else output
+    if output.suffix.lower() in OTHER_FORMATS and not output.is_dir():
+        raise OutputError(
+            f"drawings are PNG files, and {output} is none: give -o {output.with_suffix('.png')} "
+            "for one picture, or a folder"
+        )
+    above = next(p for p in (output, *output.absolute().parents) if os.path.lexists(p))
+    if not above.is_dir() and not (above == output and output.suffix.lower() == ".png"):
+        raise OutputError(
+            f"{above} is a file: give a folder by -o, or for one picture a name ending in .png"
+        )
     if output.suffix.lower() == ".png" and not output.is_dir():
         if len(files) != 1:
             raise OutputError(
@@ -186,42 +239,13 @@ def is_own(npz: Path) -> bool:
         return False
 
 
-def load_explainer(directory: Path) -> torch.nn.Module:
-    """Run a directory's ``explainer.py``, and load its weights.
-
-    Raises
-    ------
-    OutputError
-        If the file is missing or doesn't work.
-    """
-    file = directory / "explainer.py"
-    module = ModuleType("graphprop_compiled")
-    module.__file__ = str(file)
-    try:
-        # compiled here rather than imported: that would leave a __pycache__ in the directory
-        exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
-        explainer: torch.nn.Module = module.load()
-    except Exception as error:
-        raise OutputError(
-            f"{file} can't be loaded ({type(error).__name__}: {error}): compile it again"
-        ) from error
-    return explainer
-
-
 def explain_one(
-    explainer: torch.nn.Module, x: torch.Tensor, target: int | None
+    explainer: Engine, x: torch.Tensor, target: int | None
 ) -> tuple[NDArray[Any], NDArray[Any], int]:
     """Explain one input ``[1, ...]``: logits, relevance and the class explained."""
-    with torch.no_grad():
-        logits, relevance = explainer(x)
-        classes = logits.shape[1]
-        if target is not None and not 0 <= target < classes:
-            raise InputError(f"the target must be a class from 0 to {classes - 1}, not {target}")
-        chosen = int(logits.reshape(classes, -1).sum(1).argmax())
-        if target is not None and target != chosen:
-            chosen = target
-            _, relevance = explainer(x, torch.tensor([target]))
-    return logits.reshape(classes, -1).sum(1).numpy(), relevance[0].numpy(), chosen
+    logits, relevance = explainer(x, target)
+    chosen = largest(logits) if target is None else target
+    return logits[0].reshape(len(logits[0]), -1).sum(1), relevance[0], chosen
 
 
 def share_scale(found: Sequence[Explanation]) -> None:
@@ -233,7 +257,22 @@ def share_scale(found: Sequence[Explanation]) -> None:
 
 
 def write(found: Explanation, manifest: Mapping[str, Any]) -> None:
-    """Write arrays and drawing; a map that can't be drawn becomes a warning."""
+    """Write arrays and drawing; a map that can't be drawn becomes a warning.
+
+    Raises
+    ------
+    OutputError
+        If the system won't have them: a full disk, a name too long.
+    """
+    try:
+        write_files(found, manifest)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{found.npz.parent} can't be written to: {reason}") from error
+
+
+def write_files(found: Explanation, manifest: Mapping[str, Any]) -> None:
+    """Write arrays and drawing of one picture."""
     found.npz.parent.mkdir(parents=True, exist_ok=True)
     values = (found.relevance, found.logits, np.int64(found.target), np.float64(found.limit))
     save_arrays(found.npz, dict(zip(ARRAYS, values, strict=True)))
@@ -284,7 +323,7 @@ def undrawable(found: Explanation) -> str | None:
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write an ``.npz``; a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".graphprop-{os.getpid()}.npz")
     try:
         with temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)

@@ -319,7 +319,7 @@ class CompiledExplainer(nn.Module):
         known = hits or {layer: None for layer, _ in map(flows.__getitem__, recorded)}
         raise MethodError(f"no one layer is recorded at {path!r}: {nearest(path, known)}")
 
-    def check(self, samples: int = 3, backends: Sequence[str] | None = None) -> Report:
+    def check(self, samples: int | None = None, backends: Sequence[str] | None = None) -> Report:
         """Check that all backends agree; see `graphprop.check.check_explainer`."""
         from graphprop.check import check_explainer
 

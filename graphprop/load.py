@@ -111,6 +111,8 @@ def load_source(
         model = unwrap(build(found, name, where, folder), notes)
         example = example_input((model, found, module), input_shape, folder)
     make_ready(model, notes)
+    if input_shape is not None:
+        refuse_batch(model, example, input_shape)
     if weights is not None:
         notes += load_weights(model, Path(weights))
     stem = file.stem if file else package.rpartition(".")[2]
@@ -154,6 +156,11 @@ def parse(source: str) -> tuple[Path | None, str, str]:
     return None, left, attribute
 
 
+def source_file(source: str) -> Path | None:
+    """The file that a SOURCE names, None where it names a package."""
+    return parse(source)[0]
+
+
 def read_code(file: Path) -> bytes:
     """Read the user's file."""
     if not file.is_file():
@@ -176,6 +183,37 @@ def execute(file: Path, code: bytes) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def import_extension(name: str) -> None:
+    """Run a file or import a module for what it registers: rules and methods.
+
+    Parameters
+    ----------
+    name
+        ``path/rules.py``, which may import its neighbours, or a module as Python would import it.
+
+    Raises
+    ------
+    LoadError
+        If there is no such file or module, or it fails.
+    """
+    if name.endswith(".py"):
+        file = Path(name).absolute()
+        code = read_code(file)
+        with importing_from(file.parent), redirect_stdout(sys.stderr):
+            execute(file, code)
+        return
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise LoadError(f"{name!r} is neither a .py file nor the name of a module")
+    try:
+        with redirect_stdout(sys.stderr):
+            import_package(name)
+    except LoadError as error:
+        beside = Path(*name.split(".")).with_suffix(".py")
+        if str(error).startswith("there is no module") and beside.is_file():
+            raise LoadError(f"there is no module {name!r}: did you mean {beside}?") from error
+        raise
 
 
 def import_package(package: str) -> ModuleType:
@@ -299,15 +337,19 @@ def example_input(
     holders: Iterable[Any], input_shape: tuple[int, ...] | None, folder: Path | None
 ) -> Example:
     """Find or make two samples of the model's input."""
-    if input_shape is not None:
-        return torch.zeros(2, *input_shape)
     for holder in holders:
         example = getattr(holder, "example_input", None)
+        if input_shape is not None and not isinstance(example, torch.Tensor):
+            continue
         if callable(example):
             with user_code("example_input() fails", folder):
                 example = example()
+        if example is not None and input_shape is not None:
+            return torch.zeros(2, *input_shape, dtype=two_samples_of_one(example).dtype)
         if example is not None:
             return two_samples(example)
+    if input_shape is not None:
+        return torch.zeros(2, *input_shape)
     raise InputError(
         "the shape of the model's input is unknown: give it without the batch, "
         "--input-shape C,H,W, or define example_input (a tensor of shape [N, C, H, W]) in the file"
@@ -316,6 +358,8 @@ def example_input(
 
 def two_samples(example: Any) -> Example:
     """Check an ``example_input`` and make a batch of two of it."""
+    if isinstance(example, Mapping) and example:
+        return {str(name): two_samples_of_one(part) for name, part in example.items()}
     if isinstance(example, tuple | list) and example:
         parts = tuple(two_samples_of_one(part) for part in example)
         return parts[0] if len(parts) == 1 else parts
@@ -327,18 +371,19 @@ def two_samples_of_one(example: Any) -> torch.Tensor:
     if not isinstance(example, torch.Tensor):
         raise InputError(
             f"example_input is {described(example)}: it must be a tensor, or one for each input of "
-            "the model in a tuple, or a function that returns that"
+            "the model in a tuple or by name in a dict, or a function that returns that"
         )
-    if not example.is_floating_point():
+    if example.is_complex() or example.dtype == torch.bool or example.is_quantized:
         kind = str(example.dtype).removeprefix("torch.")
-        raise InputError(f"example_input is of type {kind}: it must be floating point, as images")
+        raise InputError(f"example_input is of type {kind}: it must hold numbers, as images do")
     if example.dim() < 2 or example.numel() == 0:
         raise InputError(
             f"example_input has the shape {tuple(example.shape)}: it must hold at least one "
             "sample, the batch being the first axis, as in [N, C, H, W]"
         )
     two = example[:2] if example.shape[0] >= 2 else example.repeat(2, *[1] * (example.dim() - 1))
-    return two.detach().to("cpu", torch.float32).clone()
+    dtype = torch.float32 if two.is_floating_point() else two.dtype
+    return two.detach().to("cpu", dtype).clone()
 
 
 def check_shape(shape: tuple[int, ...]) -> None:
@@ -350,12 +395,35 @@ def check_shape(shape: tuple[int, ...]) -> None:
         )
 
 
+def refuse_batch(model: nn.Module, example: Example, shape: tuple[int, ...]) -> None:
+    """Refuse a shape that begins with the batch: the model runs without that length alone."""
+    if len(shape) < 3 or not isinstance(example, torch.Tensor):
+        return
+    if not runs(model, example) and runs(model, example.new_zeros(2, *shape[1:])):
+        text = ",".join(map(str, shape))
+        raise InputError(
+            f"the input shape {text} begins with the batch, {shape[0]}: give it without, "
+            f"--input-shape {','.join(map(str, shape[1:]))}"
+        )
+
+
+def runs(model: nn.Module, x: torch.Tensor) -> bool:
+    """Whether a model runs on an input."""
+    try:
+        with torch.no_grad():
+            model(x)
+    except Exception:
+        return False
+    return True
+
+
 def preprocessing_of(
     module: ModuleType, example: Example, *, follow: bool
 ) -> dict[str, list[Any]] | None:
     """Read the file's ``preprocessing``; ``follow``: its size gives way to the example's.
 
-    There is none for a model with several inputs.
+    There is none for a model with several inputs. One that takes whole numbers, bytes of a picture,
+    gets them as they are unless the file says otherwise.
     """
     if not isinstance(example, torch.Tensor):
         return None
@@ -370,7 +438,8 @@ def preprocessing_of(
     channels, *spatial = example.shape[1:]
     size = numbers(given, "size", spatial, len(spatial), "axes")
     mean = numbers(given, "mean", [0.0] * channels, channels, "channels")
-    std = numbers(given, "std", [1.0] * channels, channels, "channels")
+    unit = 1.0 if example.is_floating_point() else 1 / 255
+    std = numbers(given, "std", [unit] * channels, channels, "channels")
     if size != spatial and not follow:
         raise LoadError(
             f"preprocessing makes inputs of size {size}, but the model's input has the size "

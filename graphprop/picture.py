@@ -116,8 +116,9 @@ def write_png(image: Image.Image, path: Path, text: Mapping[str, str]) -> None:
     """Write a picture with text in its metadata; a reader never sees half a file."""
     info = PngInfo()
     for key, value in {"Software": SOFTWARE, **text}.items():
+        value = value.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair
         info.add_itxt(key, value) if not value.isascii() else info.add_text(key, value)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".graphprop-{os.getpid()}.png")
     try:
         image.save(temporary, format="PNG", pnginfo=info)
         temporary.replace(path)
@@ -128,7 +129,9 @@ def write_png(image: Image.Image, path: Path, text: Mapping[str, str]) -> None:
 def is_own(path: Path) -> bool:
     """Whether a file is a picture that was written here."""
     try:
-        with Image.open(path) as image:
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with Image.open(path, formats=["PNG"]) as image:
             return image.info.get("Software") == SOFTWARE
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # Pillow has many ways to say that a file is damaged
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from graphprop.errors import InputError
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""What is read as a picture, by Pillow's names. EPS is left out: Ghostscript would run it."""
+READABLE = "give a PNG, JPEG, BMP, GIF, WebP, TIFF or PPM"
 
 MODES = {1: "L", 3: "RGB"}
 """How Pillow calls pictures of so many channels."""
@@ -48,31 +53,18 @@ class Preprocessing:
 
     def read(self, file: Path) -> tuple[Image.Image, list[str]]:
         """Read a picture at the size and in the channels of an input, with what was noticed."""
-        try:
-            with Image.open(file) as image:
-                upright = ImageOps.exif_transpose(image)
-                upright.load()
-        except FileNotFoundError:
-            raise InputError(f"there is no picture {file}") from None
-        except IsADirectoryError:
-            raise InputError(f"{file} is a folder: give the pictures in it") from None
-        except Image.DecompressionBombError as error:
-            raise InputError(f"the picture {file} is too large: scale it down first") from error
-        except (OSError, SyntaxError, ValueError) as error:
-            said = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-            raise InputError(
-                f"{file} can't be read as a picture{said}: give a PNG or a JPEG"
-            ) from error
-        warnings = []
+        upright = opened(file)
+        noticed = []
         if upright.has_transparency_data:
-            warnings.append(f"{file} is transparent in places: laid on white")
             upright = upright.convert("RGBA")
+            if upright.getchannel("A").getextrema() != (255, 255):
+                noticed.append(f"{file} is transparent in places: laid on white")
             ground = Image.new("RGBA", upright.size, "white")
             upright = Image.alpha_composite(ground, upright)
         height, width = self.size
         upright = eight_bits(upright, file).convert(MODES[len(self.mean)])
         fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-        return fitted, warnings
+        return fitted, noticed
 
     def tensor(self, shown: Image.Image) -> torch.Tensor:
         """Make the input ``[1, C, H, W]`` of a picture that `read` returned."""
@@ -81,6 +73,37 @@ class Preprocessing:
         mean, std = (torch.tensor(v, dtype=torch.float32) for v in (self.mean, self.std))
         x = torch.from_numpy(channels_first.copy())
         return ((x - mean[:, None, None]) / std[:, None, None]).unsqueeze(0)
+
+
+def opened(file: Path) -> Image.Image:
+    """Read a picture of one of the known formats, and set it upright."""
+    if file.is_dir():
+        raise InputError(f"{file} is a folder: give the pictures in it")
+    if not file.exists():
+        raise InputError(f"there is no picture {file}")
+    if not file.is_file():
+        raise InputError(f"{file} is no file, but a pipe or a device: give the picture's file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tags that don't matter
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=FORMATS) as image:
+                upright = ImageOps.exif_transpose(image)
+                upright.load()
+                return upright
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
+        raise InputError(
+            f"the picture {file} has more than {Image.MAX_IMAGE_PIXELS} pixels: scale it down first"
+        ) from error
+    except Exception as error:  # Pillow has many ways to say that a file is damaged
+        said = "" if isinstance(error, UnidentifiedImageError) else f" ({one_line(error, file)})"
+        raise InputError(f"{file} can't be read as a picture{said}: {READABLE}") from error
+
+
+def one_line(error: BaseException, file: Path) -> str:
+    """An error's text on one line, without the name of the file."""
+    text = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return str(text).replace(f" {str(file)!r}", "")[:200] or type(error).__name__
 
 
 def eight_bits(image: Image.Image, file: Path) -> Image.Image:

@@ -34,7 +34,8 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
         A ``.safetensors`` file, or one written by ``torch.save``, which is read with
         ``weights_only=True`` and never otherwise. It holds a state dict, or a dictionary with one
         under ``state_dict``, ``model_state_dict`` or ``model``. A prefix that data parallelism or
-        ``torch.compile`` has put before every key is removed.
+        ``torch.compile`` has put before every key is removed; so is that of the attribute in which
+        a training framework keeps the network (``model.``, ``net.``), where one alone fits.
 
     Returns
     -------
@@ -56,6 +57,7 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
                 break
             state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
             notes.append(f"the prefix {prefix!r} was removed from the keys of {path.name}")
+    state = without_prefix(state, own, path, notes)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -65,6 +67,38 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     if text:
         raise WeightsError(misfits(path, text))
     return notes
+
+
+def without_prefix(
+    state: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: Path, notes: list[str]
+) -> dict[str, torch.Tensor]:
+    """Take the weights under a prefix where these are the model's, and the only such ones."""
+    needed = {key for key in own if not key.endswith("num_batches_tracked")}
+    if not needed or needed & state.keys():
+        return state
+    one = min(needed)
+    prefixes = sorted(key.removesuffix(one) for key in state if key.endswith(f".{one}"))
+    fitting = {}
+    for prefix in prefixes:
+        inner = {
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+        }
+        fits = needed <= inner.keys() <= own.keys()
+        if fits and all(inner[key].shape == own[key].shape for key in needed):
+            fitting[prefix] = inner
+    if len(fitting) > 1:
+        raise WeightsError(
+            f"{path.name} holds weights that fit the model under {len(fitting)} prefixes, "
+            f"{some(map(repr, fitting))}: save those you mean alone, under their plain keys"
+        )
+    for prefix, inner in fitting.items():
+        others = sorted(key for key in state if not key.startswith(prefix))
+        left = f"; {len(others)} others are left out: {some(map(repr, others))}" if others else ""
+        notes.append(f"the prefix {prefix!r} was removed from the keys of {path.name}{left}")
+        return inner
+    return state
 
 
 def read_tensors(path: Path) -> Any:

@@ -15,7 +15,7 @@ from ruff import __main__ as ruff
 from torch import nn
 
 import graphprop
-from graphprop import artefact
+from graphprop import artefact, placing
 from graphprop.artefact import as_json, plain, read_manifest, save, storable
 from graphprop.checking import backends, runner
 from graphprop.errors import EquivalenceError, OutputError
@@ -103,7 +103,7 @@ def test_manifest(tmp_path):
     assert manifest["notes"] == []
     assert manifest["preprocessing"] == {"size": [6, 6], "mean": [0.5], "std": [0.25]}
     assert manifest["check"]["passed"]
-    assert manifest["fingerprint"]["samples"] == 3
+    assert manifest["fingerprint"]["rows"][:3] == ["noise 0", "noise 1", "uniform"]
     layers = {layer["label"]: layer for layer in manifest["layers"]}
     assert [layer["label"] for layer in manifest["layers"]] == [x.label for x in explainer.layers]
     head, conv = layers["head"], layers["conv"]
@@ -197,10 +197,100 @@ def test_module_stands_alone_and_is_clean(explainer, tmp_path):
 
 def test_own_directory_is_replaced(explainer, tmp_path):
     directory = save(explainer, tmp_path / "net", check=False)
-    (directory / "more.txt").write_text("left behind")
+    (directory / "__pycache__").mkdir()  # left by whoever imported it
+    (directory / "__pycache__" / "explainer.cpython-313.pyc").write_bytes(b"stale")
     save(explainer, directory, onnx=False, check=False)
     assert set(contents(directory)) == FILES - {"explainer.onnx"}
     assert os.listdir(tmp_path) == ["net"]
+
+
+def test_nothing_of_the_user_s_is_replaced(explainer, tmp_path):
+    directory = save(explainer, tmp_path / "net", check=False)
+    (directory / "notes.txt").write_text("years of work")
+    (directory / "maps").mkdir()
+    (directory / "maps" / "one.npz").write_text("a result")
+    inode = (directory / "notes.txt").stat().st_ino
+    message = (
+        "net holds maps, notes.txt, which graphprop did not write: name another directory, or "
+        "replace by --force what graphprop wrote there; the rest then stays"
+    )
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    with pytest.raises(OutputError) as caught:
+        save(explainer, directory, check=False)
+    assert str(caught.value).endswith(message)
+    assert {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()} == before
+    save(explainer_of("epsilon_plus"), directory, onnx=False, check=False, force=True)
+    assert sorted(os.listdir(directory)) == sorted(
+        {*FILES, "notes.txt", "maps"} - {"explainer.onnx"}
+    )
+    assert read_manifest(directory)["method"] == "epsilon_plus"
+    assert (directory / "notes.txt").read_text() == "years of work"
+    assert (directory / "notes.txt").stat().st_ino == inode
+    assert (directory / "maps" / "one.npz").read_text() == "a result"
+    assert os.listdir(tmp_path) == ["net"]
+
+
+def test_a_file_added_while_compiling_stays(explainer, tmp_path, monkeypatch):
+    directory = save(explainer, tmp_path / "net", check=False)
+
+    def noting(tensors, path):
+        (directory / "notes.txt").write_text("an idea")
+        write_tensors(tensors, path)
+
+    write_tensors = artefact.save_file
+    monkeypatch.setattr(artefact, "save_file", noting)
+    save(explainer, directory, onnx=False, check=False)
+    assert sorted(os.listdir(directory)) == sorted({*FILES, "notes.txt"} - {"explainer.onnx"})
+
+
+def test_a_changed_file_is_replaced_by_force_alone(explainer, tmp_path):
+    directory = save(explainer, tmp_path / "net", check=False)
+    source = directory / "explainer.py"
+    source.write_text(source.read_text() + "# my own remark\n")
+    with pytest.raises(OutputError, match=r"net holds explainer.py, which was changed after"):
+        save(explainer, directory, check=False)
+    assert source.read_text().endswith("# my own remark\n")
+    save(explainer, directory, check=False, force=True)
+    assert not source.read_text().endswith("# my own remark\n")
+
+
+def test_the_folder_of_the_model_is_never_replaced(explainer, tmp_path):
+    folder = tmp_path / "models"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "net.py").write_text("model = 1")
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "net.py"
+    link.symlink_to(folder / "deep" / "net.py")
+    for directory in (folder, folder / "deep", tmp_path, tmp_path / "links"):
+        with pytest.raises(OutputError, match=r"holds net.py, which is read: name another one"):
+            save(explainer, directory, force=True, keep=[link])
+    assert len([*tmp_path.rglob("*")]) == 5
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("done", [False, True])
+def test_interrupted_replacement_of_files_restores_them(
+    explainer, tmp_path, monkeypatch, error, done
+):
+    own = save(explainer, tmp_path / "own", check=False)
+    (own / "notes.txt").write_text("years of work")
+    before, rename = contents(own), os.rename
+    for last in range(1, 8):  # four files make room, three come
+        count = 0
+
+        def interrupt(source, target, last=last):
+            nonlocal count
+            count += 1
+            if count != last or done:
+                rename(source, target)
+            if count == last:
+                raise error
+
+        monkeypatch.setattr(placing.os, "rename", interrupt)
+        with pytest.raises((KeyboardInterrupt, OutputError)):
+            save(explainer, own, onnx=False, check=False, force=True)
+        assert contents(own) == before
+        assert os.listdir(tmp_path) == ["own"]
 
 
 def test_empty_directory_is_replaced(explainer, tmp_path):
@@ -227,11 +317,33 @@ def test_foreign_directory_is_refused(explainer, tmp_path, manifest):
     if manifest:
         (directory / "manifest.json").write_text(manifest)
     before = contents(directory)
-    with pytest.raises(OutputError, match="exists and was not made by graphprop: name another"):
+    with pytest.raises(OutputError, match=r"thesis.tex, which graphprop did not write: name"):
         save(explainer, directory, check=False)
     assert contents(directory) == before
+    if manifest:
+        with pytest.raises(
+            OutputError, match=r"holds manifest.json, which graphprop did not .*mov"
+        ):
+            save(explainer, directory, check=False, force=True)
+        assert contents(directory) == before
+        return
     save(explainer, directory, check=False, force=True)
-    assert "thesis.tex" not in contents(directory)
+    assert contents(directory)["thesis.tex"] == b"years of work"
+    assert read_manifest(directory)["model"] == "Net"
+
+
+def test_a_manifest_does_not_make_the_user_s_files_graphprop_s(explainer, tmp_path):
+    directory = save(explainer, tmp_path / "net", check=False)
+    manifest = json.loads((directory / "manifest.json").read_bytes())
+    manifest["files"] |= {"thesis.tex": "0" * 64, "../thesis.tex": "0" * 64}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    for thesis in (directory / "thesis.tex", tmp_path / "thesis.tex"):
+        thesis.write_text("years of work")
+    with pytest.raises(OutputError, match=r"thesis.tex, which graphprop did not write"):
+        save(explainer, directory, check=False)
+    save(explainer, directory, check=False, force=True)
+    for thesis in (directory / "thesis.tex", tmp_path / "thesis.tex"):
+        assert thesis.read_text() == "years of work"
 
 
 def test_file_and_own_folder_are_refused(explainer, tmp_path, monkeypatch):
@@ -244,6 +356,8 @@ def test_file_and_own_folder_are_refused(explainer, tmp_path, monkeypatch):
         save(explainer, tmp_path, force=True)
     with pytest.raises(OutputError, match=r"below can't be written: .*net is a file"):
         save(explainer, tmp_path / "net" / "below", check=False)
+    with pytest.raises(OutputError, match=r"x can't be written: File name too long"):
+        save(explainer, tmp_path / ("x" * 300), check=False)
     assert sorted(os.listdir(tmp_path)) == ["here", "net"]
 
 
@@ -266,11 +380,18 @@ def test_rejected_output_is_kept_aside(explainer, tmp_path):
     assert manifest["check"]["backends"][0]["divergence"]["layers"] == ["relu"]
 
 
+def test_rejected_output_has_a_name_that_systems_take(tmp_path):
+    name = "n" * 250
+    with pytest.raises(EquivalenceError, match=r"the output is in .*n\.rejected"):
+        save(wrong(explainer_of()), tmp_path / name)
+    assert os.listdir(tmp_path) == ["n" * 246 + ".rejected"]
+
+
 def test_rejected_output_spares_a_foreign_directory(tmp_path):
     foreign = tmp_path / "net.rejected"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("years of work")
-    with pytest.raises(EquivalenceError, match="nothing is kept: that name is taken"):
+    with pytest.raises(EquivalenceError, match=r"nothing is kept: .*rejected holds thesis.tex"):
         save(wrong(explainer_of()), tmp_path / "net")
     assert os.listdir(tmp_path) == ["net.rejected"]
     assert os.listdir(foreign) == ["thesis.tex"]
@@ -302,7 +423,7 @@ def test_interrupted_exchange_restores_the_old(explainer, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         rename(source, target)
 
-    monkeypatch.setattr(artefact.os, "rename", interrupt)
+    monkeypatch.setattr(placing.os, "rename", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save(explainer, own, check=False)
     assert contents(own) == before
@@ -316,6 +437,20 @@ def test_full_disk_is_told(explainer, tmp_path, monkeypatch):
     monkeypatch.setattr(artefact, "save_file", full)
     with pytest.raises(OutputError, match="net can't be written: No space left on device"):
         save(explainer, tmp_path / "net", check=False)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("limit", [1500, 4000])
+def test_a_limit_on_the_size_of_files_is_one_message(explainer, tmp_path, limit):
+    """What a full disk does, by the system itself: the weights and ONNX are larger than that."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"net can't be written: File too large$"):
+            save(explainer, tmp_path / "net", check=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(tmp_path) == []
 
 

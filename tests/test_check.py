@@ -13,12 +13,13 @@ from torch import nn
 import graphprop
 from graphprop.artefact import save
 from graphprop.check import check_directory, check_explainer
-from graphprop.checking import backends, runner
+from graphprop.checking import backends, bounds, probes, runner
 from graphprop.checking.arbiter import GraphArbiter, errors
-from graphprop.checking.backends import ConvTranspose, MaxPool, Samples, batches
+from graphprop.checking.backends import ConvTranspose, MaxPool
 from graphprop.checking.compare import Backend, Session
 from graphprop.checking.fingerprint import rounded
-from graphprop.checking.report import BackendResult, Comparison, Report
+from graphprop.checking.probes import Samples, batches
+from graphprop.checking.report import BackendResult, Comparison, Report, backend_lines
 from graphprop.checking.stages import stages_of
 from graphprop.errors import EquivalenceError, InputError, MethodError
 from graphprop.interpret import interpret
@@ -104,11 +105,14 @@ def test_passes_on_every_backend(method, samples):
         "onnxruntime",
         "onnx.reference",
     ]
+    kinds = ["uniform", "sparse", "blank", "constant", "weights on noise 0", "weights on sparse"]
+    assert report.samples == [*(f"noise {i}" for i in range(samples)), *kinds]
     for result in report.backends:
-        assert len(result.samples) == samples
+        python = result.name == "python"
+        assert result.rows == (report.samples if python else report.samples[:-2])
         assert result.worst.error <= result.worst.allowed
         assert result.seconds > 0
-    assert report.warnings == []
+    assert all(warning.startswith("relevance vanishes") for warning in report.warnings)
 
 
 @pytest.mark.usefixtures("fresh_process")
@@ -116,31 +120,35 @@ def test_directory_passes_without_the_model(compiled):
     report = check_directory(compiled, samples=5)
     assert report.passed, report.render()
     assert report.arbiter == "explainer.py in float64"
-    assert [len(result.samples) for result in report.backends] == [3, 5, 5]
-    assert len(report.targets) == 5
-    assert len(set(report.targets)) > 1
-    assert report.targets[:3] == check_explainer(explainer_of(), backends=["python"]).targets
+    assert [len(result.samples) for result in report.backends] == [11, 9, 9]
+    assert len(set(report.targets)) > 2
+    few = check_explainer(explainer_of(), backends=["python"])
+    found, wanted = (dict(zip(r.samples, r.targets, strict=True)) for r in (report, few))
+    assert wanted.items() <= found.items()
+
+
+def noise(*numbers):
+    drawn = [probes.drawn(f"noise {number}", [(2, 10, 10)], None)[0] for number in numbers]
+    return torch.stack(drawn)
 
 
 def test_first_target_is_the_largest_logit(compiled):
     report = check_explainer(explainer_of(), samples=1, backends=["python"])
-    x = torch.randn(2, 10, 10, generator=torch.Generator().manual_seed(0))
-    assert report.targets == [int(explainer_of()(x[None])[0].argmax())]
+    assert report.targets[0] == int(explainer_of()(noise(0))[0].argmax())
 
 
 def test_ledger_starts_at_the_logit_and_conserves_it():
     explainer = explainer_of("lrp_z", bias="ignored")
     report = check_explainer(explainer, samples=2, backends=["python"])
     ledger = report.ledger
+    assert ledger["samples"] == ["noise 0", "noise 1", "uniform"]
     assert [row["label"] for row in ledger["layers"]] == [
         layer.label for layer in reversed(explainer.layers)
     ]
-    x = torch.stack(
-        [torch.randn(2, 10, 10, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    )
-    logits, relevance = explainer(x, torch.tensor(report.targets))
-    assert ledger["start"] == pytest.approx(logits[[0, 1], report.targets].tolist(), rel=1e-4)
-    assert ledger["input"] == pytest.approx(relevance.sum((1, 2, 3)).tolist(), rel=1e-3)
+    logits, relevance = explainer(noise(0, 1), torch.tensor(report.targets[:2]))
+    start, end = ledger["start"][:2], ledger["input"][:2]
+    assert start == pytest.approx(logits[[0, 1], report.targets[:2]].tolist(), rel=1e-4)
+    assert end == pytest.approx(relevance.sum((1, 2, 3)).tolist(), rel=1e-3)
     assert ledger["input"] == pytest.approx(ledger["start"], rel=1e-5)
     assert "'block.conv'" in report.render(layers=True)
     assert "'block.conv'" not in report.render()
@@ -148,10 +156,12 @@ def test_ledger_starts_at_the_logit_and_conserves_it():
 
 def test_report_survives_json():
     report = check_explainer(explainer_of(), backends=["python", "onnxruntime"])
+    for result in report.backends:
+        result.seconds = 0.25
     read = Report.from_dict(json.loads(json.dumps(report.as_dict())))
     assert read.as_dict() == report.as_dict()
     assert read.render() == report.render()
-    assert read.as_dict()["version"] == 1
+    assert read.as_dict()["version"] == 2
     assert "seconds" not in json.dumps(report.as_dict(timing=False))
     assert "check: passed" in report.render()
 
@@ -174,7 +184,7 @@ def test_no_onnx_to_check(tmp_path):
         check_directory(directory, backends=["onnxruntime"])
     report = check_directory(directory, samples=1)
     assert report.passed
-    assert "compiled without a check" in result_of(report, "python").skipped
+    assert "compiled without a check" in report.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -214,18 +224,27 @@ def test_altered_module_is_found(directory, old, new, layers, place):
     assert python.divergence.layers == layers
     assert python.divergence.place.startswith(place)
     assert not onnxruntime.passed
-    assert report.warnings == ["explainer.py was changed after it was written"]
+    assert report.changes == ["explainer.py was changed after it was written"]
+    assert report.warnings == []
     # without ONNX the recorded fingerprint alone says so
     alone = check_directory(directory, samples=3, backends=["python"])
     assert not alone.passed
     assert alone.backends[0].divergence.place == python.divergence.place
 
 
-def test_altered_module_fails_even_if_onnx_alone_is_asked_for(directory):
-    replace(directory, "return head, relevance", "return head, 1.001 * relevance")
-    report = check_directory(directory, samples=1, backends=["onnxruntime"])
-    assert [result.passed for result in report.backends] == [False, False]
-    assert "the relevance of the input" in report.complaint()
+def test_onnx_alone_is_held_against_the_record_without_running_python(directory):
+    (directory / "explainer.py").write_text("raise SystemExit('this was run')")
+    report = check_directory(directory, backends=["onnxruntime", "onnx.reference"])
+    assert [result.passed for result in report.backends] == [True, True]
+    assert report.status == "failed"
+    allowed = check_directory(directory, backends=["onnxruntime"], allow_changed=True)
+    assert allowed.passed, allowed.render()
+    model = onnx.load(directory / "explainer.onnx")
+    (node,) = (node for node in model.graph.node if node.output[0] == "block_add")
+    node.op_type = "Sub"
+    onnx.save(model, directory / "explainer.onnx")
+    report = check_directory(directory, backends=["onnxruntime"], allow_changed=True)
+    assert report.backends[0].divergence.layers == ("block.add",)
 
 
 def test_altered_weights_are_found(directory):
@@ -234,7 +253,7 @@ def test_altered_weights_are_found(directory):
     save_file(weights, directory / "weights.safetensors")
     report = check_directory(directory, samples=1)
     assert result_of(report, "python").divergence.place == "the result of 'block.conv'"
-    assert report.warnings == ["weights.safetensors was changed after it was written"]
+    assert report.changes == ["weights.safetensors was changed after it was written"]
 
 
 def test_altered_onnx_is_found(directory):
@@ -261,7 +280,7 @@ def test_damaged_onnx_is_told(directory):
     (directory / "explainer.onnx").unlink()
     report = check_directory(directory, samples=1)
     assert result_of(report, "onnxruntime").problem == "there is no explainer.onnx"
-    assert "explainer.onnx is missing" in report.warnings
+    assert "explainer.onnx is missing" in report.changes
 
 
 @pytest.mark.usefixtures("fresh_process")
@@ -307,7 +326,7 @@ def test_nan_in_a_backend_is_a_failure_that_says_so(directory):
     )
     (result,) = check_explainer(explainer, samples=2, backends=["python"]).backends
     assert not result.passed
-    assert result.problem == "NaN or infinity in the relevance of sample 0"
+    assert result.problem == "NaN or infinity in the relevance of noise 0 without a target"
     assert math.isnan(result.worst.error)
     assert result.divergence.place.startswith("the relevance of the input")
 
@@ -318,7 +337,8 @@ def test_nan_in_the_arbiter_names_its_layer():
     explainer.lowered.tensors[name] = torch.full_like(explainer.lowered.tensors[name], math.nan)
     report = check_explainer(explainer, samples=1)
     assert not report.passed
-    assert "the network itself gives NaN or infinity for sample 0" in report.complaint()
+    assert report.status == "not checked"
+    assert "the network itself gives NaN or infinity on noise 0" in report.complaint()
     assert "first at the result of 'block.conv'" in report.complaint()
 
 
@@ -350,12 +370,12 @@ def test_ill_conditioned_map_is_a_warning_not_a_failure():
 
 
 class Noisy(Backend):
-    """The generated graph, every step of it disturbed; one perhaps more than rounding would."""
+    """The generated graph, every step of it rounded anew; one perhaps wrong, or all of them."""
 
     level = "torch"
 
-    def __init__(self, explainer, noise, wrong=""):
-        self.explainer, self.noise, self.wrong = explainer, noise, wrong
+    def __init__(self, explainer, wrong="", factor=1.0):
+        self.explainer, self.wrong, self.factor = explainer, wrong, factor
 
     def _run(self, samples, keep):
         generator = torch.Generator().manual_seed(1)
@@ -364,44 +384,85 @@ class Noisy(Backend):
         def disturb(node, value):
             if not isinstance(value, torch.Tensor) or not value.is_floating_point():
                 return None
-            value = value * (1 + self.noise * torch.randn(value.shape, generator=generator))
-            if node.name == self.wrong:
-                value = value * 1.001
+            noise = torch.rand(value.shape, generator=generator) * 2 - 1
+            value = value * (1 + noise * bounds.UNIT)
+            if node.name == self.wrong or not self.wrong:
+                value = value * self.factor
             keep[node.name] = value
             return value
 
         output, _ = interpret(self.explainer.legal, inputs, dtype=torch.float32, observe=disturb)
         return output[0], output[1]
 
-    def run(self, samples):
-        return self._run(samples, {})
+    def run(self, samples, batches):
+        logits, relevance = self._run(samples, {})
+        rows = [row for batch in batches for row in batch.rows]
+        return logits[rows], relevance[rows]
 
-    def values(self, samples, sample, names):
+    def values(self, samples, batch, row, names):
         kept = {}
         logits, relevance = self._run(samples, kept)
         kept |= {"logits": logits, "relevance": relevance}
-        return {name: kept[name][sample : sample + 1] for name in names if name in kept}
+        return {name: kept[name][row : row + 1] for name in names if name in kept}
 
 
-@pytest.mark.parametrize("wrong", ["", "r_block_conv"])
-def test_magnified_rounding_is_told_from_a_wrong_step(wrong, tmp_path):
+def held(explainer, tmp_path, *shape, **options):
     from graphprop.artefact import layer_entries, onnx_names
 
-    explainer = explainer_of("lrp_z")
     stages = stages_of(layer_entries(explainer), onnx_names(explainer))
-    samples = Samples(torch.randn(2, 2, 10, 10), torch.tensor([0, 1]))
+    samples = Samples(torch.randn(2, *shape), torch.tensor([0, 1]))
     arbiter = GraphArbiter(explainer, stages, samples)
     session = Session(tmp_path, stages, arbiter, arbiter.truth(), lambda text: None)
     session.begin()
-    session.hold("noisy", Noisy(explainer, 3e-6, wrong))
-    (result,) = session.report.backends
+    return session.hold("noisy", Noisy(explainer, **options))
+
+
+@pytest.mark.parametrize("wrong", ["", "r_first"])
+def test_magnified_rounding_is_told_from_a_wrong_step(wrong, tmp_path):
+    explainer = graphprop.compile(
+        IllConditioned().eval(), torch.zeros(2, 4), "lrp_epsilon", epsilon=1e-12
+    )
+    factor = 1.001 if wrong else 1.0
+    result = held(explainer, tmp_path, 4, wrong=wrong, factor=factor)
     assert not all(sample.passed for sample in result.samples)
     if wrong:
         assert not result.passed
-        assert "'block.conv'" in result.divergence.place
+        assert result.divergence.place == (
+            "the relevance of the result of 'first', from the rule of 'second'"
+        )
     else:
         assert result.passed
-        assert "that is rounding, which the map magnifies" in session.report.render()
+        assert "that is rounding, which the map magnifies" in "".join(backend_lines(result))
+
+
+@pytest.mark.parametrize("method", ["epsilon_plus_flat", "lrp_z", "rap"])
+def test_errors_may_not_pile_up_in_one_direction(method, tmp_path):
+    """Each step is off by less than what a map may be off; all together by far more."""
+    explainer = explainer_of(method)
+    result = held(explainer, tmp_path, 2, 10, 10, factor=1 + 9e-6)
+    assert max(sample.error for sample in result.samples) > 5e-5
+    assert not result.passed
+    assert result.divergence.error < 1e-5
+
+
+def test_errors_pile_up_in_a_directory_too(directory):
+    """The same without the model, in what float32 alone computes."""
+    text = (directory / "explainer.py").read_text()
+    start, end = text.index("    def forward"), text.index("        return head, relevance")
+    lines = text[start:end].splitlines()
+    factor = "(1 + 9e-6 * (x.dtype == torch.float32))"
+    altered = []
+    for line in lines:
+        name, equals, value = line.partition(" = ")
+        plain = equals and name.strip().isidentifier() and line.startswith("        ")
+        altered.append(f"{name} = {factor} * ({value})" if plain and ")" in value else line)
+    (directory / "explainer.py").write_text(text[:start] + "\n".join([*altered, text[end:]]))
+    report = check_directory(directory, backends=["python"], allow_changed=True)
+    (result,) = report.backends
+    assert result.problem is None
+    assert 2e-5 < result.worst.error < 1e-3
+    assert not report.passed
+    assert result.divergence.error < 1e-5
 
 
 def test_errors_are_relative_per_sample_and_absolute_at_zero():
@@ -411,9 +472,10 @@ def test_errors_are_relative_per_sample_and_absolute_at_zero():
 
 
 def test_batches_are_of_one_two_and_the_rest():
-    assert batches(5, 1, 2) == [[0], [1, 2], [3, 4]]
-    assert batches(1, 1, 2) == [[0]]
-    assert [len(batch) for batch in batches(20)] == [8, 8, 4]
+    found = batches(range(5), "class", 1, 2)
+    assert [batch.rows for batch in found] == [[0], [1, 2], [3, 4]]
+    assert [batch.rows for batch in batches([3], "none", 1, 2)] == [[3]]
+    assert [len(batch.rows) for batch in batches(range(20), "class")] == [8, 8, 4]
 
 
 def test_rounded_keeps_what_is_known():

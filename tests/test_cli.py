@@ -187,6 +187,44 @@ def test_a_directory_of_someone_else_is_kept(net, tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "precious"
 
 
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_the_folder_of_the_model_is_kept_and_refused_at_once(net, tmp_path, monkeypatch, force):
+    monkeypatch.setattr(commands, "load_source", lambda *a, **k: pytest.fail("too late"))
+    source = tmp_path / "models" / "net.py"
+    source.parent.mkdir()
+    source.write_text(NET)
+    said = one_error(graphprop_command("compile", source, "-o", source.parent, *force), 2)
+    assert said == f"{source.parent} holds net.py, which is read: name another one"
+    weights = tmp_path / "weights" / "net.pt"
+    weights.parent.mkdir()
+    weights.touch()
+    done = graphprop_command("compile", source, "--weights", weights, "-o", weights.parent, *force)
+    assert one_error(done, 2).endswith("holds net.pt, which is read: name another one")
+    monkeypatch.chdir(tmp_path)
+    assert "the folder you are in" in one_error(
+        graphprop_command("compile", source, "-o", ".", *force), 2
+    )
+    assert source.read_text() == NET
+
+
+def test_an_output_that_is_no_directory_is_refused_at_once(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "load_source", lambda *a, **k: pytest.fail("too late"))
+    monkeypatch.chdir(tmp_path)
+    assert one_error(graphprop_command("compile", net, "-o", "net.onnx"), 2) == (
+        "-o names the directory to write several files to, and net.onnx looks like one file: give "
+        "-o net"
+    )
+    (tmp_path / "notes").write_text("precious")
+    assert one_error(graphprop_command("compile", net, "-o", "notes"), 2) == (
+        "notes is a file: name a directory"
+    )
+    done = graphprop_command("compile", net, "-o", "out", "--dump-ir", "out/ir")
+    assert one_error(done, 2) == (
+        "--dump-ir out/ir lies in out, which holds what is compiled alone: name a folder beside it"
+    )
+    assert os.listdir(tmp_path) == ["notes"]
+
+
 # Errors and exit codes
 
 
@@ -246,11 +284,18 @@ def test_wrong_usage_is_click_s_own(net, options, said):
         (PermissionError(13, "Permission denied", "/x/y"), 2, "/x/y: Permission denied"),
         (KeyboardInterrupt(), 130, "interrupted; nothing was left half-written"),
         (ZeroDivisionError("by zero"), 3, "ZeroDivisionError: by zero. This is a defect in"),
+        (MemoryError(), 2, "there is not enough memory (MemoryError): use a smaller input, or"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            2,
+            "there is not enough memory",
+        ),
+        (RuntimeError("I/O error: full (os error 28)"), 2, "No space left on device"),
         (GraphpropError("\x1b[2Jname"), 2, "\\x1b[2Jname"),
     ],
 )
 def test_a_failure_is_one_message_and_an_exit_code(monkeypatch, error, code, said):
-    def fail(as_json):
+    def fail(*arguments):
         raise error
 
     monkeypatch.setattr(commands, "run_methods", fail)
@@ -259,7 +304,7 @@ def test_a_failure_is_one_message_and_an_exit_code(monkeypatch, error, code, sai
 
 @pytest.mark.parametrize("arguments", [["--debug", "methods"], ["methods", "--debug"]])
 def test_debug_shows_the_traceback(monkeypatch, arguments):
-    def fail(as_json):
+    def fail(*arguments):
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(commands, "run_methods", fail)
@@ -292,6 +337,78 @@ def test_sigterm_ends_with_143(tmp_path):
     assert process.returncode == 143
     assert stderr == "error: terminated; nothing was left half-written\n"
     assert {path.name for path in tmp_path.iterdir()} == {"slow.py", "started"}
+
+
+FAKE_TORCH = """
+import pathlib, time
+pathlib.Path("started").touch()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    raise ImportError("as an extension module says it")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_an_interrupt_while_torch_is_imported(tmp_path, number, code, said):
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"sys.path.insert(0, {str(tmp_path)!r}); from graphprop.cli import main; main(['methods'])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for _ in range(600):
+            if (tmp_path / "started").exists():
+                break
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert stderr == f"error: {said}; nothing was left half-written\n"
+    assert process.returncode == code
+
+
+def shell(text, *arguments):
+    code = f"{sys.executable} -c 'from graphprop.cli import main; main()'"
+    text = text.replace("graphprop", code)
+    command = ["bash", "-c", f"set -o pipefail; {text}", "bash", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments", ["--help", "compile --help", "--version"])
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [
+        ("| true", 141, ""),
+        (">&-", 0, ""),
+        (">/dev/full", 2, "No space left on device\n"),
+    ],
+)
+def test_a_stdout_that_takes_nothing(arguments, where, code, said):
+    if "full" in where and not os.path.exists("/dev/full"):
+        pytest.skip("there is no device that is always full")
+    late = "sleep 0.5;" if where == "| true" else ""
+    done = shell(f"({late} graphprop {arguments}) {where}")
+    assert done.stderr.removeprefix("error: ").removeprefix("the result can't be written: ") == said
+    assert done.returncode == code
+
+
+def test_a_reader_who_has_seen_enough():
+    done = shell("graphprop methods | head -1")
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+    assert done.returncode in (0, 141)  # 0: all of it fitted into the pipe in time
+
+
+def test_a_closed_stderr_changes_nothing(tmp_path):
+    assert shell("graphprop check $1 2>&-", tmp_path).returncode == 2
 
 
 # check
@@ -360,7 +477,7 @@ def test_explain_as_json(compiled, digit, tmp_path):
 def test_explain_uses_the_preprocessing_of_the_model(compiled, digit, tmp_path):
     import torch
 
-    from graphprop.explain import load_explainer
+    from graphprop.engines import load_explainer
 
     graphprop_command("explain", compiled[0], digit, "-o", tmp_path / "o")
     x = torch.from_numpy(np.array(Image.open(digit)))[None, None] / 255
@@ -456,6 +573,132 @@ def test_methods_as_json():
     assert content["methods"][0]["parameters"]["batch_norm"] == "merge"
 
 
+def test_a_method_is_shown_whole():
+    done = graphprop_command("methods", "rap")
+    assert done.exit_code == 0
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0] == "method rap"
+    assert METHODS["rap"].summary in lines
+    for pattern, rule, *_ in METHODS["rap"].table:
+        assert any(rule in line and RULES[rule].summary.split("``")[0] in line for line in lines)
+        assert pattern == "*" or any(line.startswith(pattern) for line in lines)
+    assert "bias" not in done.stdout.split("parameter")[1].split("source")[0]
+    assert f"source: {METHODS['rap'].source}" in lines
+    assert "rule rap" in lines  # one of that name, too
+    assert any(line.startswith("Rbar = JP(R) + JN(nu)") for line in lines)
+
+
+def test_what_parameters_can_be_is_shown():
+    lines = [
+        " ".join(line.split()) for line in graphprop_command("methods", "hedge").stdout.split("\n")
+    ]
+    assert "gamma 1 a number from 1 to 2 hedge" in lines
+    lines = graphprop_command("methods", "epsilon_plus_flat").stdout.splitlines()
+    lines = [" ".join(line.split()) for line in lines]
+    assert "bias sink sink, ignored epsilon, z_plus" in lines
+    assert lines[0] == "method epsilon_plus_flat (default)"
+    assert any("x * opT(w, r / stab(z))" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *RULES])
+def test_every_method_and_rule_can_be_shown(name):
+    done = graphprop_command("methods", name)
+    assert done.exit_code == 0, done.output
+    assert name in done.stdout
+    assert "``" not in done.stdout
+
+
+def test_one_method_as_json():
+    content = json.loads(graphprop_command("methods", "gradient", "--json").stdout)
+    assert [method["name"] for method in content["methods"]] == ["gradient"]
+    assert [rule["name"] for rule in content["rules"]] == ["gradient"]
+
+
+def test_no_such_method():
+    assert one_error(graphprop_command("methods", "epsilon_plus_flatt"), 2) == (
+        "there is no method 'epsilon_plus_flatt': did you mean 'epsilon_plus_flat'?"
+    )
+
+
+# Methods that are not graphprop's own
+
+MORE = """
+import graphprop
+
+@graphprop.rule
+def cubes_{0}(layer, x, r, *, power=3.0):
+    \"\"\"Shares by the third power.\"\"\"
+    return x * layer.opT(layer.weight, r)
+
+graphprop.method("by_{0}", [("*", "cubes_{0}")], summary="Cubes everywhere.")
+"""
+
+
+@pytest.fixture
+def registries():
+    """Forgets afterwards what a test registers."""
+    before = [(registry, dict(registry)) for registry in (METHODS, RULES)]
+    yield
+    for registry, content in before:
+        registry.clear()
+        registry.update(content)
+
+
+def test_the_model_s_file_registers_a_method(tmp_path, registries):
+    source = tmp_path / "net.py"
+    source.write_text(NET + MORE.format("file"))
+    options = ("-o", tmp_path / "o", "--no-onnx", "--no-check", "--set", "power=2")
+    done = graphprop_command("compile", source, "-m", "by_file", *options[:4])
+    assert done.exit_code == 0, done.output
+    done = graphprop_command("inspect", source, "-m", "by_file", "--rule", "fc=cubes_file:power=2")
+    assert done.exit_code == 0, done.output
+    assert "cubes_file(power=2)" in done.stdout
+    assert "registered anew" not in done.stdout
+
+
+@pytest.mark.parametrize("command", ["compile", "inspect"])
+def test_a_module_registers_a_method(net, tmp_path, registries, monkeypatch, command):
+    (tmp_path / "more_rules.py").write_text(MORE.format("module"))
+    monkeypatch.chdir(tmp_path)
+    options = ["-o", "o", "--no-onnx", "--no-check"] if command == "compile" else []
+    assert "there is no method 'by_module'" in one_error(
+        graphprop_command(command, net, "-m", "by_module", *options), 2
+    )
+    done = graphprop_command(command, net, "-m", "by_module", "--import", "more_rules.py", *options)
+    assert done.exit_code == 0, done.output
+    assert "cubes_module" in done.stdout
+
+
+def test_methods_of_an_installed_module(tmp_path, registries, monkeypatch):
+    (tmp_path / "rules_for_test.py").write_text(MORE.format("installed") + "print('hello')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    done = graphprop_command("methods", "by_installed", "--import", "rules_for_test", "--json")
+    assert json.loads(done.stdout)["methods"][0]["summary"] == "Cubes everywhere."
+    assert done.stderr == "hello\n"
+
+
+def test_an_import_that_fails_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("import sys\nsys.exit('no')\n")
+    for name, said in (
+        ("mine", "there is no module 'mine': did you mean mine.py?"),
+        ("mine.py", "mine.py can't be run (mine.py:2): SystemExit: no"),
+        ("yours.py", "there is no file yours.py: there are: mine.py"),
+        ("a/b", "'a/b' is neither a .py file nor the name of a module"),
+        ("no_such_module", "there is no module 'no_such_module': install the package into"),
+    ):
+        assert one_error(graphprop_command("methods", "--import", name), 2).startswith(said)
+
+
+def test_a_method_registered_anew_is_said(tmp_path, registries):
+    source = tmp_path / "net.py"
+    source.write_text(NET + 'import graphprop\ngraphprop.method("lrp_z", [("*", "epsilon")])\n')
+    done = graphprop_command("inspect", source)
+    said = "note: the method 'lrp_z' is not graphprop's own, but one registered anew"
+    assert said in done.stdout.splitlines()
+
+
 # Reading options
 
 
@@ -477,6 +720,13 @@ def test_a_rule_is_split_where_a_rule_follows(text, pattern, rule, own):
 
 def test_a_role_is_split_at_the_last_sign():
     assert commands.split_role("a=b=input") == ("a=b", "input")
+
+
+def test_the_default_directory_has_a_name_that_systems_take():
+    assert str(commands.default_directory("net v2", "rap")) == "build/net_v2-rap"
+    long = [commands.default_directory(c + "n" * 250, "rap").name for c in "ab"]
+    assert all(len(name) <= 220 for name in long)
+    assert long[0] != long[1]
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ def test_an_overflow_is_called_one(method: str, count: int) -> None:
     assert not report.passed
     text = report.render()
     layer = 3 + 2 * (count - 7)
-    start = "relevance overflows on sample 0, first at the relevance of the result of"
+    start = "relevance overflows on noise 0, first at the relevance of the result of"
     assert f"{start} '{layer - 1}.clamp', from the rule of '{layer}':" in text
     assert "no backend is at fault" in text
     assert "set a larger epsilon or the other bias (sink or ignored) where it has those" in text
@@ -291,7 +291,7 @@ def test_an_overflow_is_called_one(method: str, count: int) -> None:
 
 def test_a_compile_that_overflows(tmp_path: Path) -> None:
     explainer = graphprop.compile(chain(-1e6, 1000001.0, 53), torch.rand(1, 3, 2, 2), "lrp_z")
-    with pytest.raises(EquivalenceError, match="relevance overflows on sample 0, first at"):
+    with pytest.raises(EquivalenceError, match="relevance overflows on noise 0, first at"):
         explainer.save(tmp_path / "out", onnx=False)
 
 
@@ -303,7 +303,7 @@ def test_a_network_that_overflows_is_told_apart() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2), Infinite())
     explainer = graphprop.compile(model.eval(), torch.rand(1, 3, 2, 2), "gradient")
     text = check_explainer(explainer, backends=["python"]).render()
-    assert "the network itself gives NaN or infinity for sample 0, first at the result of" in text
+    assert "the network itself gives NaN or infinity on noise 0, first at the result of" in text
 
 
 def test_words_of_a_warning() -> None:

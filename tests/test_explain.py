@@ -1,7 +1,9 @@
 """Explaining pictures: what is written is what the library computes, and the drawing is honest."""
 
 import json
+import os
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 import graphprop
-from graphprop import explain, picture
+from graphprop import engines, picture
 from graphprop.errors import InputError, OutputError
 from graphprop.explain import explain_images
 from graphprop.preprocessing import Preprocessing
@@ -214,7 +216,7 @@ def test_nan_is_a_warning(gray, tmp_path, monkeypatch, shared_scale):
     for name, level in (("dark", 50), ("bright", 200)):
         images.append(tmp_path / f"{name}.png")
         Image.new("L", (5, 5), level).save(images[-1])
-    monkeypatch.setattr(explain, "load_explainer", lambda directory: broken)
+    monkeypatch.setattr(engines, "load_explainer", lambda directory: broken)
     fine, bad = explain_images(gray[1], images, output=tmp_path / "o", shared_scale=shared_scale)
     assert fine.png is not None
     assert fine.limit == pytest.approx(50 / 255)
@@ -344,7 +346,7 @@ def test_what_is_no_picture(colour, tmp_path):
         f"there is no picture {tmp_path / 'gone.png'}"
     )
     assert refusal(InputError, colour[1], [text]) == (
-        f"{text} can't be read as a picture: give a PNG or a JPEG"
+        f"{text} can't be read as a picture: give a PNG, JPEG, BMP, GIF, WebP, TIFF or PPM"
     )
     assert refusal(InputError, colour[1], [tmp_path]) == (
         f"{tmp_path} is a folder: give the pictures in it"
@@ -353,7 +355,9 @@ def test_what_is_no_picture(colour, tmp_path):
 
 def test_half_a_picture(colour, photo, tmp_path):
     photo.write_bytes(photo.read_bytes()[:120])
-    assert refusal(InputError, colour[1], [photo]).endswith("give a PNG or a JPEG")
+    assert refusal(InputError, colour[1], [photo]).endswith(
+        "give a PNG, JPEG, BMP, GIF, WebP, TIFF or PPM"
+    )
 
 
 def test_numbers_without_a_range(colour, tmp_path):
@@ -386,3 +390,115 @@ def test_inputs_that_are_no_pictures():
         "the explainer takes inputs of shape (2, 16, 16), and a picture has the shape (1, H, W) or "
         "(3, H, W): call load() of its explainer.py from Python instead"
     )
+
+
+# What a file that claims to be a picture can do
+
+
+def eps(box="0 0 5 5"):
+    return f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: {box}\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("name", ["page.eps", "page.png"])
+def test_no_picture_reaches_ghostscript(tmp_path, monkeypatch, name):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: pytest.fail("it ran"))
+    (tmp_path / name).write_text(eps())
+    with pytest.raises(InputError, match=r"can't be read as a picture: give a PNG, JPEG, BMP"):
+        Preprocessing((5, 5), (0.0,), (1.0,)).read(tmp_path / name)
+    assert not picture.is_own(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
+def test_the_formats_that_are_read(black, kind):
+    path = black.with_name("other")
+    Image.open(black).save(path, format=kind)
+    shown, _ = Preprocessing((5, 5), (0.0,), (1.0,)).read(path)
+    assert not np.asarray(shown).any()
+
+
+@pytest.mark.parametrize("factor", [1.5, 3])
+def test_a_picture_that_would_fill_the_memory(tmp_path, monkeypatch, factor):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    Image.new("L", (100, int(100 * factor))).save(tmp_path / "bomb.png")
+    with pytest.raises(InputError) as caught:
+        Preprocessing((5, 5), (0.0,), (1.0,)).read(tmp_path / "bomb.png")
+    assert str(caught.value) == (
+        f"the picture {tmp_path / 'bomb.png'} has more than 10000 pixels: scale it down first"
+    )
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match=r"pipe.png is no file, but a pipe or a device: give the"):
+        Preprocessing((5, 5), (0.0,), (1.0,)).read(tmp_path / "pipe.png")
+    assert not picture.is_own(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_damaged_pictures_are_one_message(colour, photo, tmp_path, seed):
+    """Whatever Pillow raises; where it reads the picture all the same, that is fine."""
+    generator = np.random.default_rng(seed)
+    for kind in ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"):
+        path = tmp_path / "damaged"
+        Image.open(photo).save(path, format=kind)
+        content = bytearray(path.read_bytes())
+        for place in generator.integers(0, len(content), 8):
+            content[place] = generator.integers(256)
+        path.write_bytes(content[: generator.integers(4, len(content) + 1)])
+        with suppress(InputError):
+            Preprocessing((6, 8), tuple(MEAN), tuple(STD)).read(path)
+
+
+def test_opaque_pictures_with_an_alpha_channel_are_not_called_transparent(tmp_path):
+    for mode in ("RGBA", "LA"):
+        image = Image.new(mode, (5, 5), (90, 80, 70, 255) if mode == "RGBA" else (90, 255))
+        image.save(tmp_path / "opaque.png")
+        shown, warnings = Preprocessing((5, 5), (0.0,), (1.0,)).read(tmp_path / "opaque.png")
+        assert warnings == []
+        assert (np.asarray(shown) == np.asarray(image.convert("L"))).all()
+
+
+# Where it is written to
+
+
+@pytest.mark.parametrize("name", ["map.jpg", "map.npz", "map.pdf"])
+def test_a_drawing_is_a_png(colour, photo, tmp_path, name):
+    said = refusal(OutputError, colour[1], [photo], output=tmp_path / name)
+    assert said == (
+        f"drawings are PNG files, and {tmp_path / name} is none: give -o {tmp_path / 'map.png'} "
+        "for one picture, or a folder"
+    )
+    assert not (tmp_path / name).exists()
+
+
+def test_a_file_is_no_folder(colour, photo, tmp_path):
+    (tmp_path / "notes").write_text("precious")
+    for output in (tmp_path / "notes", tmp_path / "notes" / "deeper"):
+        assert refusal(OutputError, colour[1], [photo], output=output) == (
+            f"{tmp_path / 'notes'} is a file: give a folder by -o, or for one picture a name "
+            "ending in .png"
+        )
+    assert (tmp_path / "notes").read_text() == "precious"
+
+
+def test_a_name_as_long_as_names_get(colour, photo, tmp_path):
+    long = photo.with_name("p" * 250 + ".png")
+    photo.rename(long)
+    (found,) = explain_images(colour[1], [long], output=tmp_path / "o")
+    assert found.png.exists()
+    said = refusal(OutputError, colour[1], [long], output=tmp_path / "o" / ("x" * 300))
+    assert said.endswith("can't be written to: File name too long")
+
+
+def test_a_full_disk_is_one_message(colour, photo, tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
+    try:
+        said = refusal(OutputError, colour[1], [photo], output=tmp_path / "o")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert said == f"{tmp_path / 'o'} can't be written to: File too large"
+    assert os.listdir(tmp_path / "o") == []

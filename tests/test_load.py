@@ -390,13 +390,51 @@ def test_bad_input_shape(write, shape):
     ("definition", "text"),
     [
         ("example_input = (torch.zeros(1, 3), 3)", "example_input is an int: it must be a tensor"),
-        ("example_input = torch.zeros(2, 2, 8, 8).int()", "example_input is of type int32: it"),
+        ("example_input = torch.zeros(2, 2, 8, 8).bool()", "example_input is of type bool: it"),
+        ("example_input = torch.zeros(2, 2).cfloat()", "example_input is of type complex64: it"),
+        ("example_input = {'x': 3}", "example_input is an int: it must be a tensor"),
+        ("example_input = {}", "example_input is an empty dict: it must be a tensor"),
         ("example_input = torch.zeros(8)", "example_input has the shape (8,): it must hold at"),
         ("example_input = torch.zeros(0, 2, 8)", "example_input has the shape (0, 2, 8): it must"),
     ],
 )
 def test_bad_example_input(write, definition, text):
     assert refusal(write(NET + definition), InputError).startswith(text)
+
+
+def test_example_input_by_name(write):
+    loaded = load_source(
+        write(NET + "example_input = {'image': torch.ones(1, 2, 8, 8), 'age': torch.ones(3, 4)}")
+    )
+    assert {name: tuple(part.shape) for name, part in loaded.example.items()} == {
+        "image": (2, 2, 8, 8),
+        "age": (2, 4),
+    }
+    assert loaded.preprocessing is None
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int64"])
+def test_example_input_of_whole_numbers(write, kind):
+    """The bytes of a picture: they reach the network as they are."""
+    text = NET.replace("self.conv(x)", "self.conv(x.float() / 255)")
+    text += f"example_input = torch.zeros(2, 2, 8, 8, dtype=torch.{kind})\n"
+    for loaded in (load_source(write(text)), load_source(write(text), input_shape=(2, 5, 6))):
+        assert loaded.example.dtype == getattr(torch, kind)
+        assert loaded.preprocessing["std"] == [1 / 255, 1 / 255]
+    mean = text + "preprocessing = {'std': [1.0, 1.0]}"
+    assert load_source(write(mean)).preprocessing["std"] == [1.0, 1.0]
+
+
+def test_a_shape_with_the_batch_in_it(write):
+    pre = "preprocessing = {'mean': [0.1, 0.2]}"
+    for batch in (1, 32):
+        text = refusal(write(NET + pre), InputError, input_shape=(batch, 2, 8, 9))
+        assert text == (
+            f"the input shape {batch},2,8,9 begins with the batch, {batch}: give it without, "
+            "--input-shape 2,8,9"
+        )
+    deep = NET.replace("Conv2d", "Conv3d").replace("(2, 3)", "(2, 3, 4)")
+    assert load_source(write(deep), input_shape=(2, 4, 8, 9)).example.shape == (2, 2, 4, 8, 9)
 
 
 def test_example_input_that_fails(write):
@@ -487,6 +525,47 @@ def test_weights_of_torch(tmp_path, content, notes):
     model = Small()
     assert renamed(load_weights(model, path), path) == notes
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in weights().items())
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "model.backbone.", "module.model."])
+def test_the_prefix_of_a_training_framework_is_removed(tmp_path, prefix):
+    path = tmp_path / "last.ckpt"
+    state = prefixed(prefix) | {"criterion.weight": torch.ones(3), "metric.total": torch.ones(1)}
+    torch.save({"state_dict": state, "epoch": 3, "hyper_parameters": {"lr": 0.1}}, path)
+    model = Small()
+    notes = renamed(load_weights(model, path), path)
+    assert notes == [
+        UNDER.format("state_dict"),
+        f"the prefix {prefix!r} was removed from the keys of FILE; 2 others are left out: "
+        "'criterion.weight', 'metric.total'",
+    ]
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in weights().items())
+
+
+def test_two_networks_that_fit_are_not_chosen_between(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(prefixed("model.") | prefixed("ema.model."), path)
+    model = Small()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    assert weights_refusal(path, model) == (
+        "w.pt holds weights that fit the model under 2 prefixes, 'ema.model.', 'model.': save "
+        "those you mean alone, under their plain keys"
+    )
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in before.items())
+
+
+@pytest.mark.parametrize("change", ["shape", "more", "less"])
+def test_a_prefix_before_other_weights_stays(tmp_path, change):
+    path = tmp_path / "w.pt"
+    state = prefixed("model.")
+    if change == "shape":
+        state["model.fc.bias"] = torch.zeros(7)
+    elif change == "more":
+        state["model.extra.weight"] = torch.zeros(7)
+    else:
+        del state["model.fc.bias"]
+    torch.save(state, path)
+    assert weights_refusal(path).startswith("w.pt doesn't fit the model: 8 missing: 'conv.bias'")
 
 
 def test_weights_of_safetensors(tmp_path):

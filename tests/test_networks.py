@@ -857,6 +857,21 @@ def test_operator_without_meaning_is_refused(name: str) -> None:
     assert re.search(fine, str(caught.value))
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_are_called_that(kind: Any) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = kind(5, 4, batch_first=True)
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.rows(x)[0][:, -1])
+
+    with refused(UnsupportedOperator, r"at layer 'rows', line .* is a recurrent layer, and graph"):
+        graphprop.compile(Recurrent().eval(), torch.zeros(2, 6, 5))
+
+
 def test_operator_inside_a_module_is_refused_by_its_path() -> None:
     class Sorting(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

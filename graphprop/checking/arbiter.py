@@ -11,9 +11,10 @@ What rounding decides is then decided alike, and whatever still differs is wrong
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,10 +22,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import fx
 
-from graphprop.checking.backends import Samples, Step, run_module
+from graphprop.checking.backends import Step, run_module
+from graphprop.checking.bounds import RunningBounds, Verdict, judge
+from graphprop.checking.probes import LARGEST, Batch, Samples
 from graphprop.checking.report import Divergence, shown
 from graphprop.checking.runner import local_variables, measure, pack
 from graphprop.checking.stages import Stage, described
+from graphprop.checking.threads import for_network, one_thread, usable
 from graphprop.emit.onnx import named_maps, named_outputs
 from graphprop.interpret import explain
 from graphprop.legalise import legalise
@@ -38,6 +42,12 @@ FLOOR = 1e-5
 
 MARGIN = 10.0
 """How many times the error of float32 a backend may be off."""
+
+CEILING = 1e-4
+"""An error above this is never taken for rounding unasked: every step is looked at."""
+
+LOOSEST = 1e-2
+"""The same where steps can't be looked at: within a mean over samples."""
 
 SAME = 1e-6
 """How far two graphs that mean the same may be apart in float64."""
@@ -66,6 +76,22 @@ class Truth:
     relevance: torch.Tensor
     float32: dict[str, list[float]]
     measures: dict[int, torch.Tensor]
+
+    @classmethod
+    def nothing(cls, samples: Samples) -> Truth:
+        """What an arbiter finds that does not run."""
+        return cls(samples, torch.empty(0), torch.empty(0), {"logits": [], "relevance": []}, {})
+
+    def only(self, rows: Sequence[int]) -> Truth:
+        """Some of the rows."""
+        kept = list(rows)
+        return Truth(
+            self.samples.only(kept),
+            self.logits[kept],
+            self.relevance[kept],
+            {key: [values[row] for row in kept] for key, values in self.float32.items()},
+            {index: numbers[kept] for index, numbers in self.measures.items()},
+        )
 
 
 class Arbiter(Protocol):
@@ -104,32 +130,49 @@ class GraphArbiter:
         self.legal: dict[str, Divergence | None] = {}
 
     def _run(
-        self, network: Network, sample: int, dtype: torch.dtype, observe: Observer | None = None
+        self,
+        network: Network,
+        sample: int,
+        dtype: torch.dtype,
+        observe: Observer | None = None,
+        bounds: RunningBounds | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs, target = self.samples.part(slice(sample, sample + 1))
-        with threads(1 if dtype == torch.float32 else torch.get_num_threads()):
-            logits, maps = explain(network, inputs, target, dtype=dtype, observe=observe)
+        inputs, target = self.samples.part([sample])
+        given: Any = target if target is None else target.clone()
+        # how torch rounds depends on the number of threads: the results must not
+        with one_thread(), bounds or nullcontext():
+            logits, maps = explain(network, inputs, given, dtype=dtype, observe=observe)
             return logits, pack(maps)
 
     def truth(self) -> Truth:
         lowered = self.explainer.lowered
         nodes = {} if lowered.samples else stage_nodes(lowered, self.stages)
-        measured: dict[int, list[torch.Tensor]] = {}
+        rows = range(len(self.samples))
 
-        def keep(node: fx.Node, value: Any) -> None:
-            if node in nodes:
-                numbers = measure(value)
-                for index in nodes[node]:
-                    measured.setdefault(index, []).append(numbers)
+        def exact(row: int) -> tuple[torch.Tensor, torch.Tensor, dict[int, torch.Tensor]]:
+            measured: dict[int, torch.Tensor] = {}
 
-        count = range(len(self.samples))
-        exact = [self._run(lowered, i, torch.float64, keep) for i in count]
-        logits, relevance = (torch.cat(parts) for parts in zip(*exact, strict=True))
-        single = [self._run(lowered, i, torch.float32) for i in count]
-        rough = [torch.cat(parts) for parts in zip(*single, strict=True)]
+            def keep(node: fx.Node, value: Any) -> None:
+                if node in nodes:
+                    numbers = measure(value)
+                    measured.update(dict.fromkeys(nodes[node], numbers))
+
+            return *self._run(lowered, row, torch.float64, keep), measured
+
+        parts = for_network(lowered, exact, rows)
+        logits, relevance = (torch.cat([part[i] for part in parts]) for i in range(2))
+        self.samples = resolved(self.samples, logits)
+        single = for_network(lowered, lambda row: self._run(lowered, row, torch.float32), rows)
+        rough = [torch.cat(part) for part in zip(*single, strict=True)]
         float32 = {"logits": errors(rough[0], logits), "relevance": errors(rough[1], relevance)}
-        self.measures = {index: torch.cat(parts) for index, parts in measured.items()}
+        self.measures = {
+            index: torch.cat([part[2][index] for part in parts]) for index in parts[0][2]
+        }
         return Truth(self.samples, logits, relevance, float32, self.measures)
+
+    def follow(self, truth: Truth) -> None:
+        """Go on with some of the rows."""
+        self.samples, self.measures = truth.samples, truth.measures
 
     def conditioning(self, sample: int) -> dict[int, float]:
         lowered = self.explainer.lowered
@@ -174,30 +217,24 @@ class GraphArbiter:
             self.legal[level] = self._changed_by_legalising(network)
         if self.legal[level]:
             return self.legal[level]
-        exact: dict[fx.Node, torch.Tensor] = {}
+        bounds = RunningBounds()
+        for tensor in network.tensors.values():
+            if tensor.dtype == torch.float64:
+                # a backend in single precision has it rounded
+                bounds.set(tensor, (tensor - tensor.float()).abs())
         wrong: list[tuple[fx.Node, float, float]] = []
 
-        def forced(node: fx.Node, value: Any) -> torch.Tensor | None:
-            own = values.get(names.get(node, ""))
-            return own.to(value.dtype) if own is not None and own.shape == value.shape else None
-
         def follow(node: fx.Node, value: Any) -> torch.Tensor | None:
-            own = forced(node, value)
-            if own is not None and not errors(own, value)[0] <= FLOOR:
-                exact[node] = value
-            return own
+            own = values.get(names.get(node, ""))
+            if own is None or own.shape != value.shape:
+                return None
+            if not wrong:
+                verdict = judge(own, value, bounds.of(value))
+                if not verdict.rounding:
+                    wrong.append((node, *verdict.worse))
+            return own.to(value.dtype)
 
-        def compare(node: fx.Node, value: Any) -> torch.Tensor | None:
-            own = forced(node, value)
-            if own is not None and node in exact and not wrong:
-                error, e32 = (errors(v, exact[node])[0] for v in (own, value))
-                if not error <= allowance(e32):
-                    wrong.append((node, error, allowance(e32)))
-            return own
-
-        self._run(network, sample, torch.float64, follow)
-        if exact:
-            self._run(network, sample, torch.float32, compare)
+        self._run(network, sample, torch.float64, follow, bounds)
         if not wrong:
             return None
         node, error, allowed = wrong[0]
@@ -254,57 +291,50 @@ class ModuleArbiter:
         self.onnx_names = onnx_names
 
     def truth(self) -> Truth:
-        rows = [[i] for i in range(len(self.samples))]
         watch = self._watch()
-        exact = Step("exact", "float64", "x", torch.get_num_threads(), rows, watch)
-        inputs = {"x": self.samples.x, "target": self.samples.target}
-        steps = [exact, Step("single", rows=rows)]
-        found = run_module(self.directory, inputs, steps, self.samples.shapes)
+        singles = [Batch([row], "auto") for row in range(len(self.samples))]
+        exact = Step("exact", "float64", threads=usable(), batches=singles, watch=watch)
+        found = run_module(self.directory, self._inputs(), [exact], self.samples.shapes)
         logits, relevance = found["exact/logits"], found["exact/relevance"]
-        float32 = {
-            "logits": errors(found["single/logits"], logits),
-            "relevance": errors(found["single/relevance"], relevance),
-        }
         measures = {
             index: found[f"exact/measure/{watch.index(stage.name)}"]
             for index, stage in enumerate(self.stages)
             if stage.name and f"exact/measure/{watch.index(stage.name)}" in found
         }
+        # a value that has another number of samples is none of a layer
+        measures = {i: value for i, value in measures.items() if len(value) == len(self.samples)}
         self.samples = replace(self.samples, target=found["target"])
+        unknown = [math.nan] * len(self.samples)
+        float32 = {"logits": unknown, "relevance": [*unknown]}
         return Truth(self.samples, logits, relevance, float32, measures)
+
+    def _inputs(self) -> dict[str, torch.Tensor]:
+        return tensors_of(self.samples)
 
     def _watch(self) -> list[str]:
         return list(dict.fromkeys(stage.name for stage in self.stages if stage.name))
 
     def conditioning(self, sample: int) -> dict[int, float]:
         watch = self._watch()
-        off = {
-            name: errors(single, exact)[0] for name, exact, single in self._twice(sample, watch, {})
-        }
-        return {i: off[s.name] for i, s in enumerate(self.stages) if s.name and s.name in off}
-
-    def _twice(
-        self, sample: int, watch: list[str], values: Mapping[str, torch.Tensor]
-    ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Variables in float64 and in float32, following a backend's values where given."""
-        chosen = slice(sample, sample + 1)
-        inputs = {"x": self.samples.x[chosen], "target": self.samples.target[chosen]}
-        inputs |= {f"force/{name}": values[name] for name in watch if name in values}
-        count = torch.get_num_threads()
+        batch = [Batch([sample], "auto")]
         steps = [
-            Step("exact", "float64", "x", count, [[0]], watch, keep=True, force=True),
-            Step("single", "float32", "x", 1, [[0]], watch, keep=True, force=True),
+            Step("exact", "float64", threads=usable(), batches=batch, watch=watch, keep=True),
+            Step("single", batches=batch, watch=watch, keep=True),
         ]
-        found = run_module(self.directory, inputs, steps, self.samples.shapes)
-        for index, name in enumerate(watch):
-            if f"exact/value/{index}" in found:
-                yield name, found[f"exact/value/{index}"], found[f"single/value/{index}"]
-        for name in ("logits", "relevance"):
-            yield f"return {name}", found[f"exact/{name}"], found[f"single/{name}"]
+        found = run_module(self.directory, self._inputs(), steps, self.samples.shapes)
+        off = {}
+        for index, stage in enumerate(self.stages):
+            name = f"value/{watch.index(stage.name)}" if stage.name else ""
+            if f"exact/{name}" in found and f"single/{name}" in found:
+                off[index] = errors(found[f"single/{name}"], found[f"exact/{name}"])[0]
+        return off
 
     def names(self, level: str) -> list[str]:
-        variables = local_variables((self.directory / "explainer.py").read_bytes())
-        return [self.onnx_names.get(name, name) for name in variables]
+        source = (self.directory / "explainer.py").read_bytes()
+        # what happens within a mean over samples can't be followed
+        if any(isinstance(n, ast.FunctionDef) and n.name == "single" for n in nodes_of(source)):
+            return []
+        return [self.onnx_names.get(name, name) for name in local_variables(source)]
 
     def first_wrong(
         self, level: str, values: Mapping[str, torch.Tensor], sample: int
@@ -314,13 +344,18 @@ class ModuleArbiter:
         own = {name: values[other] for name, other in renamed.items() if other in values}
         # what is returned need not be a variable
         own |= {f"return {name}": values[name] for name in ("logits", "relevance")}
-        for name, exact, single in self._twice(sample, variables, own):
-            if name not in own or own[name].shape != exact.shape:
-                continue
-            allowed = allowance(errors(single, exact)[0])
-            (error,) = errors(own[name], exact)
-            if not error <= allowed:
-                return self._divergence(variables, name, error, allowed)
+        watch = [*variables, "return logits", "return relevance"]
+        inputs = self._inputs() | {f"force/{name}": own[name] for name in watch if name in own}
+        batch = [Batch([sample], "auto")]
+        step = Step(
+            "exact", "float64", threads=usable(), batches=batch, watch=watch, force=True, judge=True
+        )
+        found = run_module(self.directory, inputs, [step], self.samples.shapes)
+        for index, name in enumerate(watch):
+            if f"exact/verdict/{index}" in found:
+                verdict = Verdict(*found[f"exact/verdict/{index}"][0].tolist())
+                if not verdict.rounding:
+                    return self._divergence(variables, name, *verdict.worse)
         return None
 
     def _divergence(
@@ -359,17 +394,23 @@ def errors(found: torch.Tensor, reference: torch.Tensor) -> list[float]:
     return relative
 
 
-def allowance(e32: float) -> float:
+def tensors_of(samples: Samples) -> dict[str, torch.Tensor]:
+    """Samples as `graphprop.checking.runner` reads them."""
+    found = {"x": samples.x, "target": samples.target}
+    return found if samples.weights is None else found | {"weights": samples.weights}
+
+
+def resolved(samples: Samples, logits: torch.Tensor) -> Samples:
+    """Samples with the class of the largest logit in place of `LARGEST`."""
+    chosen = logits.unsqueeze(2).flatten(2).sum(2).argmax(1)
+    return replace(samples, target=chosen.where(samples.target == LARGEST, samples.target))
+
+
+def nodes_of(source: bytes) -> Iterator[ast.AST]:
+    """All there is in a source."""
+    return ast.walk(ast.parse(source))
+
+
+def allowance(e32: float, ceiling: float = math.inf) -> float:
     """How far a backend may be off where float32 is off by ``e32``."""
-    return max(FLOOR, MARGIN * e32) if math.isfinite(e32) else FLOOR
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads: how it rounds in float32 depends on them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return min(max(FLOOR, MARGIN * e32), ceiling) if math.isfinite(e32) else FLOOR

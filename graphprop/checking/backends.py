@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,10 @@ from onnx.reference.op_run import OpRun
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from graphprop.checking.runner import unpack
+from graphprop.checking.probes import LARGEST, Batch, Samples
 from graphprop.emit.onnx import INPUT
 
 RUNNER = Path(__file__).with_name("runner.py")
-LARGEST_BATCH = 8
-"""How many samples run at once: memory is limited."""
-
 Array = NDArray[Any]
 
 
@@ -38,48 +35,18 @@ class BackendError(Exception):
 
 
 @dataclass(frozen=True)
-class Samples:
-    """What is explained: inputs ``[N, ...]`` and one class for each.
-
-    Several inputs are packed into one tensor ``[N, total]``; ``shapes`` are theirs.
-    """
-
-    x: torch.Tensor
-    target: torch.Tensor
-    shapes: tuple[tuple[int, ...], ...] = ()
-
-    def part(self, rows: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The inputs by name, and the targets, of some of the samples."""
-        parts = unpack(self.x[rows], self.shapes)
-        names = ["x", *(f"x_{number}" for number in range(2, len(parts) + 1))]
-        return dict(zip(names, parts, strict=True)), self.target[rows]
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-
-def batches(count: int, *first: int) -> list[list[int]]:
-    """Samples in batches, the first of the sizes given, the others as large as they may be."""
-    sizes = [*first, *[LARGEST_BATCH] * (count // LARGEST_BATCH + 1)]
-    found, start = [], 0
-    for size in sizes:
-        found.append(list(range(start, min(start + size, count))))
-        start += size
-    return [batch for batch in found if batch]
-
-
-@dataclass(frozen=True)
 class Step:
     """One run of a generated module, see `graphprop.checking.runner`."""
 
     name: str
-    dtype: str = "float32"
+    dtype: str | None = None
     input: str = "x"
     threads: int = 1
-    rows: list[list[int]] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
     watch: list[str] = field(default_factory=list)
     keep: bool = False
     force: bool = False
+    judge: bool = False
     samples: tuple[int | None, int | None] = (None, None)
 
 
@@ -98,12 +65,14 @@ def run_module(
     """
     with tempfile.TemporaryDirectory(prefix="graphprop-") as scratch:
         paths = {name: f"{scratch}/{name}" for name in ("job", "inputs", "output")}
-        save_file({name: t.contiguous() for name, t in inputs.items()}, paths["inputs"])
+        # each of its own: safetensors takes none that share memory
+        own = {name: t.clone(memory_format=torch.contiguous_format) for name, t in inputs.items()}
+        save_file(own, paths["inputs"])
         job = {
             **paths,
             "directory": str(directory.absolute()),
             "shapes": [list(shape) for shape in shapes],
-            "runs": [vars(step) for step in steps],
+            "runs": [asdict(step) for step in steps],
         }
         Path(paths["job"]).write_text(json.dumps(job))
         run_job(Path(paths["job"]))
@@ -140,7 +109,7 @@ class OnnxFile:
             present = {output for node in model.graph.node for output in node.output}
             self.names += [n for n in dict.fromkeys(names) if n in present - {*self.names}]
 
-    def run(self, samples: Samples, rows: list[int]) -> dict[str, Array]:
+    def run(self, samples: Samples, batch: Batch) -> dict[str, Array]:
         """Run one batch; returns what was asked for by name."""
         raise NotImplementedError
 
@@ -179,8 +148,8 @@ class OnnxRuntime(OnnxFile):
         content: bytes = model.SerializeToString()
         return content
 
-    def run(self, samples: Samples, rows: list[int]) -> dict[str, Array]:
-        feeds = feeds_of(samples, rows)
+    def run(self, samples: Samples, batch: Batch) -> dict[str, Array]:
+        feeds = feeds_of(samples, batch)
         try:
             names = [*self.names, *other_maps(samples)]
             return dict(zip(names, self.session.run(names, feeds), strict=True))
@@ -198,8 +167,8 @@ class OnnxReference(OnnxFile):
         except Exception as error:
             raise BackendError(f"onnx.reference can't load it: {one_line(error)}") from error
 
-    def run(self, samples: Samples, rows: list[int]) -> dict[str, Array]:
-        feeds = feeds_of(samples, rows)
+    def run(self, samples: Samples, batch: Batch) -> dict[str, Array]:
+        feeds = feeds_of(samples, batch)
         try:
             with np.errstate(all="ignore"):
                 found: Any = self.evaluator.run(None, feeds, intermediate=True)
@@ -216,9 +185,20 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise BackendError(f"{path.name} is no ONNX file: {one_line(error)}") from error
 
 
-def feeds_of(samples: Samples, rows: list[int]) -> dict[str, Array]:
+def takes_largest(path: Path) -> bool:
+    """Whether an ONNX file takes -1 for the largest logit; its documentation says so."""
+    try:
+        return "-1" in load_graph(path).doc_string
+    except BackendError:
+        return False
+
+
+def feeds_of(samples: Samples, batch: Batch) -> dict[str, Array]:
     """The inputs of one batch."""
-    inputs, target = samples.part(rows)
+    inputs, _ = samples.part(batch.rows)
+    target = samples.target[batch.rows]
+    if batch.target == "largest":
+        target = torch.full_like(target, LARGEST)
     named = {re.sub("^x", INPUT, name): x.numpy() for name, x in inputs.items()}
     return {**named, "target": target.numpy()}
 

@@ -6,8 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from xml.etree import ElementTree
 
-VERSION = 1
+from graphprop.errors import GraphpropError
+
+VERSION = 2
+"""The version of what `Report.as_dict` gives: raised when a field changes its meaning or goes."""
+
+PASSED, FAILED, NOT_CHECKED, ERROR = "passed", "failed", "not checked", "error"
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,15 @@ class Comparison:
     def passed(self) -> bool:
         """Whether both errors are small enough; NaN is not."""
         return self.error <= self.allowed and self.logits_error <= self.logits_allowed
+
+    @property
+    def nearness(self) -> float:
+        """How near the limit it is, 1 being the limit; infinite where an error isn't known."""
+        pairs = (self.error, self.allowed), (self.logits_error, self.logits_allowed)
+        return max(
+            finite_last(error / allowed if allowed else math.inf if error else 0.0)
+            for error, allowed in pairs
+        )
 
 
 @dataclass(frozen=True)
@@ -65,8 +80,8 @@ class BackendResult:
     ----------
     name
         Of the backend.
-    samples
-        What each sample came to; empty where nothing could be compared.
+    samples, rows
+        What each sample came to, and which it was; empty where nothing could be compared.
     seconds
         How long it took, None where that isn't recorded.
     problem
@@ -86,22 +101,28 @@ class BackendResult:
     divergence: Divergence | None = None
     explained: str | None = None
     skipped: str | None = None
+    rows: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Whether every sample is as close as it must be, or rounding explains why not."""
+        """Whether every sample is as close as it must be, or rounding explains why not.
+
+        What was skipped has not failed; `Report.status` says whether anything was compared.
+        """
         close = self.explained is not None or all(sample.passed for sample in self.samples)
         return self.problem is None and close
 
     @property
     def worst(self) -> Comparison | None:
         """The sample that is nearest its limit, or furthest beyond it."""
+        return max(self.samples, key=lambda sample: sample.nearness, default=None)
 
-        def nearness(sample: Comparison) -> float:
-            off = sample.error / sample.allowed, sample.logits_error / sample.logits_allowed
-            return max(map(finite_last, off))
-
-        return max(self.samples, key=nearness, default=None)
+    @property
+    def worst_row(self) -> str:
+        """Which sample that is."""
+        places = range(min(len(self.rows), len(self.samples)))
+        worst = max(places, key=lambda i: self.samples[i].nearness, default=None)
+        return "" if worst is None else self.rows[worst]
 
     def complaint(self) -> str:
         """What is wrong, as one clause."""
@@ -117,22 +138,31 @@ class BackendResult:
 class Report:
     """What a check found.
 
+    ``bool(report)`` says whether it passed, and ``print(report)`` prints what the command prints.
+
     Attributes
     ----------
     arbiter
         What the backends were held against.
     targets
-        The class explained, per sample.
+        The class explained, per sample; -2 where it was weights.
     float32
         ``relevance`` and ``logits``: the error of torch in float32 per sample, which says how
         large the errors of other backends may be.
     backends
         A verdict each.
     ledger
-        The sum of relevance per sample: at the ``start``, in the result of each of the ``layers``
-        from the output back, and in the ``input``.
+        The sum of relevance of some of the ``samples``: at the ``start``, in the result of each of
+        the ``layers`` from the output back, and in the ``input``.
     warnings
         What the user should know though nothing is wrong.
+    samples
+        What each sample is.
+    changes
+        How the files differ from what was written: that fails the check.
+    overflow
+        Where the arbiter itself gives no numbers, so that there is nothing to hold backends
+        against. That is the map's own, not a failure of a backend.
     fingerprint
         What a manifest records of the explainer's values, see `graphprop.checking.fingerprint`.
     conservation
@@ -140,34 +170,68 @@ class Report:
     """
 
     arbiter: str
-    targets: list[int]
-    float32: dict[str, list[float]]
+    targets: list[int] = field(default_factory=list)
+    float32: dict[str, list[float]] = field(default_factory=dict)
     backends: list[BackendResult] = field(default_factory=list)
     ledger: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    samples: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+    overflow: str | None = None
     fingerprint: dict[str, Any] | None = field(default=None, repr=False)
     conservation: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
+    def status(self) -> str:
+        """``"passed"``, ``"failed"``, or ``"not checked"`` where nothing was compared."""
+        if self.changes or not all(result.passed for result in self.backends):
+            return FAILED
+        compared = any(result.samples and not result.skipped for result in self.backends)
+        return PASSED if compared and self.overflow is None else NOT_CHECKED
+
+    @property
     def passed(self) -> bool:
-        """Whether no backend failed."""
-        return all(result.passed for result in self.backends)
+        """Whether something was compared, and nothing failed."""
+        return self.status == PASSED
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        return self.render()
 
     def complaint(self) -> str:
         """What failed, and where it first diverges."""
-        return "; ".join(result.complaint() for result in self.backends if not result.passed)
+        parts = [*self.changes, *([self.overflow] if self.overflow else [])]
+        parts += [result.complaint() for result in self.backends if not result.passed]
+        if not parts and not self.passed:
+            parts = ["nothing was compared", *(r.skipped for r in self.backends if r.skipped)]
+        return "; ".join(parts)
 
     def as_dict(self, *, timing: bool = True) -> dict[str, Any]:
-        """The findings as JSON holds them; without ``timing``, the same in every run."""
+        """The findings as JSON holds them; without ``timing``, the same in every run.
+
+        ``version``, ``status``, ``passed``, ``arbiter``, ``samples``, ``targets``, ``float32``,
+        ``ledger``, ``warnings``, ``changes``, ``overflow``: the attributes of these names.
+        ``backends``: a list of objects with ``name``, ``passed``, ``skipped`` (why), ``problem``
+        and ``explained`` (texts or null), ``error``, ``allowed``, ``logits_error`` and
+        ``logits_allowed`` of the worst sample, the same for each of ``samples`` beside its
+        ``sample``, ``divergence`` (null, or ``layers``, ``place``, ``error``, ``allowed``), and
+        ``seconds``. A number that isn't finite is null.
+        """
         return {
             "version": VERSION,
+            "status": self.status,
             "passed": self.passed,
             "arbiter": self.arbiter,
+            "samples": self.samples,
             "targets": self.targets,
             "float32": {key: [known(v) for v in value] for key, value in self.float32.items()},
             "backends": [backend_dict(result, timing) for result in self.backends],
             "ledger": self.ledger,
             "warnings": self.warnings,
+            "changes": self.changes,
+            "overflow": self.overflow,
         }
 
     @classmethod
@@ -175,22 +239,28 @@ class Report:
         """Read what `as_dict` gave."""
         return cls(
             arbiter=content["arbiter"],
+            samples=list(content.get("samples", ())),
             targets=list(content["targets"]),
             float32={key: list(map(unknown, v)) for key, v in content["float32"].items()},
             backends=[backend_from(entry) for entry in content["backends"]],
             ledger=dict(content["ledger"]),
             warnings=list(content["warnings"]),
+            changes=list(content.get("changes", ())),
+            overflow=content.get("overflow"),
         )
 
     def render(self, *, layers: bool = False) -> str:
         """The findings as lines of text; with ``layers``, the whole ledger."""
-        lines = ["check: passed" if self.passed else "check: FAILED"]
-        errors = [e for values in self.float32.values() for e in values]
-        if errors:
+        status = self.status
+        lines = [f"check: {status.upper() if status == FAILED else status}"]
+        finite = [e for values in self.float32.values() for e in values if e == e]
+        if finite:
             lines.append(
-                f"  {len(self.targets)} samples, held against {self.arbiter}; "
-                f"torch's own float32 is off by up to {number(max(errors, key=finite_last))}"
+                f"  {len(self.samples or self.targets)} samples, held against {self.arbiter}; "
+                f"torch's own float32 is off by up to {number(max(finite, key=finite_last))}"
             )
+        lines += [f"  {change}" for change in self.changes]
+        lines += [f"  {self.overflow}"] if self.overflow else []
         lines += [f"  {line}" for result in self.backends for line in backend_lines(result)]
         if self.ledger:
             lines += ["  sum of relevance per sample:", *self._ledger_lines(layers)]
@@ -220,8 +290,8 @@ def backend_dict(result: BackendResult, timing: bool) -> dict[str, Any]:
         "logits_error": known(worst.logits_error) if worst else None,
         "logits_allowed": known(worst.logits_allowed) if worst else None,
         "samples": [
-            {name: known(value) for name, value in vars(sample).items()}
-            for sample in result.samples
+            {"sample": row} | {name: known(value) for name, value in vars(sample).items()}
+            for row, sample in zip(names_of(result), result.samples, strict=True)
         ],
         "divergence": None,
     }
@@ -237,12 +307,19 @@ def backend_dict(result: BackendResult, timing: bool) -> dict[str, Any]:
     return content
 
 
+def names_of(result: BackendResult) -> list[str]:
+    """What each sample is, or else its number."""
+    return result.rows or [str(index) for index in range(len(result.samples))]
+
+
 def backend_from(entry: Mapping[str, Any]) -> BackendResult:
     """Read one verdict."""
     where = entry["divergence"]
+    numbers = [{k: v for k, v in sample.items() if k != "sample"} for sample in entry["samples"]]
     return BackendResult(
         name=entry["name"],
-        samples=[Comparison(**{k: unknown(v) for k, v in s.items()}) for s in entry["samples"]],
+        samples=[Comparison(**{k: unknown(v) for k, v in s.items()}) for s in numbers],
+        rows=[str(sample.get("sample", i)) for i, sample in enumerate(entry["samples"])],
         seconds=entry.get("seconds"),
         problem=entry["problem"],
         explained=entry["explained"],
@@ -306,3 +383,101 @@ def shown(label: str) -> str:
     """A layer's label on one line, quoted, not longer than a line."""
     text = repr(label)
     return text if len(text) <= 80 else f"{text[:60]}...{text[-10:]}"
+
+
+# Several directories
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A directory and what a check found there, or why it could not be checked."""
+
+    directory: str
+    report: Report | None = None
+    error: GraphpropError | None = None
+
+    @property
+    def status(self) -> str:
+        """``"passed"``, ``"failed"``, ``"not checked"`` or ``"error"``."""
+        return ERROR if self.report is None else self.report.status
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was checked, and passed."""
+        return self.status == PASSED
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with."""
+        if self.error is not None:
+            return self.error.exit_code
+        return 0 if self.passed else 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON holds it: ``directory``, ``status``, ``passed``, ``check``, ``error``.
+
+        ``check`` is what `Report.as_dict` gives, or null; ``error`` an object with ``type``,
+        ``message`` and ``exit_code``, or null.
+        """
+        error = self.error
+        return {
+            "directory": self.directory,
+            "status": self.status,
+            "passed": self.passed,
+            "check": self.report.as_dict() if self.report is not None else None,
+            "error": error
+            and {
+                "type": type(error).__name__,
+                "message": str(error),
+                "exit_code": error.exit_code,
+            },
+        }
+
+
+def as_junit(checked: Sequence[Checked]) -> str:
+    """JUnit XML: a suite for each directory, a case for its files and for each backend."""
+    root = ElementTree.Element("testsuites", name="graphprop check")
+    for one in checked:
+        suite = ElementTree.SubElement(root, "testsuite", name=clean(one.directory))
+        for name, seconds, outcome, text in cases_of(one):
+            attributes = {"classname": clean(one.directory), "name": name}
+            if seconds is not None:
+                attributes["time"] = f"{seconds:.3f}"
+            case = ElementTree.SubElement(suite, "testcase", attributes)
+            if outcome:
+                ElementTree.SubElement(case, outcome, message=clean(text))
+        if one.report is not None:
+            ElementTree.SubElement(suite, "system-out").text = clean(str(one.report))
+        for key, path in (
+            ("tests", "testcase"),
+            ("failures", "testcase/failure"),
+            ("errors", "testcase/error"),
+            ("skipped", "testcase/skipped"),
+        ):
+            suite.set(key, str(len(suite.findall(path))))
+    for key in ("tests", "failures", "errors", "skipped"):
+        root.set(key, str(sum(int(suite.get(key, "0")) for suite in root)))
+    ElementTree.indent(root)
+    declaration = '<?xml version="1.0" encoding="UTF-8"?>\n'
+    return declaration + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def cases_of(one: Checked) -> list[tuple[str, float | None, str, str]]:
+    """The cases of a directory: name, seconds, what became of it (nothing if all is well), why."""
+    report = one.report
+    if report is None:
+        return [("check", None, "error", str(one.error))]
+    cases: list[tuple[str, float | None, str, str]] = []
+    cases.append(("files", None, "failure" if report.changes else "", "; ".join(report.changes)))
+    for result in report.backends:
+        outcome = "skipped" if result.skipped else "" if result.passed else "failure"
+        text = result.skipped or result.complaint()
+        cases.append((result.name, result.seconds, outcome, text))
+    if report.status == NOT_CHECKED:
+        cases.append(("compared", None, "failure", report.complaint()))
+    return cases
+
+
+def clean(text: str) -> str:
+    """Text without what XML can't hold."""
+    return "".join(c if c in "\t\n" or c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -5,27 +5,32 @@ A script for a process of its own: ``python -I runner.py JOB``. JOB is a JSON fi
 ``directory``
     Where ``explainer.py`` and its weights lie.
 ``inputs``, ``output``
-    Safetensors files: what to read, ``target`` among it (-1: the largest logit), and what to write.
+    Safetensors files: what to read, ``target`` among it (-1: the largest logit, -2: the next of the
+    rows of ``weights``), and what to write.
 ``shapes``
     Those of the inputs, without the batch, where there are several: these are packed then.
 ``runs``
-    A list; each has a ``name``, the ``input`` it reads, a ``dtype``, how many ``threads``, and
-    ``rows``, a list of batches of samples. ``watch`` are local variables of ``forward`` to look at,
+    A list; each has a ``name``, the ``input`` it reads, a ``dtype`` (None: as ``load()`` gives it),
+    how many ``threads``, and ``batches``, a list of ``rows`` and a ``target``, see
+    `graphprop.checking.probes.Batch`. ``watch`` are local variables of ``forward`` to look at,
     ``keep`` says whether to write those whole or only to `measure` them, ``samples``, as
     ``[from, to]``, of which samples of a batch. With ``force``, the input ``force/<variable>``,
-    where there is one, takes the place of the variable's value once that is written.
+    where there is one, takes the place of the variable's value once that is written; with
+    ``judge``, it is held against the value first, see `graphprop.checking.bounds`.
 
 Each run writes ``<name>/logits`` and ``<name>/relevance``; of the watched variable number i,
-``<name>/measure/<i>`` or ``<name>/value/<i>``.
+``<name>/measure/<i>``, ``<name>/value/<i>`` or ``<name>/verdict/<i>``.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,6 +74,18 @@ def measure(value: torch.Tensor) -> torch.Tensor:
     return torch.stack([flat.sum(1), flat.abs().sum(1), flat.norm(dim=1), flat @ vector], 1)
 
 
+def bounds() -> Any:
+    """The module beside this file, which is no part of a package here."""
+    name = "graphprop_checking_bounds"
+    if name not in sys.modules:
+        place = importlib.util.spec_from_file_location(name, Path(__file__).with_name("bounds.py"))
+        assert place is not None
+        assert place.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(place)
+        place.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
 class Watch:
     """Is handed each local variable of ``forward`` when that is assigned."""
 
@@ -76,6 +93,16 @@ class Watch:
         self.names, self.keep, self.forced = set(step["watch"]), step["keep"], forced
         self.samples = slice(*step["samples"])
         self.seen: dict[str, torch.Tensor] = {}
+        self.running: Any = bounds().RunningBounds() if step["judge"] else None
+        self.kind = "verdict" if step["judge"] else "value" if self.keep else "measure"
+
+    def judge(self, name: str, value: torch.Tensor) -> None:
+        """Hold a backend's value against one that follows from the values before it."""
+        own = self.forced.get(name)
+        if own is not None and own.shape == value.shape:
+            found = bounds().judge(own, value, self.running.of(value))
+            numbers = (found.error, found.allowed, found.drift, found.drift_allowed)
+            self.seen[name] = torch.tensor([numbers], dtype=torch.float64)
 
     def __call__(self, name: str, value: Any) -> Any:
         """Look at a value; returns what the variable shall hold."""
@@ -83,8 +110,11 @@ class Watch:
             return value
         if not value.is_floating_point() or not value.dim():
             return value
-        chosen = value.detach()[self.samples]
-        self.seen[name] = chosen.clone() if self.keep else measure(chosen)
+        if self.running is not None:
+            self.judge(name, value)
+        else:
+            chosen = value.detach()[self.samples]
+            self.seen[name] = chosen.clone() if self.keep else measure(chosen)
         forced = self.forced.get(name)
         if forced is None or forced.shape != value.shape:
             return value
@@ -131,7 +161,7 @@ def watched(source: bytes) -> ast.Module:
     return tree
 
 
-def load_explainer(directory: Path, dtype: torch.dtype, watch: Watch) -> Any:
+def load_explainer(directory: Path, dtype: torch.dtype | None, watch: Watch) -> Any:
     """Run ``explainer.py`` and load its weights."""
     file = directory / "explainer.py"
     module = ModuleType("explainer")
@@ -141,57 +171,79 @@ def load_explainer(directory: Path, dtype: torch.dtype, watch: Watch) -> Any:
     code: Any = watched(source) if watch.names else source
     # not imported: that would leave a __pycache__ in the directory
     exec(compile(code, str(file), "exec", dont_inherit=True), module.__dict__)
-    return module.load(dtype=dtype)
+    # called as users call it, where no type is asked for
+    return module.load() if dtype is None else module.load(dtype=dtype)
+
+
+def target_of(kind: str, rows: Any, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """What a batch is asked to explain; ``"auto"`` is what its first row says."""
+    target = tensors["target"]
+    if kind == "auto":
+        first = int(target[rows[0]])
+        kind = {-1: "none", -2: "weights"}.get(first, "class")
+    if kind == "none":
+        return None
+    if kind == "largest":
+        return torch.full_like(target[rows], -1)
+    if kind == "weights":
+        start = len(target) - len(tensors["weights"])
+        return tensors["weights"][[row - start for row in rows]]
+    return target[rows]
 
 
 def run(
-    explainer: Any, x: torch.Tensor, target: torch.Tensor, step: Any, watch: Watch, shapes: Any
+    explainer: Any, tensors: dict[str, torch.Tensor], step: Any, watch: Watch, shapes: Any
 ) -> dict[str, torch.Tensor]:
     """Run batches of samples; returns what is written for one run, without its name."""
     collected: dict[str, list[torch.Tensor]] = {}
-    kind = "value" if watch.keep else "measure"
-    for batch in step["rows"]:
+    x = tensors[step["input"]]
+    # a model in double precision takes inputs of double precision
+    own = (b.dtype for b in explainer.buffers() if b.is_floating_point())
+    x = x.to(next(own, x.dtype) if step["dtype"] is None else getattr(torch, step["dtype"]))
+    for batch in step["batches"]:
         watch.seen = {}
-        with torch.no_grad():
-            logits, relevance = explainer(*unpack(x[batch], shapes), target[batch])
+        rows = batch["rows"]
+        target = target_of(batch["target"], rows, tensors)
+        if target is not None and target.is_floating_point():
+            target = target.to(x.dtype)
+        with torch.no_grad(), watch.running or nullcontext():
+            logits, relevance = explainer(*unpack(x[rows], shapes), target)
+            relevance = pack(relevance)
+        if watch.running is not None:
+            for name, value in (("return logits", logits), ("return relevance", relevance)):
+                watch.judge(name, value)
+        if target is None:
+            chosen = logits.unsqueeze(2).flatten(2).sum(2).argmax(1)
+            asked = tensors["target"][rows]
+            tensors["target"][rows] = chosen.where(asked == -1, asked)
         collected.setdefault("logits", []).append(logits)
-        collected.setdefault("relevance", []).append(pack(relevance))
+        collected.setdefault("relevance", []).append(relevance)
         for name, value in watch.seen.items():
-            collected.setdefault(f"{kind}/{step['watch'].index(name)}", []).append(value)
+            collected.setdefault(f"{watch.kind}/{step['watch'].index(name)}", []).append(value)
     return {name: torch.cat(parts).contiguous().clone() for name, parts in collected.items()}
-
-
-def resolved(explainer: Any, x: torch.Tensor, target: torch.Tensor, shapes: Any) -> torch.Tensor:
-    """Targets with the class of the largest logit in place of -1."""
-    result = target.clone()
-    for index in (target < 0).nonzero().flatten().tolist():
-        with torch.no_grad():
-            logits = explainer(*unpack(x[index : index + 1], shapes))[0]
-            result[index] = logits.flatten(1).reshape(logits.shape[1], -1).sum(1).argmax()
-    return result
 
 
 def main(job: dict[str, Any]) -> None:
     """Do a job."""
     directory, tensors = Path(job["directory"]), load_file(job["inputs"])
-    target = tensors.pop("target")
     written: dict[str, torch.Tensor] = {}
+    before = torch.get_num_threads()
     for step in job["runs"]:
         torch.set_num_threads(step["threads"])
-        dtype = getattr(torch, step["dtype"])
-        x = tensors[step["input"]].to(dtype)
         forced = {
             name.removeprefix("force/"): value
             for name, value in tensors.items()
             if name.startswith("force/") and step["force"]
         }
         watch = Watch(step, forced)
-        explainer = load_explainer(directory, dtype, watch)
-        target = resolved(explainer, x, target, job["shapes"])
-        found = run(explainer, x, target, step, watch, job["shapes"])
+        dtype = None if step["dtype"] is None else getattr(torch, step["dtype"])
+        with watch.running or nullcontext():
+            explainer = load_explainer(directory, dtype, watch)
+        found = run(explainer, tensors, step, watch, job["shapes"])
         written |= {f"{step['name']}/{name}": value for name, value in found.items()}
         del explainer
-    save_file(written | {"target": target}, job["output"])
+    torch.set_num_threads(before)
+    save_file(written | {"target": tensors["target"]}, job["output"])
 
 
 def told(error: BaseException) -> str:
@@ -210,5 +262,5 @@ if __name__ == "__main__":
     sys.meta_path.insert(0, NoGraphprop())
     try:
         main(json.loads(Path(sys.argv[1]).read_text()))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         sys.exit(told(error))

@@ -150,6 +150,12 @@ def refuse_mixing(node: fx.Node, labels: Counter[str]) -> None:
             f"the operator {short_name(node.target)} at {described(origin(node, labels))} computes "
             "with the number of samples, so that a result depends on the batch it came in"
         )
+    if re.match(r"(lstm|gru|rnn_tanh|rnn_relu)(_cell)?\b", short_name(node.target)):
+        raise UnsupportedOperator(
+            f"the operator {short_name(node.target)} at {described(origin(node, labels))} is a "
+            "recurrent layer, and graphprop explains feed-forward networks: compile the part of "
+            "the model before it"
+        )
     random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
     if random and node.target not in ATEN:
         raise UnsupportedOperator(

@@ -1,0 +1,219 @@
+"""Methods and rules in words: what ``graphprop methods`` prints."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from math import inf
+from typing import Any
+
+from graphprop import console
+from graphprop.errors import MethodError, nearest
+from graphprop.explainer import DEFAULT_METHOD
+from graphprop.rules import METHODS, RULES, Method, Rule
+
+PATTERNS = {
+    "*": "every layer with weights",
+    "**": "every layer",
+    "above": "every layer behind the one where the map is made",
+}
+"""The patterns of a method's table that are no names, in words."""
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "batch_norm": ("merge", "pass", "affine", "compensate"),
+    "bias": ("sink", "ignored"),
+    "upsample": ("none", "linear", "nearest"),
+}
+"""The words that a parameter can be."""
+
+
+def as_dict(name: str | None = None) -> dict[str, Any]:
+    """Every method and rule, or those of one name, as JSON holds them."""
+    methods, rules = named(name)
+    return {
+        "methods": [method_entry(method) for method in methods],
+        "rules": [
+            {"name": rule.name, "summary": rule.summary, "parameters": dict(rule.parameters)}
+            for rule in rules
+        ],
+    }
+
+
+def named(name: str | None) -> tuple[list[Method], list[Rule]]:
+    """The methods and rules of a name, all by default.
+
+    Raises
+    ------
+    MethodError
+        If there is none.
+    """
+    if name is None:
+        return list(METHODS.values()), list(RULES.values())
+    methods = [METHODS[name]] if name in METHODS else []
+    rules = [RULES[name]] if name in RULES else []
+    if not methods and not rules:
+        raise MethodError(f"there is no method {name!r}: {nearest(name, {**METHODS, **RULES})}")
+    return methods, rules
+
+
+def method_entry(method: Method) -> dict[str, Any]:
+    """A method as JSON holds it."""
+    return {
+        "name": method.name,
+        "summary": method.summary,
+        "source": method.source,
+        "table": [list(entry) for entry in method.table],
+        "parameters": {**method.parameters, "batch_norm": method.batch_norm},
+        "switches": {name: dict(sets) for name, sets in method.switches.items()},
+    }
+
+
+def assignments(parameters: Mapping[str, Any]) -> str:
+    """Parameters as ``key=value, ...``."""
+    return ", ".join(f"{key}={shown(value)}" for key, value in parameters.items())
+
+
+def shown(value: Any) -> str:
+    """A parameter's value in a few letters."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# All, in a few lines each.
+
+
+def say_all() -> None:
+    """Print every method and every rule."""
+    console.say("METHODS (compile --method NAME --set KEY=VALUE)")
+    for method in METHODS.values():
+        table = "; ".join(f"{pattern}: {rule}" for pattern, rule, *_ in method.table)
+        lines = [method.summary, table, assignments(method_entry(method)["parameters"])]
+        lines += switches_of(method)
+        say_entry(title(method), [*lines, method.source])
+    console.say("\nRULES (compile --rule PATTERN=RULE:KEY=VALUE)")
+    for rule in RULES.values():
+        say_entry(rule.name, [plain(rule.summary), assignments(rule.parameters)])
+    console.say("\n`graphprop methods NAME` shows one of them whole")
+
+
+def title(method: Method) -> str:
+    """A method's name, and whether it is the one by default."""
+    return method.name + (" (default)" if method.name == DEFAULT_METHOD else "")
+
+
+def switches_of(method: Method) -> list[str]:
+    """What a method's switches set, a line each."""
+    sets = method.switches.items()
+    return [f"{switch}=true sets {assignments(values)}" for switch, values in sets]
+
+
+def say_entry(name: str, lines: Iterable[str]) -> None:
+    """Print a name, and below it what there is to say of it."""
+    console.say(f"\n{name}")
+    for line in filter(None, lines):
+        console.say(f"  {line}")
+
+
+# One, whole.
+
+
+def say_one(name: str) -> None:
+    """Print all that there is to say of a method or a rule."""
+    methods, rules = named(name)
+    for method in methods:
+        say_method(method)
+    for rule in rules:
+        if methods:
+            console.say()
+        say_rule(rule)
+
+
+def say_method(method: Method) -> None:
+    """Print a method's table with its rules, its parameters with what they can be, its source."""
+    console.say(f"method {title(method)}")
+    for line in (method.summary, *structure_of(method), *switches_of(method)):
+        if line:
+            console.say(f"  {line}")
+    console.say()
+    rows = [
+        (PATTERNS.get(pattern, pattern), rule, plain(RULES[rule].summary))
+        for pattern, rule, *_ in method.table
+    ]
+    rows.append(("any other", "its own", "by its operator: `graphprop inspect` shows which"))
+    console.say_table(("layers", "rule", "formula"), rows, indent=2)
+    console.say()
+    used = {rule: RULES[rule] for rule in rules_of(method)}
+    entries = method_entry(method)["parameters"].items()
+    reached = {
+        key: ", ".join(name for name, rule in used.items() if key in rule.parameters)
+        for key, _ in entries
+    }
+    console.say_table(
+        ("parameter", "default", "can be", "of the rules"),
+        [
+            (key, shown(value), values_of(key, value, method), reached[key] or "-")
+            for key, value in entries
+        ],
+        indent=2,
+    )
+    if method.source:
+        console.say(f"\n  source: {method.source}")
+
+
+def say_rule(rule: Rule) -> None:
+    """Print a rule's documentation, and its parameters with what they can be."""
+    console.say(f"rule {rule.name}")
+    for line in plain(inspect.getdoc(rule.function) or "").splitlines():
+        console.say(f"  {line}".rstrip())
+    if rule.parameters:
+        console.say()
+        console.say_table(
+            ("parameter", "default", "can be"),
+            [(key, shown(value), values_of(key, value)) for key, value in rule.parameters.items()],
+            indent=2,
+        )
+
+
+def structure_of(method: Method) -> list[str]:
+    """How a method differs from one flow of relevance from the logit to the input."""
+    lines = []
+    if any(name for name, _ in method.flows):
+        flows = (f"{name or 'plain'} ({assignments(own)})" for name, own in method.flows)
+        lines.append(f"flows of relevance: {', '.join(flows)}")
+    if method.start != "logit":
+        lines.append(f"relevance starts as: {method.start}")
+    if method.layer is not None:
+        way = "relevance goes on from there" if method.goes_on else "relevance ends there"
+        lines.append(f"at a layer, by default {method.layer}: {method.at_layer}; {way}")
+    if method.at_input:
+        lines.append(f"at the input: {method.at_input}")
+    if method.besides:
+        lines.append(f"added by each layer: {method.besides}")
+    if method.samples is not None:
+        lines.append("the mean over several inputs made of the given one")
+    return lines
+
+
+def rules_of(method: Method) -> list[str]:
+    """The rules that a method names."""
+    others = (method.at_layer, method.at_input, method.besides)
+    return list(dict.fromkeys([entry[1] for entry in method.table] + [r for r in others if r]))
+
+
+def values_of(name: str, default: Any, method: Method | None = None) -> str:
+    """What a parameter can be, in words."""
+    if name in CHOICES and default in CHOICES[name]:
+        return ", ".join(CHOICES[name])
+    if isinstance(default, bool):
+        return "true, false"
+    if isinstance(default, int | float):
+        low, high = method.limits.get(name, (-inf, inf)) if method else (-inf, inf)
+        words = "a whole number" if isinstance(default, int) else "a number"
+        words += f" from {low:g}" if low > -inf else ""
+        words += f" to {high:g}" if high < inf else ""
+        return words + (", or several" if method and name in method.arrays else "")
+    return "a word" if isinstance(default, str) else "-"
+
+
+def plain(text: str) -> str:
+    """Documentation without its markup."""
+    return text.replace("``", "").replace("`", "")
