@@ -11,6 +11,7 @@ from graphprop import console
 from graphprop.errors import MethodError, nearest
 from graphprop.explainer import DEFAULT_METHOD
 from graphprop.rules import METHODS, RULES, Method, Rule
+from graphprop.rules.registry import CHOICES
 
 PATTERNS = {
     "*": "every layer with weights",
@@ -19,9 +20,9 @@ PATTERNS = {
 }
 """The patterns of a method's table that are no names, in words."""
 
-CHOICES: Mapping[str, tuple[str, ...]] = {
+WORDS: Mapping[str, tuple[str, ...]] = {
+    **CHOICES,
     "batch_norm": ("merge", "pass", "affine", "compensate"),
-    "bias": ("sink", "ignored"),
     "upsample": ("none", "linear", "nearest"),
 }
 """The words that a parameter can be."""
@@ -63,7 +64,7 @@ def method_entry(method: Method) -> dict[str, Any]:
         "summary": method.summary,
         "source": method.source,
         "table": [list(entry) for entry in method.table],
-        "parameters": {**method.parameters, "batch_norm": method.batch_norm},
+        "parameters": method.defaults,
         "switches": {name: dict(sets) for name, sets in method.switches.items()},
     }
 
@@ -201,8 +202,9 @@ def rules_of(method: Method) -> list[str]:
 
 def values_of(name: str, default: Any, method: Method | None = None) -> str:
     """What a parameter can be, in words."""
-    if name in CHOICES and default in CHOICES[name]:
-        return ", ".join(CHOICES[name])
+    if default in WORDS.get(name, ()):
+        refused = method.refused if method else {}
+        return ", ".join(word for word in WORDS[name] if (name, word) not in refused)
     if isinstance(default, bool):
         return "true, false"
     if isinstance(default, int | float):

@@ -312,11 +312,12 @@ LAYER = record(
     {"path": TEXT, "operator": TEXT, "kind": TEXT, "role": TEXT, "roles": items(TEXT)},
 )
 PREPROCESSING = record(
+    {},
     {
         "size": items(whole(1, LARGEST_TENSOR)),
         "mean": items(NUMBER),
         "std": items(kind("a number above zero", lambda v: is_number(v) and v > 0)),
-    }
+    },
 )
 CHECK = record({"passed": FLAG}, {"warnings": items(TEXT), "backends": items(mapping(anything))})
 MEASURED = record({"norm": NUMBERS, "product": NUMBERS})
@@ -333,8 +334,17 @@ FINGERPRINT = record(
     },
     {"seed": whole(0, 2**63 - 1)},
 )
+CONSERVATION = record(
+    {
+        "start": TEXT,
+        "places": whole(1, LARGEST_TENSOR),
+        "cause": optional(TEXT),
+        "remedy": optional(TEXT),
+    }
+)
 FIELDS = record(
     {
+        "graphprop": TEXT,
         "model": TEXT,
         "method": TEXT,
         "parameters": mapping(anything),
@@ -352,7 +362,7 @@ FIELDS = record(
         "files": mapping(HASH, is_plain_name, "the plain name of a file"),
     },
     {
-        "graphprop": TEXT,
+        "conservation": optional(CONSERVATION),
         "sha256": HASH,
         "torch": TEXT,
         "rules": mapping(anything),
@@ -374,20 +384,15 @@ def contradiction(content: Mapping[str, Any]) -> str | None:
     shapes = content["input_shapes"]
     if shapes[0] != content["input_shape"]:
         return f"input_shape is {content['input_shape']}, and input_shapes begins with {shapes[0]}"
-    classes = content["classes"]
-    if content.get("logits_shape", [classes])[:1] != [classes]:
-        return f"logits_shape is {content['logits_shape']} for {classes} classes"
-    found = contradiction_in_fingerprint(content["fingerprint"] or {}, classes)
+    found = contradiction_in_fingerprint(content["fingerprint"] or {}, content["classes"])
     if found:
         return found
-    given = content["preprocessing"]
-    if given is None:
-        return None
+    given = content["preprocessing"] or {}
     channels, *size = content["input_shape"] or [0]
-    if given["size"] != size:
+    if given.get("size", size) != size:
         return f"preprocessing.size is {shown(given['size'])}, and inputs have the size {size}"
     for name in ("mean", "std"):
-        if len(given[name]) != channels:
+        if len(given.get(name, [0] * channels)) != channels:
             return f"preprocessing.{name} has {len(given[name])} entries for {channels} channels"
     return None
 

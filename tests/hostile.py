@@ -87,7 +87,7 @@ written("manifest_never_ends", "can't be read", b'{"a":' * 100)
 written("number_of_a_million_digits", "can't be read", b'{"version": ' + b"9" * 1_000_000 + b"}")
 written("version_is_true", "has version True", b'{"generator": "graphprop", "version": true}')
 written("version_is_text", "has version '1'", b'{"generator": "graphprop", "version": "1"}')
-written("no_fields", "model is missing", b'{"generator": "graphprop", "version": 1}')
+written("no_fields", "graphprop is missing", b'{"generator": "graphprop", "version": 1}')
 
 
 # Its fields
@@ -143,8 +143,9 @@ field("names_are_numbers", "onnx_names.fc is 1, not text", "onnx_names", "fc", v
 field("check_says_maybe", "check.passed is 'maybe'", "check", "passed", value="maybe")
 field("target_is_no_class", "a target of fingerprint", "fingerprint", "targets", value=[3])
 field("fewer_numbers_than_samples", "fingerprint.input has 0 ent", "fingerprint", "input", value=[])
-field("fingerprint_of_words", "targets is missing", "fingerprint", value={"a": "b"})
+field("fingerprint_of_words", "rows is missing", "fingerprint", value={"a": "b"})
 field("method_is_endless", "not text", "method", value="a" * 2**21)
+field("conservation_is_text", "not an object", "conservation", value="all of it")
 field("std_is_zero", "std[0] is 0, not a number above zero", "preprocessing", "std", value=[0])
 field("mean_is_nan", "mean[0] is 'nan', not a finite", "preprocessing", "mean", value=["nan"])
 field("mean_is_too_long", "has 2 entries for 1 channels", "preprocessing", "mean", value=[0, 0])
@@ -368,7 +369,7 @@ def map_is_of_whole_numbers(folder, model):
 
 @altered("returns logits of shape (1, 3), and its manifest names 4 classes")
 def classes_are_missing(folder, model):
-    edited(folder, lambda content: content.update(classes=4))
+    edited(folder, lambda content: content.update(classes=4, logits_shape=[4]))
     small(model, [helper.make_node("Identity", ["input"], ["relevance"])])
 
 
