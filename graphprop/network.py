@@ -99,8 +99,9 @@ class Network:
         What the user should know: softmax removed, model put into evaluation mode ...
     decisions
         What was done with each batch norm, and why, by its label.
-    removed_softmax
-        The softmax at the end, if there was one: it is removed.
+    tail
+        What stood at the end from a removed softmax or sigmoid on, in order: each operator, and
+        its operands behind the first. Its rearrangements (a selection of classes) are still there.
     output_name
         Which of the model's results is explained; empty where it returns but one.
     samples
@@ -112,7 +113,7 @@ class Network:
     level: str = "canonical"
     notes: list[str] = field(default_factory=list)
     decisions: dict[str, str] = field(default_factory=dict)
-    removed_softmax: Operator | None = None
+    tail: tuple[tuple[Operator, tuple[Any, ...]], ...] = ()
     output_name: str = ""
     samples: Samples | None = None
 
@@ -135,6 +136,22 @@ class Network:
     def weighted(self) -> list[fx.Node]:
         """The layers with weights, in the order of computation."""
         return [node for node in self.layers if node.target.weighted]
+
+    @property
+    def logits_before_tail(self) -> fx.Node:
+        """In a canonical network: what the `tail` was applied to."""
+        node = self.output.args[0]
+        for target, _ in reversed(self.tail):
+            if target.relevance == "rearrange":
+                assert node.target == target
+                node = node.args[0]
+        return node
+
+    def with_tail(self, logits: torch.Tensor) -> torch.Tensor:
+        """The model's own result, the `tail` applied to the logits in front of it."""
+        for target, rest in self.tail:
+            logits = target.run(logits, *rest)
+        return logits
 
     @property
     def middle(self) -> fx.Node | None:
