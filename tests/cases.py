@@ -558,10 +558,47 @@ def captured_arithmetic() -> Iterator[Captured]:
     yield of(aten.div.Tensor, lambda x: x / 3, "a number")
     yield of(aten.div.Tensor, lambda x: x / (x * x + 1), "two values")
     yield of(aten.reciprocal.default, lambda x: 1 / (x * x + 1))
+    yield of(aten.reciprocal.default, lambda x: 1 / (1 + (-x).exp()), "a sigmoid")
+    yield of(aten.div.Tensor, lambda x: x.exp() / (x.exp() + 1), "not one exponential")
+    yield of(aten.addcmul.default, lambda x: torch.addcmul(x, x, x.tanh(), value=0.5))
+    yield of(aten.addcdiv.default, lambda x: torch.addcdiv(x, x, x * x + 1))
+    yield of(aten.glu.default, lambda x: F.glu(x, 1))
+    yield of(aten.lerp.Scalar, lambda x: torch.lerp(x, x * x, 0.3))
+    yield of(aten.lerp.Tensor, lambda x: torch.lerp(x, x * x, torch.tensor(0.3)))
+    yield of(aten.lerp.Tensor, lambda x: torch.lerp(x, x * x, x.sigmoid()), "a gate")
     yield of(aten.neg.default, lambda x: -x)
     yield Captured(aten.linear.default, nn.Linear(8, 3))
     yield Captured(aten.linear.default, nn.Linear(8, 3, bias=False), "no bias")
     yield of(aten.matmul.default, lambda x: x @ torch.ones(8, 2))
+    matrix, stack = torch.randn(8, 8), torch.randn(4, 8, 8)
+    yield of(aten.matmul.default, lambda x: x @ matrix[0], "of a vector")
+    yield of(aten.matmul.default, lambda x: x @ stack, "a matrix for each channel")
+    yield of(aten.matmul.default, lambda x: matrix[:, :6] @ x, "fixed matrix first")
+    yield of(aten.matmul.default, lambda x: stack[:, :, :6] @ x, "fixed matrices first")
+    yield of(aten.bmm.default, lambda x: torch.bmm(x[:, 0], matrix.expand(x.shape[0], 8, 8)))
+    yield of(
+        aten.baddbmm.default,
+        lambda x: torch.baddbmm(x[:, 0], x[:, 1], matrix.expand(x.shape[0], 8, 8), beta=2),
+    )
+    for equation, tensor in (
+        ("nchw,oc->nohw", matrix[:, :4]),
+        ("n...w,wk->nk...", matrix),
+        ("nchw,chk->nckw", stack[:, :6]),
+        ("nchw,wck->nkw", torch.randn(8, 4, 3)),
+        ("c,nchw->nwhc", matrix[0, :4]),
+        ("nchw->nw", None),
+        ("nchw->nhcw", None),
+    ):
+        terms = [] if tensor is None else [tensor]
+        first = equation.startswith("c")
+        yield of(
+            aten.einsum.default,
+            lambda x, e=equation, t=terms, f=first: torch.einsum(e, *((*t, x) if f else (x, *t))),
+            equation,
+        )
+    yield of(
+        aten.einsum.default, lambda x: torch.einsum("nchw,nc->nchw", x, x.mean((2, 3))), "a gate"
+    )
     yield of(aten.mm.default, lambda x: torch.mm(x[:, 0, 0], torch.ones(8, 2)))
     yield of(aten.addmm.default, lambda x: torch.addmm(torch.ones(2), x[:, 0, 0], torch.ones(8, 2)))
 
@@ -596,7 +633,28 @@ def captured_norms() -> Iterator[Captured]:
     yield of(aten.linalg_vector_norm.default, lambda x: x.norm(dim=(2, 3)))
 
 
+def written(x: torch.Tensor, place: Any, value: Any) -> torch.Tensor:
+    """A copy of x, written to in place."""
+    x = x.clone()
+    x[place] = value(x[place]) if callable(value) else value
+    return x
+
+
 def captured_shapes() -> Iterator[Captured]:
+    every = slice(None)
+    yield of(aten.slice_scatter.default, lambda x: written(x, (every, slice(3)), lambda y: y + 1))
+    step = (every, every, slice(1, None, 2))
+    yield of(aten.slice_scatter.default, lambda x: written(x, step, lambda y: y * 2), "a step")
+    yield of(aten.copy.default, lambda x: written(x, (every, 0), x[:, 1] * 2))
+    yield of(aten.copy.default, lambda x: written(x, (every, 0), x[:, 1, :1] * 2), "broadcast")
+    yield of(aten.select_scatter.default, lambda x: written(x, (every, 1), torch.ones(6, 8)))
+    yield of(aten.fill.Tensor, lambda x: written(x, (every, 1), 5.0))
+    yield of(aten.zeros_like.default, lambda x: written(torch.zeros_like(x), (every, 1), x[:, 0]))
+    yield of(aten.ones_like.default, lambda x: x + torch.ones_like(x))
+    yield of(aten.full_like.default, lambda x: x + torch.full_like(x, 2.0))
+    yield of(aten.new_zeros.default, lambda x: torch.cat([x, x.new_zeros(x.shape[0], 1, 6, 8)], 1))
+    yield of(aten.new_ones.default, lambda x: x * x.new_ones(8))
+    yield of(aten.new_full.default, lambda x: x + x.new_full((8,), 3.0))
     yield of(aten.view.default, lambda x: x.flatten(1), "flatten")
     yield of(aten.view.default, lambda x: x.view(-1, 4, 48), "batch as -1")
     yield of(aten.view.default, lambda x: x.reshape(x.shape[0], 2, 2, -1), "rest as -1")
@@ -628,6 +686,10 @@ def captured_shapes() -> Iterator[Captured]:
     yield of(aten.pixel_shuffle.default, lambda x: F.pixel_shuffle(x, 2))
     yield of(aten.pixel_unshuffle.default, lambda x: F.pixel_unshuffle(x, 2))
     yield of(aten.channel_shuffle.default, lambda x: F.channel_shuffle(x, 2))
+    yield of(aten.pad.default, lambda x: F.pad(x, (-1, 2, 0, -2), value=3.0), "crops")
+    yield of(
+        aten.pad.default, lambda x: F.pad(x, (-1, 2, 0, 0), mode="circular"), "crops, circular"
+    )
     yield of(aten.constant_pad_nd.default, lambda x: torch.constant_pad_nd(x, (1, 0, -1, 2), 1.5))
     for mode in ("constant", "reflect", "replicate", "circular"):
         yield of(aten.pad.default, lambda x, m=mode: F.pad(x, (1, 2, 3, 0), mode=m), mode)
@@ -662,6 +724,7 @@ def captured_together() -> Iterator[tuple[str, tuple[int, ...], list[Captured]]]
 CAPTURED = list(captured_together())
 
 DECOMPOSED: set[Any] = {
+    aten.fill.Scalar,
     aten._softmax.default,
     aten._log_softmax.default,
     aten.alpha_dropout.default,
@@ -680,6 +743,11 @@ DECOMPOSED: set[Any] = {
 """Operators with a meaning that ``torch.export`` writes as others, in the versions tested."""
 
 REFUSED: set[Any] = {
+    aten.scaled_dot_product_attention.default,
+    aten._scaled_dot_product_attention_math.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._native_multi_head_attention.default,
+    aten._transformer_encoder_layer_fwd.default,
     aten.mean.default,
     aten._native_batch_norm_legit.no_stats,
     aten._native_batch_norm_legit_functional.default,

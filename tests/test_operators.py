@@ -632,7 +632,20 @@ def test_every_captured_operator_has_a_model() -> None:
         (lambda x: (x + 9) ** torch.ones(8), "where its exponent is one number"),
         (lambda x: x.norm(1, 1), "a vector norm of order 1 has no relevance rule"),
         (lambda x: torch.where(x > 0, x, 2 * x), "has no relevance rule"),
-        (lambda x: x @ x.mT, "has no relevance rule"),
+        (lambda x: x @ x.mT, "attention is not supported yet"),
+        (lambda x: x[:, 0].bmm(x[:, 1].mT), "attention is not supported yet"),
+        (
+            lambda x: F.scaled_dot_product_attention(x, x, x),
+            "attention is not supported yet",
+        ),
+        (
+            lambda x: torch.einsum("nchw,ndhw->ncd", x, x),
+            "attention is not supported yet: this is a product of two values that both depend on "
+            "the input (einsum of 'nchw,ndhw->ncd')",
+        ),
+        (lambda x: torch.einsum("nchw->chw", x), "moves or sums the batch axis mixes samples"),
+        (lambda x: torch.einsum("nccw->ncw", x[:, :, :4]), "takes a diagonal"),
+        (lambda x: F.pad(x, (0, 0, 0, 0, 0, 0, 1, 0)), "along the batch axis adds samples"),
         (lambda x: torch.cumsum(x, 1), "the operator cumsum at layer 'cumsum'"),
     ],
 )

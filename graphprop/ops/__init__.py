@@ -1,6 +1,6 @@
 """The operators of graphprop's intermediate representation, and the functions rules are made of."""
 
-from graphprop.ops import merge  # registers what it captures
+from graphprop.ops import composed, merge  # they register what they capture
 from graphprop.ops.activation import (
     Activation,
     Clamp,
@@ -145,6 +145,7 @@ __all__ = [
     "Unslice",
     "Upsample",
     "absolute",
+    "composed",
     "divide_or_zero",
     "from_aten",
     "keep_where",

@@ -26,7 +26,7 @@ from graphprop.ops.interval import (
     UNIT,
     Interval,
 )
-from graphprop.ops.shape import Reshape, Sum, axis_of
+from graphprop.ops.shape import Reshape, Sum, axis_of, filled
 
 aten = torch.ops.aten
 
@@ -553,8 +553,10 @@ from_aten(aten.abs.default)(_simple("absolute"))
 
 @from_aten(aten.pow.Tensor_Scalar)
 def _pow(x: Any, exponent: float) -> Any:
-    if exponent < 0:
-        return Divide()(1.0, _pow(x, -exponent))
+    if exponent == -1:
+        return reciprocal(x)
+    if exponent == 0:
+        return filled(x, x.shape, 1, None)
     if exponent == 0.5:
         return Simple("sqrt")(x)
     return x if exponent == 1 else Power(float(exponent))(x)
@@ -576,7 +578,46 @@ def _square(x: Any) -> Any:
 
 @from_aten(aten.rsqrt.default)
 def _rsqrt(x: Any) -> Any:
-    return Divide()(1.0, Simple("sqrt")(x))
+    return Power(-0.5)(x)
+
+
+def reciprocal(x: Any) -> Any:
+    """``1 / x``, or what it spells: a sigmoid, a power."""
+    found = sigmoid_written_out(1.0, x)
+    return Divide()(1.0, x) if found is None else found
+
+
+def sigmoid_written_out(numerator: Any, denominator: Any) -> Any:
+    """The sigmoid that ``1 / (1 + exp(-x))`` or ``exp(x) / (1 + exp(x))`` spells, or None."""
+    exponential = exponential_plus_one(denominator)
+    if exponential is None:
+        return None
+    if getattr(numerator, "node", None) is exponential.node:
+        return SIGMOID(operand_of(exponential))
+    is_one = numerator == 1 if isinstance(numerator, float | int) else False
+    if isinstance(numerator, torch.Tensor):
+        is_one = numerator.numel() == 1 and bool((numerator == 1).all())
+    x = operand_of(exponential)
+    target, operands = x.node.target, x.node.args
+    negated = getattr(target, "__name__", "") == "negate"
+    negated = negated or (getattr(target, "__name__", "") == "multiply" and operands[1] == -1)
+    return SIGMOID(operand_of(x)) if is_one and negated else None
+
+
+def exponential_plus_one(x: Any) -> Any:
+    """The exponential e of ``1 + e``, or None."""
+    if not hasattr(x, "tracer") or getattr(x.node.target, "__name__", "") != "add":
+        return None
+    numbers = [a for a in x.node.args if isinstance(a, float | int)]
+    values = [a for a in x.node.args if getattr(a, "target", None) == EXP]
+    if numbers != [1] or len(values) != 1:
+        return None
+    return type(x)(values[0], x.tracer)
+
+
+def operand_of(x: Any) -> Any:
+    """The first operand of a value's operator, as a value."""
+    return type(x)(x.node.args[0], x.tracer)
 
 
 @from_aten(aten.softmax.int, aten._softmax.default)

@@ -21,8 +21,8 @@ from typing import Any
 import networkx as nx
 from torch import fx
 
-from graphprop.errors import MethodError, nearest
-from graphprop.network import Network, layout_of, range_of, shape_of
+from graphprop.errors import MethodError, UnsupportedOperator, nearest
+from graphprop.network import Network, layout_of, range_of, shape_of, where
 from graphprop.ops import (
     Add,
     Cat,
@@ -111,6 +111,15 @@ def signal_operands(node: fx.Node) -> tuple[int, ...]:
     if isinstance(node.target, Add | Subtract | Multiply | Cat):
         return live
     return live[:1]
+
+
+def dead_end(node: fx.Node) -> UnsupportedOperator:
+    """The refusal of a node that relevance reaches, and none of whose operands it flows to."""
+    return UnsupportedOperator(
+        f"the quotient at {where(node)} has a constant numerator: its divisor scales no "
+        "signal, so that there is nothing to hand its relevance to. Divide the signal "
+        "itself, or explain the layer before by a gradient method"
+    )
 
 
 def gate_operand(node: fx.Node) -> int | None:
