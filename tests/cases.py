@@ -44,8 +44,11 @@ from graphprop.ops import (
     LinearTranspose,
     LogSoftmax,
     LogSumExp,
+    Mask,
+    Maximum,
     MaxPool,
     Mean,
+    Minimum,
     Multiply,
     Negate,
     Negative,
@@ -75,6 +78,7 @@ from graphprop.ops import (
     TransposeWeight,
     Unslice,
     Upsample,
+    Where,
 )
 
 aten = torch.ops.aten
@@ -286,6 +290,12 @@ def resizings() -> Iterator[Case]:
             yield Case(Upsample(mode, larger, corners), ((N, 2, *size),))
             yield Case(Upsample(mode, smaller, corners), ((N, 2, *size),))
             yield Case(Upsample(mode, scaled, corners, scales), ((N, 2, *size),))
+    for size in ((9, 13), (3, 4)):
+        for corners, smooth in ((False, False), (True, False), (False, True)):
+            yield Case(Upsample("cubic", size, corners, None, smooth), ((N, 2, 7, 6),))
+        yield Case(Upsample("linear", size, False, None, True), ((N, 2, 7, 6),))
+    yield Case(Upsample("cubic", (11, 15), False, (1.7, 2.5)), ((N, 2, 7, 6),))
+    yield Case(Upsample("cubic", (11, 15), False, (1.7, 2.5), True), ((N, 2, 7, 6),))
     for axis in (-1, -2, -3):
         length = (3, 4, 5)[axis]
         yield Case(
@@ -343,7 +353,7 @@ def activations() -> Iterator[Case]:
     yield Case(Gelu("tanh"), (x,))
     for name in Simple.KNOWN:
         yield Case(Simple(name), (x,))
-    for exponent in (2.0, 3.0, 0.75, 2.5):
+    for exponent in (2.0, 3.0, 0.75, 2.5, -1.0, -2.0, -3.0, -0.5):
         yield Case(Power(exponent), (x,))
     yield Case(LogSumExp((2, 3)), (x,))
     yield Case(LogSumExp((1,)), (x,))
@@ -379,6 +389,23 @@ def elementwise() -> Iterator[Case]:
     yield Case(Total(), (x,))
 
 
+def choices() -> Iterator[Case]:
+    x = (N, 3, 4)
+    for extremum in (Maximum(), Minimum()):
+        yield Case(extremum, (x, x))
+        yield Case(extremum, (x, (3, 1)), "of a constant")
+    for comparison in Mask.NAMES:
+        yield Case(Mask(comparison), (x,))
+    mask = Given(lambda batch: torch.randint(2, (batch, 3, 4)).double())
+    fixed = Given(lambda _: torch.randint(2, (1, 3, 1)).double(), False)
+    for activation in (False, True):
+        yield Case(Where(activation), (mask, x, x))
+        yield Case(Where(activation), (mask, x, 0.5))
+        yield Case(Where(activation), (mask, -0.5, x))
+        yield Case(Where(activation), (mask, x, (3, 1)), "of a constant")
+    yield Case(Where(), (fixed, x, x), "fixed mask")
+
+
 def starts() -> Iterator[Case]:
     target = Given(lambda batch: torch.arange(batch) % 4)
     for kind in Start.KNOWN:
@@ -400,6 +427,7 @@ CASES: list[Case] = [
         rearrangements,
         activations,
         elementwise,
+        choices,
         starts,
     )
     for case in family()
@@ -507,6 +535,19 @@ def captured_by_rank(rank: int) -> Iterator[Captured]:
         (f"upsample_{linear}*", linear, False),
         (f"upsample_{linear}*", linear, True),
     ):
+        if rank == 2 and name.startswith("upsample_bilinear"):
+            for mode_, name_, smooth in (
+                ("bicubic", "upsample_bicubic2d", False),
+                ("bicubic", "_upsample_bicubic2d_aa", True),
+                ("bilinear", "_upsample_bilinear2d_aa", True),
+            ):
+                for size in ({"size": (5, 9)}, {"scale_factor": 1.6}):
+                    yield of(
+                        target(name_, "vec"),
+                        lambda x, s=size, m=mode_, a=smooth, c=corners: F.interpolate(
+                            x, **s, mode=m, antialias=a, align_corners=c
+                        ),
+                    )
         for options in ({"size": 5}, {"scale_factor": 1.6}):
             resize = nn.Upsample(**options, mode=mode, align_corners=corners)
             yield Captured(target(name, "vec"), resize, f"{options}, align_corners={corners}")
@@ -527,6 +568,15 @@ def captured_activations() -> Iterator[Captured]:
     yield of(aten.exp.default, torch.exp)
     yield of(aten.sqrt.default, lambda x: x.abs().sqrt())
     yield of(aten.erf.default, torch.erf)
+    yield of(aten.expm1.default, torch.expm1)
+    yield of(aten.log1p.default, lambda x: x.abs().log1p())
+    yield of(aten.log_sigmoid.default, F.logsigmoid)
+    yield of(aten.rrelu.default, lambda x: F.rrelu(x, 0.1, 0.5))
+    yield of(aten.threshold.default, lambda x: F.threshold(x, 0.1, 2.0))
+    yield of(aten.threshold.default, lambda x: F.threshold(x, 0.0, 0.0), "as relu")
+    yield of(aten.where.self, F.softshrink, "softshrink")
+    yield of(aten.sign.default, lambda x: x * x.sign())
+    yield of(aten.where.ScalarSelf, F.hardshrink, "hardshrink")
     yield of(aten.log.default, lambda x: (x.abs() + 1).log())
     yield of(aten.rsqrt.default, lambda x: (x.abs() + 1).rsqrt())
     yield of(aten.square.default, torch.square)
@@ -601,6 +651,42 @@ def captured_arithmetic() -> Iterator[Captured]:
     )
     yield of(aten.mm.default, lambda x: torch.mm(x[:, 0, 0], torch.ones(8, 2)))
     yield of(aten.addmm.default, lambda x: torch.addmm(torch.ones(2), x[:, 0, 0], torch.ones(8, 2)))
+
+
+def captured_choices() -> Iterator[Captured]:
+    fixed, row = torch.rand(6, 8) > 0.5, torch.randn(8)
+    yield of(aten.where.self, lambda x: torch.where(fixed, x, -2 * x), "fixed mask")
+    yield of(aten.where.self, lambda x: torch.where(fixed, x, row), "fixed mask and value")
+    yield of(aten.where.ScalarOther, lambda x: torch.where(x.mT.mT > x[:, :1], x, 0.5))
+    yield of(aten.where.Scalar, lambda x: x * torch.where(x > 0, 2.0, 0.5))
+    yield of(aten.where.self, lambda x: torch.where(x > x.mean(1, keepdim=True), x, x * x))
+    yield of(aten.masked_fill.Scalar, lambda x: x.masked_fill(x < 0, 0.25))
+    yield of(aten.masked_fill.Tensor, lambda x: x.masked_fill(fixed, torch.tensor(0.25)))
+    yield of(aten.index_put.default, lambda x: written(x, (slice(None), [0, 2]), 1.0))
+    yield of(aten.index_put.default, lambda x: written(x, x < 0, 0.5), "a mask")
+    for name in ("gt", "ge", "lt", "le", "eq", "ne"):
+        compare = getattr(torch, name)
+        yield of(getattr(aten, name).Scalar, lambda x, c=compare: x * c(x, 0.5))
+        yield of(getattr(aten, name).Tensor, lambda x, c=compare: x * c(x, x.mean(1, True)).float())
+        yield of(getattr(aten, name).Tensor, lambda x, c=compare: x * c(row, x), "a constant first")
+    yield of(aten.logical_and.default, lambda x: x * torch.logical_and(x > 0, x < 1))
+    yield of(aten.logical_and.default, lambda x: x * ((x > 0) & fixed))
+    yield of(aten.logical_or.default, lambda x: x * torch.logical_or(x < 0, x > 1))
+    yield of(aten.logical_or.default, lambda x: x * (fixed | (x > 0)))
+    yield of(aten.logical_xor.default, lambda x: x * torch.logical_xor(x < 0, x < 1))
+    yield of(aten.logical_xor.default, lambda x: x * ((x < 0) ^ fixed))
+    yield of(aten.logical_not.default, lambda x: x * torch.logical_not(x))
+    yield of(aten.bitwise_not.default, lambda x: x * ~(x > 0))
+    yield of(aten.maximum.default, lambda x: torch.maximum(x, x * x))
+    yield of(aten.maximum.default, lambda x: torch.maximum(row, x), "a constant first")
+    yield of(aten.max.other, lambda x: torch.max(x, x[:, :1]))
+    yield of(aten.fmax.default, lambda x: torch.fmax(x, -x))
+    yield of(aten.minimum.default, lambda x: torch.minimum(x, x * x))
+    yield of(aten.min.other, lambda x: torch.min(x, x[:, :, :1]))
+    yield of(aten.fmin.default, lambda x: torch.fmin(x, row))
+    yield of(aten.clamp.Tensor, lambda x: x.clamp(row - 1, row))
+    yield of(aten.clamp_min.Tensor, lambda x: x.clamp_min(row))
+    yield of(aten.clamp_max.Tensor, lambda x: x.clamp_max(row))
 
 
 def captured_norms() -> Iterator[Captured]:
@@ -717,13 +803,23 @@ def captured_together() -> Iterator[tuple[str, tuple[int, ...], list[Captured]]]
     torch.manual_seed(0)
     for rank, size in {1: (8,), 2: (6, 8), 3: (4, 6, 4)}.items():
         yield f"{rank}-d", (4, *size), list(captured_by_rank(rank))
-    for family in (captured_activations, captured_arithmetic, captured_norms, captured_shapes):
+    for family in (
+        captured_activations,
+        captured_choices,
+        captured_arithmetic,
+        captured_norms,
+        captured_shapes,
+    ):
         yield family.__name__, (4, 6, 8), list(family())
 
 
 CAPTURED = list(captured_together())
 
 DECOMPOSED: set[Any] = {
+    aten.sgn.default,
+    aten.bitwise_and.Tensor,
+    aten.bitwise_or.Tensor,
+    aten.bitwise_xor.Tensor,
     aten.fill.Scalar,
     aten._softmax.default,
     aten._log_softmax.default,

@@ -54,6 +54,12 @@ def in_place(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def written_by_indices(x: torch.Tensor) -> torch.Tensor:
+    x = x.clone()
+    x[..., [3, 2, 4, 5]] = 1.0
+    return x
+
+
 def every_second(x: torch.Tensor) -> torch.Tensor:
     y = torch.zeros_like(x)
     y[:, :, 1::2] = x[:, :, ::2]
@@ -69,6 +75,44 @@ SPELLINGS: dict[str, tuple[Middle, Middle]] = {
     "sigmoid": (lambda x: 1 / (1 + (-x).exp()), torch.sigmoid),
     "sigmoid by reciprocal": (lambda x: (1 + torch.exp(x * -1)).reciprocal(), torch.sigmoid),
     "sigmoid by a power": (lambda x: (torch.exp(-x) + 1) ** -1, torch.sigmoid),
+    "log-sigmoid": (F.logsigmoid, lambda x: -F.softplus(-x)),
+    "expm1": (torch.expm1, lambda x: x.exp() - 1),
+    "rrelu": (lambda x: F.rrelu(x - 1, 0.1, 0.3), lambda x: F.leaky_relu(x - 1, 0.2)),
+    "threshold": (lambda x: F.threshold(x - 0.5, 0.0, 0.0), lambda x: F.relu(x - 0.5)),
+    "relu by where": (lambda x: torch.where(x > 0.5, x - 0.5, 0), lambda x: F.relu(x - 0.5)),
+    "relu by a fill": (
+        lambda x: (x - 0.5).masked_fill(x < 0.5, 0.0),
+        lambda x: F.relu(x - 0.5),
+    ),
+    "leaky relu by where": (
+        lambda x: torch.where(x > 0.5, x - 0.5, (x - 0.5) * 0.1),
+        lambda x: F.leaky_relu(x - 0.5, 0.1),
+    ),
+    "leaky relu by a maximum": (
+        lambda x: torch.maximum(x - 0.5, (x - 0.5) * 0.1),
+        lambda x: F.leaky_relu(x - 0.5, 0.1),
+    ),
+    "clamp by a constant": (lambda x: x.clamp(min=torch.tensor(0.2)), lambda x: x.clamp(0.2)),
+    "maximum": (
+        lambda x: torch.maximum(x, x.flip(1)),
+        lambda x: torch.stack([x, x.flip(1)], 2).amax(2),
+    ),
+    "fixed mask": (
+        lambda x: torch.where(torch.arange(6) < 2, x, -x),
+        lambda x: torch.cat([x[..., :2], -x[..., 2:]], 3),
+    ),
+    "fixed mask and a constant": (
+        lambda x: torch.where(torch.arange(6) < 2, x, 0),
+        lambda x: torch.cat([x[..., :2], torch.zeros_like(x[..., 2:])], 3),
+    ),
+    "written by indices": (
+        written_by_indices,
+        lambda x: torch.cat([x[..., :2], torch.ones_like(x[..., 2:])], 3),
+    ),
+    "mask of logic": (
+        lambda x: torch.where((x > 0.2) & ~(x > 1), x, x * 2),
+        lambda x: torch.where(x > 0.2, torch.where(x > 1, x * 2, x), x * 2),
+    ),
     "glu": (lambda x: F.glu(x, 1), lambda x: x[:, :2] * torch.sigmoid(x[:, 2:])),
     "addcmul": (lambda x: torch.addcmul(x, x, x.tanh()), lambda x: x + x * x.tanh()),
     "addcdiv": (
@@ -137,3 +181,55 @@ def test_a_constant_divided_by_the_signal_is_refused(method: str) -> None:
 
 def test_a_constant_divided_by_the_signal_has_a_gradient() -> None:
     explained(lambda x: 1 / (x + 1), "gradient")
+
+
+# Choices
+
+
+def test_a_mask_is_a_gate_of_nothing() -> None:
+    """It carries no relevance, whatever it is computed from; what it chooses gets all."""
+
+    class Chosen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.mask = (nn.Conv2d(3, 4, 3) for _ in range(3))
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            chosen = torch.where(self.mask(x) > 0, self.first(x), self.second(x))
+            return self.fc((chosen * (self.mask(x) > -1)).mean((2, 3)))
+
+    model, x = Chosen().double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    explainer = graphprop.compile(model, x, "epsilon_plus", record=["first", "second", "mul"])
+    assert {layer.label: layer.role for layer in explainer.layers}["mask"] == "gate"
+    explainer(x, target=0)
+    whole = explainer.relevance_at("mul")
+    mask = model.mask(x) > 0
+    torch.testing.assert_close(explainer.relevance_at("first"), whole * mask)
+    torch.testing.assert_close(explainer.relevance_at("second"), whole * ~mask)
+    given = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(model(given)[:, 1].sum(), given)
+    found = graphprop.compile(model, x, "gradient")(x, target=1)[1]
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_mask_alone_is_refused() -> None:
+    with pytest.raises(UnsupportedOperator, match=r"'to\w*|only steps"):
+        explained(lambda x: (x > 0).to(x.dtype), "rap")
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda x: torch.maximum(x, 1 - x),
+        lambda x: torch.minimum(x, x.tanh() * 2) + torch.maximum(x.flip(1), x * x),
+        lambda x: torch.where(x > 0.3, x * x, 0.1),
+        lambda x: F.hardshrink(x - 0.2),
+    ],
+)
+def test_deeplift_of_choices_is_complete(middle: Middle) -> None:
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    model = Network(middle).double()
+    _, relevance = graphprop.compile(model, x, "deeplift")(x, target=1)
+    difference = model(x) - model(torch.zeros_like(x))
+    torch.testing.assert_close(relevance.sum((1, 2, 3)), difference[:, 1])

@@ -15,6 +15,7 @@ from graphprop.ops.activation import (
     Softmax,
 )
 from graphprop.ops.base import ATEN, Operator, Shape, from_aten
+from graphprop.ops.choose import Extremum, Mask, Maximum, Minimum, Where
 from graphprop.ops.elementwise import (
     Absolute,
     Add,
@@ -97,6 +98,7 @@ __all__ = [
     "Elu",
     "Expand",
     "Extreme",
+    "Extremum",
     "Flip",
     "Gelu",
     "GroupNorm",
@@ -110,8 +112,11 @@ __all__ = [
     "LinearTranspose",
     "LogSoftmax",
     "LogSumExp",
+    "Mask",
     "MaxPool",
+    "Maximum",
     "Mean",
+    "Minimum",
     "Multiply",
     "Negate",
     "Negative",
@@ -144,6 +149,7 @@ __all__ = [
     "TransposeWeight",
     "Unslice",
     "Upsample",
+    "Where",
     "absolute",
     "composed",
     "divide_or_zero",

@@ -759,6 +759,8 @@ def _sum(x: Any, axes: Sequence[int] | None, keepdim: bool = False, *, dtype: An
 )
 def _identity(x: Any, *arguments: Any, **options: Any) -> Any:
     for option in (*arguments, *options.values()):
+        if not x.node.meta["varies"]:
+            break  # a mask has no fraction
         if isinstance(option, torch.dtype) and not option.is_floating_point:
             raise UnsupportedOperator(
                 f"a cast to {option} loses the fraction: it has no relevance rule"
