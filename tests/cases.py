@@ -25,6 +25,7 @@ from graphprop.ops import (
     BatchNorm,
     Cat,
     Clamp,
+    Collect,
     Conv,
     ConvTranspose,
     Dilate,
@@ -58,6 +59,7 @@ from graphprop.ops import (
     Operator,
     Pad,
     Permute,
+    Places,
     Positive,
     Power,
     Prelu,
@@ -76,6 +78,7 @@ from graphprop.ops import (
     Sum,
     Total,
     TransposeWeight,
+    Unpool,
     Unslice,
     Upsample,
     Where,
@@ -250,6 +253,14 @@ def routes() -> Iterator[Case]:
         return pool.run(torch.randn(batch, 2, 7, 6, dtype=torch.float64))
 
     yield Case(Route((7, 6)), ((N, 2, 4, 3), Given(lambda batch: pooled(batch)[1])))
+    halves = MaxPool((2, 2), (2, 2), (0, 0), (1, 1), indices=True)
+
+    def halved(batch: int) -> Any:
+        return halves.run(torch.randn(batch, 2, 6, 8, dtype=torch.float64))[1]
+
+    yield Case(Unpool((6, 8)), ((N, 2, 3, 4), Given(halved)))
+    yield Case(Collect(), ((N, 2, 6, 8), Given(halved)))
+    yield Case(Places(MaxPool((2, 2), (2, 2), (0, 0), (1, 1))), ((N, 2, 6, 8),))
     yield Case(Item(0), (Given(pooled),))
     yield Case(Item(1), (Given(pooled),))
 
@@ -511,6 +522,13 @@ def captured_by_rank(rank: int) -> Iterator[Captured]:
     yield Captured(target("max_pool*"), layer("MaxPool", 3, 2, 1, ceil_mode=True))
     function = getattr(F, f"max_pool{rank}d")
     yield of(target("max_pool*_with_indices"), lambda x: function(x, 2, return_indices=True)[0])
+    if rank > 1:
+        undo = getattr(F, f"max_unpool{rank}d")
+        whole = {2: (6, 8), 3: (4, 6, 4)}[rank]
+        yield of(
+            target("max_unpool*"),
+            lambda x: undo(*function(x, 2, return_indices=True), 2, output_size=whole),
+        )
     yield Captured(target("avg_pool*"), layer("AvgPool", 3, 2, 1, ceil_mode=True))
     yield Captured(target("avg_pool*"), layer("AvgPool", 2), "stride as kernel")
     for size, note in ((3, "uneven"), (2, "even"), (1, "global")):
@@ -764,6 +782,18 @@ def captured_shapes() -> Iterator[Captured]:
         "with a constant",
     )
     yield of(aten.stack.default, lambda x: torch.stack([x, -x], -1))
+    yield of(aten.im2col.default, lambda x: F.unfold(x, (3, 2), 2, (1, 0), (2, 1)))
+    yield of(aten.col2im.default, lambda x: F.fold(F.unfold(x, 2, stride=2), (6, 8), 2, stride=2))
+    yield of(
+        aten.col2im.default,
+        lambda x: F.fold(F.unfold(x, 3, 2, 1, (2, 1)), (6, 8), 3, 2, 1, (2, 1)),
+        "overlapping",
+    )
+    yield of(aten.unfold.default, lambda x: x.unfold(2, 3, 2))
+    yield of(aten.index_select.default, lambda x: x.index_select(1, torch.tensor([3, 0, 1, 1])))
+    yield of(aten.index.Tensor, lambda x: x[:, [2, -1, 1]])
+    yield of(aten.index.Tensor, lambda x: x[:, :, torch.tensor([[0, 1], [3, 2]])], "a matrix")
+    yield of(aten.index.Tensor, lambda x: x[..., torch.arange(8) > 3], "a mask")
     yield of(aten.flip.default, lambda x: x.flip(1, 3))
     yield of(aten.roll.default, lambda x: x.roll((1, -2), (2, 3)))
     yield of(aten.expand.default, lambda x: x[:, :1].expand_as(x))
@@ -818,8 +848,11 @@ CAPTURED = list(captured_together())
 DECOMPOSED: set[Any] = {
     aten.sgn.default,
     aten.bitwise_and.Tensor,
+    aten.__and__.Tensor,
     aten.bitwise_or.Tensor,
+    aten.__or__.Tensor,
     aten.bitwise_xor.Tensor,
+    aten.__xor__.Tensor,
     aten.fill.Scalar,
     aten._softmax.default,
     aten._log_softmax.default,
@@ -839,6 +872,7 @@ DECOMPOSED: set[Any] = {
 """Operators with a meaning that ``torch.export`` writes as others, in the versions tested."""
 
 REFUSED: set[Any] = {
+    *(aten.argmax.default, aten.argmin.default, aten.topk.default, aten.sort.default),
     aten.scaled_dot_product_attention.default,
     aten._scaled_dot_product_attention_math.default,
     aten._scaled_dot_product_flash_attention_for_cpu.default,

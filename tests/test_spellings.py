@@ -92,7 +92,7 @@ SPELLINGS: dict[str, tuple[Middle, Middle]] = {
         lambda x: torch.maximum(x - 0.5, (x - 0.5) * 0.1),
         lambda x: F.leaky_relu(x - 0.5, 0.1),
     ),
-    "clamp by a constant": (lambda x: x.clamp(min=torch.tensor(0.2)), lambda x: x.clamp(0.2)),
+    "clamp by a constant": (lambda x: x.clamp(min=torch.tensor(0.25)), lambda x: x.clamp(0.25)),
     "maximum": (
         lambda x: torch.maximum(x, x.flip(1)),
         lambda x: torch.stack([x, x.flip(1)], 2).amax(2),
@@ -112,6 +112,19 @@ SPELLINGS: dict[str, tuple[Middle, Middle]] = {
     "mask of logic": (
         lambda x: torch.where((x > 0.2) & ~(x > 1), x, x * 2),
         lambda x: torch.where(x > 0.2, torch.where(x > 1, x * 2, x), x * 2),
+    ),
+    "unfold": (
+        lambda x: F.unfold(x, 2, stride=2).unflatten(2, (3, 3)),
+        lambda x: F.pixel_unshuffle(x, 2),
+    ),
+    "fold": (
+        lambda x: F.fold(x.repeat(1, 4, 1, 1).flatten(2), (12, 12), 2, stride=2),
+        lambda x: F.pixel_shuffle(x.repeat(1, 4, 1, 1), 2),
+    ),
+    "index": (lambda x: x[:, [2, 3, 0]], lambda x: torch.cat([x[:, 2:], x[:, :1]], 1)),
+    "unpool": (
+        lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+        lambda x: x * (F.interpolate(F.max_pool2d(x, 2), scale_factor=2) == x),
     ),
     "glu": (lambda x: F.glu(x, 1), lambda x: x[:, :2] * torch.sigmoid(x[:, 2:])),
     "addcmul": (lambda x: torch.addcmul(x, x, x.tanh()), lambda x: x + x * x.tanh()),

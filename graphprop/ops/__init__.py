@@ -52,7 +52,8 @@ from graphprop.ops.linear import (
     TransposeWeight,
 )
 from graphprop.ops.norm import BatchNorm, GroupNorm, LayerNorm, RmsNorm
-from graphprop.ops.pool import AdaptiveMaxPool, Item, LogSumExp, MaxPool, Route
+from graphprop.ops.patches import Collect, Unpool
+from graphprop.ops.pool import AdaptiveMaxPool, Item, LogSumExp, MaxPool, Places, Route
 from graphprop.ops.reduce import Extreme, Total, largest, smallest, total
 from graphprop.ops.resample import (
     AdaptiveAvgPool,
@@ -90,6 +91,7 @@ __all__ = [
     "BatchNorm",
     "Cat",
     "Clamp",
+    "Collect",
     "Conv",
     "ConvTranspose",
     "Dilate",
@@ -126,6 +128,7 @@ __all__ = [
     "Operator",
     "Pad",
     "Permute",
+    "Places",
     "Positive",
     "Power",
     "Prelu",
@@ -147,6 +150,7 @@ __all__ = [
     "Sum",
     "Total",
     "TransposeWeight",
+    "Unpool",
     "Unslice",
     "Upsample",
     "Where",

@@ -226,20 +226,18 @@ def _index_put(x: Any, indices: Sequence[Any], value: Any, accumulate: bool = Fa
         (mask,) = given
         if not isinstance(mask.node.target, Mask) or value.numel() != 1:
             raise UnsupportedOperator("values written by indices that depend on the input")
-        return where(mask, float(value), x)
+        return where(mask, value.reshape(()), x)
     if indices[0] is not None:
         raise UnsupportedOperator("an index along the batch axis mixes samples")
     blank = torch.zeros(1, *x.shape[1:], dtype=x.dtype)
-    places = [slice(None) if index is None else index for index in indices]
+    places = tuple(slice(None) if index is None else index for index in indices)
     mask, new = blank.clone(), blank.clone()
     mask[places], new[places] = 1.0, value.to(x.dtype)
     return where(mask, new, x)
 
 
 def number_of(operand: Any) -> Any:
-    """A constant of one entry as a number."""
-    if isinstance(operand, torch.Tensor) and operand.numel() == 1:
-        return float(operand)
+    """A whole number or truth value as a floating-point number."""
     return float(operand) if isinstance(operand, bool | int) else operand
 
 
@@ -271,18 +269,18 @@ def truth(operand: Any) -> Any:
     return operand if isinstance(operand.node.target, Mask) else Mask("!=")(operand)
 
 
-@from_aten(aten.logical_and.default, aten.bitwise_and.Tensor)
+@from_aten(aten.logical_and.default, aten.bitwise_and.Tensor, aten.__and__.Tensor)
 def _and(x: Any, y: Any) -> Any:
     return Mask("!=")(_mul(truth(x), truth(y)))
 
 
-@from_aten(aten.logical_or.default, aten.bitwise_or.Tensor)
+@from_aten(aten.logical_or.default, aten.bitwise_or.Tensor, aten.__or__.Tensor)
 def _or(x: Any, y: Any) -> Any:
     x, y = sorted((truth(x), truth(y)), key=is_value, reverse=True)
     return Mask("!=")(_add(x, y))
 
 
-@from_aten(aten.logical_xor.default, aten.bitwise_xor.Tensor)
+@from_aten(aten.logical_xor.default, aten.bitwise_xor.Tensor, aten.__xor__.Tensor)
 def _xor(x: Any, y: Any) -> Any:
     x, y = sorted((truth(x), truth(y)), key=is_value, reverse=True)
     return Mask("!=")(_sub(x, y))

@@ -9,6 +9,7 @@ from graphprop.ops import (
     Cat,
     Extremum,
     Subtract,
+    Unpool,
     Where,
     absolute,
     divide_or_zero,
@@ -34,7 +35,7 @@ def rearrange(layer: Layer, x: Any, r: Any) -> Any:
     if isinstance(layer.operator, Cat):
         parts = [layer.operator.part(index, layer.shapes) for index in layer.signal]
         return tuple(part(r) for part in parts)
-    if isinstance(layer.operator, Where):
+    if isinstance(layer.operator, Where | Unpool):
         chosen = layer.operator.gradient(r, layer.operands, layer.shapes)
         return tuple(chosen[index] for index in layer.signal)
     return layer.opT(None, r)
