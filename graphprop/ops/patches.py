@@ -15,11 +15,20 @@ import torch
 from graphprop.errors import UnsupportedOperator
 from graphprop.ops import helpers
 from graphprop.ops.base import Operator, Shape, from_aten, per_axis
-from graphprop.ops.elementwise import Add
 from graphprop.ops.interval import ZERO, Interval
 from graphprop.ops.layout import Layout, guessed, resized_to
 from graphprop.ops.pool import Places
-from graphprop.ops.shape import Cat, Pad, Reshape, Slice, _pad, axis_of, entries
+from graphprop.ops.shape import (
+    Cat,
+    Pad,
+    Permute,
+    Reshape,
+    Slice,
+    Sum,
+    _pad,
+    axis_of,
+    entries,
+)
 
 aten = torch.ops.aten
 
@@ -140,16 +149,38 @@ def _col2im(
     counts = [(whole[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
     channels = x.shape[1] // prod(kernel)
     cells = Reshape((-1, channels, prod(kernel), *counts))(x)
-    parts = []
-    for index in range(prod(kernel)):
-        part = Reshape((-1, channels, *counts))(Slice(2, index, index + 1)(cells))
-        for axis, place in enumerate(divmod(index, kernel[1])):
-            part = spaced(part, axis + 2, place * dilation[axis], stride[axis], whole[axis])
-        parts.append(part)
-    total = Add()(*parts) if len(parts) > 1 else parts[0]
+    if kernel == stride and dilation == (1, 1):
+        # windows side by side: a rearrangement
+        rows, columns = counts
+        cells = Reshape((-1, channels, *kernel, rows, columns))(x)
+        cells = Permute((0, 1, 4, 2, 5, 3))(cells)
+        total = Reshape((-1, channels, rows * kernel[0], columns * kernel[1]))(cells)
+        rest = [length - total.shape[axis + 2] for axis, length in enumerate(whole)]
+        if any(rest):
+            total = Pad(((0, 0), (0, 0), *((0, amount) for amount in rest)))(total)
+    else:
+        total = overlapping(cells, kernel, stride, dilation, whole)
     for axis, pad in enumerate(padding):
         total = entries(total, axis + 2, pad, pad + size[axis])
     return total
+
+
+def overlapping(
+    cells: Any,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    whole: Sequence[int],
+) -> Any:
+    """The sum over the cells of windows ``[N, C, cells, rows, columns]``, each where it belongs."""
+    _, channels, count, *counts = cells.shape
+    parts = []
+    for index in range(count):
+        part = Reshape((-1, channels, *counts))(Slice(2, index, index + 1)(cells))
+        for axis, place in enumerate(divmod(index, kernel[1])):
+            part = spaced(part, axis + 2, place * dilation[axis], stride[axis], whole[axis])
+        parts.append(Reshape((-1, channels, 1, *whole))(part))
+    return Reshape((-1, channels, *whole))(Sum((2,))(Cat(2)(*parts)))
 
 
 def spaced(x: Any, axis: int, first: int, step: int, size: int) -> Any:
