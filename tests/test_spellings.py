@@ -60,6 +60,14 @@ def written_by_indices(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def unpooled(x: torch.Tensor) -> torch.Tensor:
+    return F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)
+
+
+def chosen_by_pool(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x == F.interpolate(F.max_pool2d(x, 2), scale_factor=2), x, 0)
+
+
 def every_second(x: torch.Tensor) -> torch.Tensor:
     y = torch.zeros_like(x)
     y[:, :, 1::2] = x[:, :, ::2]
@@ -123,8 +131,8 @@ SPELLINGS: dict[str, tuple[Middle, Middle]] = {
     ),
     "index": (lambda x: x[:, [2, 3, 0]], lambda x: torch.cat([x[:, 2:], x[:, :1]], 1)),
     "unpool": (
-        lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
-        lambda x: x * (F.interpolate(F.max_pool2d(x, 2), scale_factor=2) == x),
+        lambda x: unpooled(x + ROWS.to(x)),
+        lambda x: chosen_by_pool(x + ROWS.to(x)),
     ),
     "glu": (lambda x: F.glu(x, 1), lambda x: x[:, :2] * torch.sigmoid(x[:, 2:])),
     "addcmul": (lambda x: torch.addcmul(x, x, x.tanh()), lambda x: x + x * x.tanh()),
