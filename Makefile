@@ -41,6 +41,8 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@echo "Installing what the tests need ..."
 	@$(PIP) -e '.[dev]' tqdm
 	@$(PIP) --no-deps torchvision==0.28.0 zennit==0.5.1 captum==0.9.0
+	@$(PIP) pyyaml huggingface_hub
+	@$(PIP) --no-deps timm==1.0.31
 	@touch $@
 
 demo: $(INSTALLED)
@@ -86,7 +88,7 @@ mutants: $(INSTALLED_DEV)
 fuzz: $(INSTALLED_DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py $(N) $(SEED)
 
-# For example: make zoo ZOO="--models 'resnet*' --methods rap,epsilon_gamma_box"
+# For example: make zoo ZOO=--timm, or make zoo ZOO="--models 'resnet*' --methods rap,epsilon_gamma_box"
 zoo: $(INSTALLED_DEV)
 	@mkdir -p build
 	$(BIN)/python tools/zoo.py --json build/zoo.json $(ZOO)

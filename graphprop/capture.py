@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import io
 import keyword
 import logging
@@ -10,7 +11,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from functools import lru_cache
@@ -37,13 +38,54 @@ CONTROL_FLOW = (
 )
 
 
-Example: TypeAlias = "torch.Tensor | Sequence[torch.Tensor]"
-"""An example input, or one for each of the model's inputs."""
+Example: TypeAlias = "torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]"
+"""An example input, or one for each of the model's inputs, in order or by name."""
 
 
 def inputs_of(example: Example) -> tuple[torch.Tensor, ...]:
     """The examples of all inputs."""
+    if isinstance(example, Mapping):
+        return tuple(example.values())
     return (example,) if isinstance(example, torch.Tensor) else tuple(example)
+
+
+def arguments_of(
+    model: nn.Module, example: Example, given: Sequence[Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called with: positional and keyword arguments.
+
+    Parameters
+    ----------
+    example
+        Says how: names that ``forward`` has are keywords, other names belong to one argument that
+        is a dict.
+    given
+        What to put in the place of each input of the example.
+    """
+    if not isinstance(example, Mapping):
+        return tuple(given), {}
+    named = dict(zip(example, given, strict=True))
+    accepted = inspect.signature(model.forward).parameters.values()
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted)
+    if anything or set(named) <= {parameter.name for parameter in accepted}:
+        return (), named
+    return (named,), {}
+
+
+def call(model: nn.Module, example: Example, given: Sequence[torch.Tensor]) -> Any:
+    """Run a model on copies of what it is given: it may change its inputs in place."""
+    arguments, keywords = arguments_of(model, example, [part.clone() for part in given])
+    return model(*arguments, **keywords)
+
+
+def ordered(model: nn.Module, example: Example) -> Example:
+    """An example with its names in the order of ``forward``: that of the captured inputs."""
+    if not isinstance(example, Mapping):
+        return example
+    parameters = list(inspect.signature(model.forward).parameters)
+    if not set(example) <= set(parameters):
+        return example
+    return {name: example[name] for name in sorted(example, key=parameters.index)}
 
 
 def capture(model: nn.Module, example: Example) -> ExportedProgram:
@@ -65,14 +107,17 @@ def capture(model: nn.Module, example: Example) -> ExportedProgram:
         If a parameter or buffer holds NaN or infinity.
     """
     check_ready(model)
+    example = ordered(model, example)
     batch = tuple(part[:1].repeat(2, *[1] * (part.dim() - 1)) for part in inputs_of(example))
-    run_eagerly(model, batch)
-    check_batch_independent(model, batch)
+    run_eagerly(model, example, batch)
+    check_batch_independent(model, example, batch)
+    arguments, keywords = arguments_of(model, example, batch)
     length = Dim("batch", min=1)
+    dynamic = arguments_of(model, example, [{0: length}] * len(batch))
     with quiet(), names_escaped():
         try:
             program = torch.export.export(
-                model, batch, strict=False, dynamic_shapes=({0: length},) * len(batch)
+                model, arguments, keywords, strict=False, dynamic_shapes=dynamic[1] or dynamic[0]
             )
             return program.run_decompositions({})
         except Exception as error:
@@ -102,15 +147,15 @@ def check_logits(model: nn.Module, network: Network, example: Example) -> None:
         If they differ: the model is not a function of its input alone, or was misunderstood.
     """
     generator = torch.Generator().manual_seed(0)
-    given = [
-        torch.randn(2, *part.shape[1:], generator=generator).to(part.dtype)
-        for part in inputs_of(example)
-    ]
-    off = difference(model, network, given)
-    if off > LOGITS_TOLERANCE.get(given[0].dtype, 0.1):
-        # rounding alone can do that: in double precision it can't
-        exact = [part.double() for part in given]
-        off = difference(deepcopy(model).double(), network, exact)
+    example = ordered(model, example)
+    given = [random_like(part, generator) for part in inputs_of(example)]
+    dtype = network.inputs[0].meta["value"].dtype
+    off = difference(model, network, example, given, dtype)
+    if off > LOGITS_TOLERANCE.get(dtype, 0.1):
+        if all(part.is_floating_point() for part in given):
+            # rounding alone can do that: in double precision it can't
+            exact = [part.double() for part in given]
+            off = difference(deepcopy(model).double(), network, example, exact, torch.float64)
         if off > LOGITS_TOLERANCE[torch.float64]:
             raise CaptureError(
                 f"the captured network's result differs from the model's by {off:.1e} on the same "
@@ -119,15 +164,33 @@ def check_logits(model: nn.Module, network: Network, example: Example) -> None:
             )
 
 
-def difference(model: nn.Module, network: Network, given: Sequence[torch.Tensor]) -> float:
+def random_like(part: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Two random samples of the shape and type of an example: noise, or numbers up to 255."""
+    shape = (2, *part.shape[1:])
+    if part.is_floating_point():
+        return torch.randn(shape, generator=generator).to(part.dtype)
+    if part.dtype == torch.bool:
+        return torch.randint(2, shape, generator=generator).to(part.dtype)
+    most = min(torch.iinfo(part.dtype).max, 255)
+    return torch.randint(most + 1, shape, generator=generator).to(part.dtype)
+
+
+def difference(
+    model: nn.Module,
+    network: Network,
+    example: Example,
+    given: Sequence[torch.Tensor],
+    dtype: torch.dtype,
+) -> float:
     """How far the captured network's result is off from the model's own, relative to its size."""
     with torch.no_grad():
-        results = named_leaves(model(*given))
-    named = dict(zip((node.target for node in network.inputs), given, strict=True))
-    found, _ = interpret(network, named, dtype=given[0].dtype)
-    if network.removed_softmax is not None:
-        found = network.removed_softmax.run(found)
-    expected, found = results[network.output_name].double(), found.double()
+        results = named_leaves(call(model, example, given))
+    numbers = [part.to(dtype) for part in given]
+    named = dict(zip((node.target for node in network.inputs), numbers, strict=True))
+    logits = network.logits_before_tail
+    _, kept = interpret(network, named, dtype=dtype, keep={"logits": logits})
+    expected, found = results[network.output_name].double(), network.with_tail(kept["logits"])
+    found = found.double()
     fine = torch.isfinite(expected)
     off = (found - expected)[fine].norm() / expected[fine].norm().clamp(min=1e-30)
     return float(off) if bool(torch.isfinite(off)) else inf
@@ -162,11 +225,11 @@ def check_ready(model: nn.Module) -> None:
                 )
 
 
-def run_eagerly(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
+def run_eagerly(model: nn.Module, example: Example, batch: tuple[torch.Tensor, ...]) -> Any:
     """Run the model once as it is, to refuse a wrong input shape in the user's terms."""
     try:
         with torch.no_grad():
-            return model(*batch)
+            return call(model, example, batch)
     except Exception as error:
         line = user_line(error)
         shapes = " and ".join(str(tuple(part.shape[1:])) for part in batch)
@@ -178,12 +241,14 @@ def run_eagerly(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
         ) from error
 
 
-def check_batch_independent(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> None:
+def check_batch_independent(
+    model: nn.Module, example: Example, batch: tuple[torch.Tensor, ...]
+) -> None:
     """Refuse a model that takes other lines of code for one sample than for two."""
     single = tuple(part[:1] for part in batch)
     with torch.no_grad():
         try:
-            one, two = (lines_taken(model, part) for part in (single, batch))
+            one, two = (lines_taken(model, example, part) for part in (single, batch))
         except Exception as error:
             raise CaptureError(
                 f"the model runs on two samples but not on one: {first_line(error)}"
@@ -201,7 +266,9 @@ def check_batch_independent(model: nn.Module, batch: tuple[torch.Tensor, ...]) -
         )
 
 
-def lines_taken(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> list[tuple[str, int]]:
+def lines_taken(
+    model: nn.Module, example: Example, batch: tuple[torch.Tensor, ...]
+) -> list[tuple[str, int]]:
     """The lines of the user's own code that the model runs, in order."""
     lines: list[tuple[str, int]] = []
 
@@ -216,7 +283,7 @@ def lines_taken(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> list[tuple
     gc.disable()  # what runs as garbage is collected isn't the model's
     sys.settrace(trace)
     try:
-        model(*batch)
+        call(model, example, batch)
     finally:
         sys.settrace(before)
         if collecting:

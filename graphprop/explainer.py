@@ -21,7 +21,7 @@ from graphprop.arguments import (
     check_rules,
     runs_with_batch,
 )
-from graphprop.capture import capture, check_logits, unwrapped
+from graphprop.capture import Example, capture, check_logits, unwrapped
 from graphprop.emit.python import PythonModule, to_python
 from graphprop.errors import InputError, MethodError, described, nearest
 from graphprop.generated import run_source
@@ -365,7 +365,7 @@ def layer_info(node: fx.Node) -> LayerInfo:
 
 def compile(
     model: nn.Module,
-    example_input: torch.Tensor | Sequence[torch.Tensor],
+    example_input: Example,
     method: str | Method = DEFAULT_METHOD,
     *,
     rules: RuleMap | None = None,
@@ -387,7 +387,9 @@ def compile(
         ``[N, classes, height, width]``.
     example_input
         A tensor ``[N, ...]``; only its shape (without the batch) and type matter. For a model with
-        several inputs, a tuple.
+        several inputs, a tuple; or a dict of the arguments of ``forward`` by name, or of the one
+        dict that it takes. The explainer takes them in the order of ``forward``, or of the dict.
+        Of whole numbers (bytes of a picture), it takes the same values as floating-point numbers.
     method
         The name of a method (`graphprop.rules.METHODS`), or a `Method`.
     rules

@@ -82,8 +82,9 @@ class Carried:
     def __add__(self, other: Carried) -> Carried:
         if self.budget is None or other.budget is None:
             return Carried(self.r + other.r)
-        budget = of_rank(other.budget, len(self.r.shape))
-        return Carried(self.r + other.r, self.budget + budget)
+        rank = len(self.r.shape)
+        budget = of_rank(self.budget, rank) + of_rank(other.budget, rank)
+        return Carried(self.r + other.r, budget)
 
 
 class Lowering:

@@ -6,6 +6,7 @@ A :class:`Network` is a graph and the tensors it refers to. Every node carries f
 ========== ==========================================================================
 ``value``   a tensor on the meta device: shape and dtype, with `BATCH` samples
 ``batched`` whether the value depends on the input (its axis 0 is then the batch)
+``varies``  whether a small change of the input changes it: masks and indices only step
 ``range``   an interval that its entries lie in, whatever the input is
 ``layout``  which of its axes hold channels and which places, from `passes.infer_layouts`
 ``path``    the user's module path the node comes from, ``""`` for the root
@@ -99,8 +100,9 @@ class Network:
         What the user should know: softmax removed, model put into evaluation mode ...
     decisions
         What was done with each batch norm, and why, by its label.
-    removed_softmax
-        The softmax at the end, if there was one: it is removed.
+    tail
+        What stood at the end from a removed softmax or sigmoid on, in order: each operator, and
+        its operands behind the first. Its rearrangements (a selection of classes) are still there.
     output_name
         Which of the model's results is explained; empty where it returns but one.
     samples
@@ -112,7 +114,7 @@ class Network:
     level: str = "canonical"
     notes: list[str] = field(default_factory=list)
     decisions: dict[str, str] = field(default_factory=dict)
-    removed_softmax: Operator | None = None
+    tail: tuple[tuple[Operator, tuple[Any, ...]], ...] = ()
     output_name: str = ""
     samples: Samples | None = None
 
@@ -135,6 +137,22 @@ class Network:
     def weighted(self) -> list[fx.Node]:
         """The layers with weights, in the order of computation."""
         return [node for node in self.layers if node.target.weighted]
+
+    @property
+    def logits_before_tail(self) -> fx.Node:
+        """In a canonical network: what the `tail` was applied to."""
+        node = self.output.args[0]
+        for target, _ in reversed(self.tail):
+            if target.relevance == "rearrange":
+                assert node.target == target
+                node = node.args[0]
+        return node
+
+    def with_tail(self, logits: torch.Tensor) -> torch.Tensor:
+        """The model's own result, the `tail` applied to the logits in front of it."""
+        for target, rest in self.tail:
+            logits = target.run(logits, *rest)
+        return logits
 
     @property
     def middle(self) -> fx.Node | None:
@@ -293,7 +311,7 @@ class Writer(fx.proxy.GraphAppendingTracer):
         """Add an input; ``value`` is a meta tensor of BATCH samples."""
         self._names.add(name)
         node = self.graph.create_node("placeholder", name, name=name)
-        node.meta.update(value=value, batched=True, range=range, label=name, path="")
+        node.meta.update(value=value, batched=True, varies=True, range=range, label=name, path="")
         return Value(node, self)
 
     def tensor(self, tensor: torch.Tensor, name: str = "constant") -> Value:
@@ -324,7 +342,7 @@ class Writer(fx.proxy.GraphAppendingTracer):
                 node = self.graph.create_node("get_attr", name, name=self.unique(name))
             tensor = self.network.tensors[name]
             node.meta.update(value=tensor.to("meta"), batched=False, range=UNBOUNDED, path="")
-            node.meta.update(label=name)
+            node.meta.update(label=name, varies=False)
             self._attributes[name] = node
         return Value(node, self)
 
@@ -398,7 +416,9 @@ def infer(node: fx.Node) -> None:
         value = target.run(*values)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise VerificationError(f"{target} at {where(node)}, operands {shapes}: {error}") from error
-    batched = any(isinstance(a, fx.Node) and a.meta["batched"] for a in node.args)
+    nodes = [a for a in node.args if isinstance(a, fx.Node)]
+    batched = any(a.meta["batched"] for a in nodes)
+    varies = not target.piecewise_constant and any(a.meta["varies"] for a in nodes)
     for part in value if isinstance(value, tuple) else (value,):
         if batched and (part.dim() == 0 or part.shape[0] != BATCH):
             raise VerificationError(
@@ -406,7 +426,7 @@ def infer(node: fx.Node) -> None:
                 f"giving {tuple('N' if d == BATCH else d for d in part.shape)}"
             )
     found = target.interval_at(shapes, *map(range_of, node.args))
-    node.meta.update(value=value, batched=batched, range=found)
+    node.meta.update(value=value, batched=batched, varies=varies, range=found)
 
 
 def has_shape(node: fx.Node) -> bool:

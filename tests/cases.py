@@ -25,6 +25,7 @@ from graphprop.ops import (
     BatchNorm,
     Cat,
     Clamp,
+    Collect,
     Conv,
     ConvTranspose,
     Dilate,
@@ -44,8 +45,11 @@ from graphprop.ops import (
     LinearTranspose,
     LogSoftmax,
     LogSumExp,
+    Mask,
+    Maximum,
     MaxPool,
     Mean,
+    Minimum,
     Multiply,
     Negate,
     Negative,
@@ -55,6 +59,7 @@ from graphprop.ops import (
     Operator,
     Pad,
     Permute,
+    Places,
     Positive,
     Power,
     Prelu,
@@ -73,8 +78,10 @@ from graphprop.ops import (
     Sum,
     Total,
     TransposeWeight,
+    Unpool,
     Unslice,
     Upsample,
+    Where,
 )
 
 aten = torch.ops.aten
@@ -246,6 +253,14 @@ def routes() -> Iterator[Case]:
         return pool.run(torch.randn(batch, 2, 7, 6, dtype=torch.float64))
 
     yield Case(Route((7, 6)), ((N, 2, 4, 3), Given(lambda batch: pooled(batch)[1])))
+    halves = MaxPool((2, 2), (2, 2), (0, 0), (1, 1), indices=True)
+
+    def halved(batch: int) -> Any:
+        return halves.run(torch.randn(batch, 2, 6, 8, dtype=torch.float64))[1]
+
+    yield Case(Unpool((6, 8)), ((N, 2, 3, 4), Given(halved)))
+    yield Case(Collect(), ((N, 2, 6, 8), Given(halved)))
+    yield Case(Places(MaxPool((2, 2), (2, 2), (0, 0), (1, 1))), ((N, 2, 6, 8),))
     yield Case(Item(0), (Given(pooled),))
     yield Case(Item(1), (Given(pooled),))
 
@@ -286,6 +301,12 @@ def resizings() -> Iterator[Case]:
             yield Case(Upsample(mode, larger, corners), ((N, 2, *size),))
             yield Case(Upsample(mode, smaller, corners), ((N, 2, *size),))
             yield Case(Upsample(mode, scaled, corners, scales), ((N, 2, *size),))
+    for size in ((9, 13), (3, 4)):
+        for corners, smooth in ((False, False), (True, False), (False, True)):
+            yield Case(Upsample("cubic", size, corners, None, smooth), ((N, 2, 7, 6),))
+        yield Case(Upsample("linear", size, False, None, True), ((N, 2, 7, 6),))
+    yield Case(Upsample("cubic", (11, 15), False, (1.7, 2.5)), ((N, 2, 7, 6),))
+    yield Case(Upsample("cubic", (11, 15), False, (1.7, 2.5), True), ((N, 2, 7, 6),))
     for axis in (-1, -2, -3):
         length = (3, 4, 5)[axis]
         yield Case(
@@ -343,7 +364,7 @@ def activations() -> Iterator[Case]:
     yield Case(Gelu("tanh"), (x,))
     for name in Simple.KNOWN:
         yield Case(Simple(name), (x,))
-    for exponent in (2.0, 3.0, 0.75, 2.5):
+    for exponent in (2.0, 3.0, 0.75, 2.5, -1.0, -2.0, -3.0, -0.5):
         yield Case(Power(exponent), (x,))
     yield Case(LogSumExp((2, 3)), (x,))
     yield Case(LogSumExp((1,)), (x,))
@@ -379,6 +400,23 @@ def elementwise() -> Iterator[Case]:
     yield Case(Total(), (x,))
 
 
+def choices() -> Iterator[Case]:
+    x = (N, 3, 4)
+    for extremum in (Maximum(), Minimum()):
+        yield Case(extremum, (x, x))
+        yield Case(extremum, (x, (3, 1)), "of a constant")
+    for comparison in Mask.NAMES:
+        yield Case(Mask(comparison), (x,))
+    mask = Given(lambda batch: torch.randint(2, (batch, 3, 4)).double())
+    fixed = Given(lambda _: torch.randint(2, (1, 3, 1)).double(), False)
+    for activation in (False, True):
+        yield Case(Where(activation), (mask, x, x))
+        yield Case(Where(activation), (mask, x, 0.5))
+        yield Case(Where(activation), (mask, -0.5, x))
+        yield Case(Where(activation), (mask, x, (3, 1)), "of a constant")
+    yield Case(Where(), (fixed, x, x), "fixed mask")
+
+
 def starts() -> Iterator[Case]:
     target = Given(lambda batch: torch.arange(batch) % 4)
     for kind in Start.KNOWN:
@@ -400,6 +438,7 @@ CASES: list[Case] = [
         rearrangements,
         activations,
         elementwise,
+        choices,
         starts,
     )
     for case in family()
@@ -483,6 +522,13 @@ def captured_by_rank(rank: int) -> Iterator[Captured]:
     yield Captured(target("max_pool*"), layer("MaxPool", 3, 2, 1, ceil_mode=True))
     function = getattr(F, f"max_pool{rank}d")
     yield of(target("max_pool*_with_indices"), lambda x: function(x, 2, return_indices=True)[0])
+    if rank > 1:
+        undo = getattr(F, f"max_unpool{rank}d")
+        whole = {2: (6, 8), 3: (4, 6, 4)}[rank]
+        yield of(
+            target("max_unpool*"),
+            lambda x: undo(*function(x, 2, return_indices=True), 2, output_size=whole),
+        )
     yield Captured(target("avg_pool*"), layer("AvgPool", 3, 2, 1, ceil_mode=True))
     yield Captured(target("avg_pool*"), layer("AvgPool", 2), "stride as kernel")
     for size, note in ((3, "uneven"), (2, "even"), (1, "global")):
@@ -507,6 +553,19 @@ def captured_by_rank(rank: int) -> Iterator[Captured]:
         (f"upsample_{linear}*", linear, False),
         (f"upsample_{linear}*", linear, True),
     ):
+        if rank == 2 and name.startswith("upsample_bilinear"):
+            for mode_, name_, smooth in (
+                ("bicubic", "upsample_bicubic2d", False),
+                ("bicubic", "_upsample_bicubic2d_aa", True),
+                ("bilinear", "_upsample_bilinear2d_aa", True),
+            ):
+                for size in ({"size": (5, 9)}, {"scale_factor": 1.6}):
+                    yield of(
+                        target(name_, "vec"),
+                        lambda x, s=size, m=mode_, a=smooth, c=corners: F.interpolate(
+                            x, **s, mode=m, antialias=a, align_corners=c
+                        ),
+                    )
         for options in ({"size": 5}, {"scale_factor": 1.6}):
             resize = nn.Upsample(**options, mode=mode, align_corners=corners)
             yield Captured(target(name, "vec"), resize, f"{options}, align_corners={corners}")
@@ -527,6 +586,15 @@ def captured_activations() -> Iterator[Captured]:
     yield of(aten.exp.default, torch.exp)
     yield of(aten.sqrt.default, lambda x: x.abs().sqrt())
     yield of(aten.erf.default, torch.erf)
+    yield of(aten.expm1.default, torch.expm1)
+    yield of(aten.log1p.default, lambda x: x.abs().log1p())
+    yield of(aten.log_sigmoid.default, F.logsigmoid)
+    yield of(aten.rrelu.default, lambda x: F.rrelu(x, 0.1, 0.5))
+    yield of(aten.threshold.default, lambda x: F.threshold(x, 0.1, 2.0))
+    yield of(aten.threshold.default, lambda x: F.threshold(x, 0.0, 0.0), "as relu")
+    yield of(aten.where.self, F.softshrink, "softshrink")
+    yield of(aten.sign.default, lambda x: x * x.sign())
+    yield of(aten.where.ScalarSelf, F.hardshrink, "hardshrink")
     yield of(aten.log.default, lambda x: (x.abs() + 1).log())
     yield of(aten.rsqrt.default, lambda x: (x.abs() + 1).rsqrt())
     yield of(aten.square.default, torch.square)
@@ -558,12 +626,85 @@ def captured_arithmetic() -> Iterator[Captured]:
     yield of(aten.div.Tensor, lambda x: x / 3, "a number")
     yield of(aten.div.Tensor, lambda x: x / (x * x + 1), "two values")
     yield of(aten.reciprocal.default, lambda x: 1 / (x * x + 1))
+    yield of(aten.reciprocal.default, lambda x: 1 / (1 + (-x).exp()), "a sigmoid")
+    yield of(aten.div.Tensor, lambda x: x.exp() / (x.exp() + 1), "not one exponential")
+    yield of(aten.addcmul.default, lambda x: torch.addcmul(x, x, x.tanh(), value=0.5))
+    yield of(aten.addcdiv.default, lambda x: torch.addcdiv(x, x, x * x + 1))
+    yield of(aten.glu.default, lambda x: F.glu(x, 1))
+    yield of(aten.lerp.Scalar, lambda x: torch.lerp(x, x * x, 0.3))
+    yield of(aten.lerp.Tensor, lambda x: torch.lerp(x, x * x, torch.tensor(0.3)))
+    yield of(aten.lerp.Tensor, lambda x: torch.lerp(x, x * x, x.sigmoid()), "a gate")
     yield of(aten.neg.default, lambda x: -x)
     yield Captured(aten.linear.default, nn.Linear(8, 3))
     yield Captured(aten.linear.default, nn.Linear(8, 3, bias=False), "no bias")
     yield of(aten.matmul.default, lambda x: x @ torch.ones(8, 2))
+    matrix, stack = torch.randn(8, 8), torch.randn(4, 8, 8)
+    yield of(aten.matmul.default, lambda x: x @ matrix[0], "of a vector")
+    yield of(aten.matmul.default, lambda x: x @ stack, "a matrix for each channel")
+    yield of(aten.matmul.default, lambda x: matrix[:, :6] @ x, "fixed matrix first")
+    yield of(aten.matmul.default, lambda x: stack[:, :, :6] @ x, "fixed matrices first")
+    yield of(aten.bmm.default, lambda x: torch.bmm(x[:, 0], matrix.expand(x.shape[0], 8, 8)))
+    yield of(
+        aten.baddbmm.default,
+        lambda x: torch.baddbmm(x[:, 0], x[:, 1], matrix.expand(x.shape[0], 8, 8), beta=2),
+    )
+    for equation, tensor in (
+        ("nchw,oc->nohw", matrix[:, :4]),
+        ("n...w,wk->nk...", matrix),
+        ("nchw,chk->nckw", stack[:, :6]),
+        ("nchw,wck->nkw", torch.randn(8, 4, 3)),
+        ("c,nchw->nwhc", matrix[0, :4]),
+        ("nchw->nw", None),
+        ("nchw->nhcw", None),
+    ):
+        terms = [] if tensor is None else [tensor]
+        first = equation.startswith("c")
+        yield of(
+            aten.einsum.default,
+            lambda x, e=equation, t=terms, f=first: torch.einsum(e, *((*t, x) if f else (x, *t))),
+            equation,
+        )
+    yield of(
+        aten.einsum.default, lambda x: torch.einsum("nchw,nc->nchw", x, x.mean((2, 3))), "a gate"
+    )
     yield of(aten.mm.default, lambda x: torch.mm(x[:, 0, 0], torch.ones(8, 2)))
     yield of(aten.addmm.default, lambda x: torch.addmm(torch.ones(2), x[:, 0, 0], torch.ones(8, 2)))
+
+
+def captured_choices() -> Iterator[Captured]:
+    fixed, row = torch.rand(6, 8) > 0.5, torch.randn(8)
+    yield of(aten.where.self, lambda x: torch.where(fixed, x, -2 * x), "fixed mask")
+    yield of(aten.where.self, lambda x: torch.where(fixed, x, row), "fixed mask and value")
+    yield of(aten.where.ScalarOther, lambda x: torch.where(x.mT.mT > x[:, :1], x, 0.5))
+    yield of(aten.where.Scalar, lambda x: x * torch.where(x > 0, 2.0, 0.5))
+    yield of(aten.where.self, lambda x: torch.where(x > x.mean(1, keepdim=True), x, x * x))
+    yield of(aten.masked_fill.Scalar, lambda x: x.masked_fill(x < 0, 0.25))
+    yield of(aten.masked_fill.Tensor, lambda x: x.masked_fill(fixed, torch.tensor(0.25)))
+    yield of(aten.index_put.default, lambda x: written(x, (slice(None), [0, 2]), 1.0))
+    yield of(aten.index_put.default, lambda x: written(x, x < 0, 0.5), "a mask")
+    for name in ("gt", "ge", "lt", "le", "eq", "ne"):
+        compare = getattr(torch, name)
+        yield of(getattr(aten, name).Scalar, lambda x, c=compare: x * c(x, 0.5))
+        yield of(getattr(aten, name).Tensor, lambda x, c=compare: x * c(x, x.mean(1, True)).float())
+        yield of(getattr(aten, name).Tensor, lambda x, c=compare: x * c(row, x), "a constant first")
+    yield of(aten.logical_and.default, lambda x: x * torch.logical_and(x > 0, x < 1))
+    yield of(aten.logical_and.default, lambda x: x * ((x > 0) & fixed))
+    yield of(aten.logical_or.default, lambda x: x * torch.logical_or(x < 0, x > 1))
+    yield of(aten.logical_or.default, lambda x: x * (fixed | (x > 0)))
+    yield of(aten.logical_xor.default, lambda x: x * torch.logical_xor(x < 0, x < 1))
+    yield of(aten.logical_xor.default, lambda x: x * ((x < 0) ^ fixed))
+    yield of(aten.logical_not.default, lambda x: x * torch.logical_not(x))
+    yield of(aten.bitwise_not.default, lambda x: x * ~(x > 0))
+    yield of(aten.maximum.default, lambda x: torch.maximum(x, x * x))
+    yield of(aten.maximum.default, lambda x: torch.maximum(row, x), "a constant first")
+    yield of(aten.max.other, lambda x: torch.max(x, x[:, :1]))
+    yield of(aten.fmax.default, lambda x: torch.fmax(x, -x))
+    yield of(aten.minimum.default, lambda x: torch.minimum(x, x * x))
+    yield of(aten.min.other, lambda x: torch.min(x, x[:, :, :1]))
+    yield of(aten.fmin.default, lambda x: torch.fmin(x, row))
+    yield of(aten.clamp.Tensor, lambda x: x.clamp(row - 1, row))
+    yield of(aten.clamp_min.Tensor, lambda x: x.clamp_min(row))
+    yield of(aten.clamp_max.Tensor, lambda x: x.clamp_max(row))
 
 
 def captured_norms() -> Iterator[Captured]:
@@ -596,7 +737,28 @@ def captured_norms() -> Iterator[Captured]:
     yield of(aten.linalg_vector_norm.default, lambda x: x.norm(dim=(2, 3)))
 
 
+def written(x: torch.Tensor, place: Any, value: Any) -> torch.Tensor:
+    """A copy of x, written to in place."""
+    x = x.clone()
+    x[place] = value(x[place]) if callable(value) else value
+    return x
+
+
 def captured_shapes() -> Iterator[Captured]:
+    every = slice(None)
+    yield of(aten.slice_scatter.default, lambda x: written(x, (every, slice(3)), lambda y: y + 1))
+    step = (every, every, slice(1, None, 2))
+    yield of(aten.slice_scatter.default, lambda x: written(x, step, lambda y: y * 2), "a step")
+    yield of(aten.copy.default, lambda x: written(x, (every, 0), x[:, 1] * 2))
+    yield of(aten.copy.default, lambda x: written(x, (every, 0), x[:, 1, :1] * 2), "broadcast")
+    yield of(aten.select_scatter.default, lambda x: written(x, (every, 1), torch.ones(6, 8)))
+    yield of(aten.fill.Tensor, lambda x: written(x, (every, 1), 5.0))
+    yield of(aten.zeros_like.default, lambda x: written(torch.zeros_like(x), (every, 1), x[:, 0]))
+    yield of(aten.ones_like.default, lambda x: x + torch.ones_like(x))
+    yield of(aten.full_like.default, lambda x: x + torch.full_like(x, 2.0))
+    yield of(aten.new_zeros.default, lambda x: torch.cat([x, x.new_zeros(x.shape[0], 1, 6, 8)], 1))
+    yield of(aten.new_ones.default, lambda x: x * x.new_ones(8))
+    yield of(aten.new_full.default, lambda x: x + x.new_full((8,), 3.0))
     yield of(aten.view.default, lambda x: x.flatten(1), "flatten")
     yield of(aten.view.default, lambda x: x.view(-1, 4, 48), "batch as -1")
     yield of(aten.view.default, lambda x: x.reshape(x.shape[0], 2, 2, -1), "rest as -1")
@@ -620,6 +782,18 @@ def captured_shapes() -> Iterator[Captured]:
         "with a constant",
     )
     yield of(aten.stack.default, lambda x: torch.stack([x, -x], -1))
+    yield of(aten.im2col.default, lambda x: F.unfold(x, (3, 2), 2, (1, 0), (2, 1)))
+    yield of(aten.col2im.default, lambda x: F.fold(F.unfold(x, 2, stride=2), (6, 8), 2, stride=2))
+    yield of(
+        aten.col2im.default,
+        lambda x: F.fold(F.unfold(x, 3, 2, 1, (2, 1)), (6, 8), 3, 2, 1, (2, 1)),
+        "overlapping",
+    )
+    yield of(aten.unfold.default, lambda x: x.unfold(2, 3, 2))
+    yield of(aten.index_select.default, lambda x: x.index_select(1, torch.tensor([3, 0, 1, 1])))
+    yield of(aten.index.Tensor, lambda x: x[:, [2, -1, 1]])
+    yield of(aten.index.Tensor, lambda x: x[:, :, torch.tensor([[0, 1], [3, 2]])], "a matrix")
+    yield of(aten.index.Tensor, lambda x: x[..., torch.arange(8) > 3], "a mask")
     yield of(aten.flip.default, lambda x: x.flip(1, 3))
     yield of(aten.roll.default, lambda x: x.roll((1, -2), (2, 3)))
     yield of(aten.expand.default, lambda x: x[:, :1].expand_as(x))
@@ -628,6 +802,10 @@ def captured_shapes() -> Iterator[Captured]:
     yield of(aten.pixel_shuffle.default, lambda x: F.pixel_shuffle(x, 2))
     yield of(aten.pixel_unshuffle.default, lambda x: F.pixel_unshuffle(x, 2))
     yield of(aten.channel_shuffle.default, lambda x: F.channel_shuffle(x, 2))
+    yield of(aten.pad.default, lambda x: F.pad(x, (-1, 2, 0, -2), value=3.0), "crops")
+    yield of(
+        aten.pad.default, lambda x: F.pad(x, (-1, 2, 0, 0), mode="circular"), "crops, circular"
+    )
     yield of(aten.constant_pad_nd.default, lambda x: torch.constant_pad_nd(x, (1, 0, -1, 2), 1.5))
     for mode in ("constant", "reflect", "replicate", "circular"):
         yield of(aten.pad.default, lambda x, m=mode: F.pad(x, (1, 2, 3, 0), mode=m), mode)
@@ -655,13 +833,27 @@ def captured_together() -> Iterator[tuple[str, tuple[int, ...], list[Captured]]]
     torch.manual_seed(0)
     for rank, size in {1: (8,), 2: (6, 8), 3: (4, 6, 4)}.items():
         yield f"{rank}-d", (4, *size), list(captured_by_rank(rank))
-    for family in (captured_activations, captured_arithmetic, captured_norms, captured_shapes):
+    for family in (
+        captured_activations,
+        captured_choices,
+        captured_arithmetic,
+        captured_norms,
+        captured_shapes,
+    ):
         yield family.__name__, (4, 6, 8), list(family())
 
 
 CAPTURED = list(captured_together())
 
 DECOMPOSED: set[Any] = {
+    aten.sgn.default,
+    aten.bitwise_and.Tensor,
+    aten.__and__.Tensor,
+    aten.bitwise_or.Tensor,
+    aten.__or__.Tensor,
+    aten.bitwise_xor.Tensor,
+    aten.__xor__.Tensor,
+    aten.fill.Scalar,
     aten._softmax.default,
     aten._log_softmax.default,
     aten.alpha_dropout.default,
@@ -680,6 +872,12 @@ DECOMPOSED: set[Any] = {
 """Operators with a meaning that ``torch.export`` writes as others, in the versions tested."""
 
 REFUSED: set[Any] = {
+    *(aten.argmax.default, aten.argmin.default, aten.topk.default, aten.sort.default),
+    aten.scaled_dot_product_attention.default,
+    aten._scaled_dot_product_attention_math.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._native_multi_head_attention.default,
+    aten._transformer_encoder_layer_fwd.default,
     aten.mean.default,
     aten._native_batch_norm_legit.no_stats,
     aten._native_batch_norm_legit_functional.default,

@@ -844,13 +844,13 @@ def hold(
     own_logits, found = explainer(x, target)
     with torch.no_grad():
         own = model(x)
-    softmax = network.removed_softmax
-    shown = own_logits if softmax is None else softmax.run(own_logits)
+    tail = network.tail
+    shown = network.with_tail(own_logits)
     apart(f"{method}: logits", shown, own, fine["logits"])
     apart(f"{method}: printed as torch", found, lowered, fine["relevance"])
     walked = Walk(explainer).relevance(x, target)
     apart(f"{method}: a second walk by the rules", lowered, walked, fine["relevance"])
-    if method == "gradient" and softmax is None:
+    if method == "gradient" and not tail:
         expected = gradient_of(model, x, target)
         apart("gradient by autograd", found, expected, fine["relevance"])
 

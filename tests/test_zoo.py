@@ -92,3 +92,39 @@ def test_weights_are_drawn_from_the_seed(zoo):
     assert bool(norms["conv1.1.weight"].lt(0).any())
     assert bool(norms["conv1.1.weight"].gt(0).any())
     assert all(bool(v.isfinite().all()) for v in norms.values())
+
+
+# timm
+
+TIMM_SIZES = {"starnet_s050": 32, "lcnet_035": 32, "ghostnet_050": 32, "convnext_atto": 32}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Named tensors")
+@pytest.mark.parametrize("name", TIMM_SIZES)
+def test_network_of_timm(zoo, name):
+    pytest.importorskip("timm")
+    finding = zoo.examine(f"timm/{name}", "hedge", samples=1, size=TIMM_SIZES[name])
+    assert finding.reason == ""
+    assert finding.verdict == "passed"
+    assert finding.backends["onnxruntime"]["passed"]
+
+
+@pytest.mark.slow
+def test_attention_of_timm_is_refused_as_what_it_is(zoo):
+    pytest.importorskip("timm")
+    finding = zoo.examine("timm/vit_tiny_patch16_224", "rap", samples=1, size=224)
+    assert finding.verdict == "refused"
+    assert "attention is not supported yet" in finding.reason
+    assert "blocks.0.attn" in finding.reason
+
+
+def test_families_of_timm(zoo):
+    """Each family that there is stands in one of the lists, with one of its networks."""
+    pytest.importorskip("timm")
+    from timm.models._registry import _model_to_module
+    from timm_families import ATTENTION, CONVOLUTIONAL
+
+    for family, name in (CONVOLUTIONAL | ATTENTION).items():
+        assert _model_to_module[name] == family
+    assert not CONVOLUTIONAL.keys() & ATTENTION.keys()

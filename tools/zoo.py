@@ -13,6 +13,9 @@ some of their scales below zero, and is compiled as it is. For each model and me
   sent;
 - how long it all took, and the most memory of its process, which does nothing else.
 
+With ``--timm`` it is one small network of each convolutional family of timm (`timm_families`), by
+the methods epsilon_plus_flat, rap, rap-bn and hedge.
+
 The exit code is 1 if anything fails, and with ``--strict`` if anything is refused.
 """
 
@@ -35,6 +38,8 @@ from typing import Any
 
 import torch
 from bench import define_torchvision_operators, first_line
+from timm_families import ATTENTION, CONVOLUTIONAL
+from timm_families import SIZES as TIMM_SIZES
 from torch import nn
 
 import graphprop
@@ -51,7 +56,11 @@ TRANSFORMERS = ("vit_*", "swin*", "maxvit*")
 VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18")
 SEGMENTATION = ("deeplabv3_resnet50", "fcn_resnet50")
 
-SIZES = {"inception_v3": 96}
+TIMM = "timm/"
+"""What the names of timm's networks begin with here."""
+TIMM_METHODS = ("epsilon_plus_flat", "rap", "rap-bn", "hedge")
+
+SIZES = {"inception_v3": 96, **{TIMM + name: size for name, size in TIMM_SIZES.items()}}
 """Height and width of the inputs, where a model asks for more than the others."""
 SIZE = 64
 FRAMES = 4
@@ -62,6 +71,7 @@ FLOAT32_ERRORS = 10
 """The same, in units of what the model itself is off by in float32."""
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -81,6 +91,11 @@ def names() -> list[str]:
     return [*convolutional, *VIDEO, *SEGMENTATION]
 
 
+def timm_names() -> list[str]:
+    """One network of each family of timm, those that are refused at the end."""
+    return [TIMM + name for name in (*CONVOLUTIONAL.values(), *ATTENTION.values())]
+
+
 def example_of(name: str, count: int = 2, size: int | None = None) -> torch.Tensor:
     """Inputs of a model: noise, the same each time."""
     size = size or SIZES.get(name, SIZE)
@@ -91,6 +106,8 @@ def example_of(name: str, count: int = 2, size: int | None = None) -> torch.Tens
 
 def build(name: str, seed: int = 0) -> nn.Module:
     """Build a model in evaluation mode, with random weights as `initialise` draws them."""
+    if name.startswith(TIMM):
+        return build_of_timm(name.removeprefix(TIMM), seed)
     from torchvision import models
 
     options: dict[str, Any] = {"weights": None}
@@ -105,6 +122,19 @@ def build(name: str, seed: int = 0) -> nn.Module:
     except NotImplementedError:  # RegNets compute their widths with tensors
         model = models.get_model(name, **options)
     initialise(model, example_of(name, count=8), seed)
+    return model
+
+
+def build_of_timm(name: str, seed: int) -> nn.Module:
+    """Build one of timm's, with the weights that it draws itself; batch norms have seen data.
+
+    Its networks hold parameters of many kinds, whose scales belong together.
+    """
+    import timm
+
+    torch.manual_seed(seed)
+    model: nn.Module = timm.create_model(name)
+    settle(model.eval(), example_of(TIMM + name, count=8))
     return model
 
 
@@ -130,8 +160,13 @@ def initialise(model: nn.Module, examples: torch.Tensor, seed: int) -> None:
         for parameter in layer.parameters(recurse=False):
             if bool(parameter.isnan().any()):  # a layer scale
                 parameter.uniform_(0.5, 1.0, generator=draw)
-    model.eval()
-    learning = [layer for layer in model.modules() if hasattr(layer, "running_var")]
+    settle(model.eval(), examples)
+
+
+@torch.no_grad()
+def settle(model: nn.Module, examples: torch.Tensor) -> None:
+    """Let batch norms see what they normalise."""
+    learning = [layer for layer in model.modules() if isinstance(layer, BATCH_NORMS)]
     for layer in learning:
         layer.reset_running_stats()
         layer.momentum = 1.0
@@ -398,7 +433,8 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--models", type=split, default="*", metavar="PATTERN,...", help="which models")
     add("--but", type=split, default="", metavar="PATTERN,...", help="which models to leave out")
-    add("--methods", type=split, default="epsilon_plus_flat", metavar="METHOD,...", help="by what")
+    add("--timm", action="store_true", help="a network of each family of timm instead")
+    add("--methods", type=split, metavar="METHOD,...", help="by what [epsilon_plus_flat]")
     add("--backends", type=backends, default="onnxruntime", metavar="BACKEND,...", help="checked")
     add("--samples", type=int, default=2, help="inputs to explain")
     add("--size", type=int, help="height and width of the inputs, what each model takes if unset")
@@ -407,12 +443,14 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write the findings here")
     add("--strict", action="store_true", help="let a refusal count as a failure")
     options = parser.parse_args(given)
+    if options.methods is None:
+        options.methods = list(TIMM_METHODS) if options.timm else ["epsilon_plus_flat"]
     return options
 
 
 def chosen(options: argparse.Namespace) -> list[str]:
     """The models that the patterns name."""
-    known = names()
+    known = timm_names() if options.timm else names()
     for pattern in (*options.models, *options.but):
         if not any(fnmatchcase(name, pattern) for name in known):
             raise SystemExit(f"no model is called {pattern}; there are {', '.join(known)}")

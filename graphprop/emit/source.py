@@ -101,8 +101,8 @@ CALLABLE_NAMES = frozenset(
 CALLABLE_ROOTS = frozenset({"F", "torch"})
 CALLABLE_METHODS = frozenset(
     "__init__ register_buffer eval items to new_ones new_tensor new_zeros reshape permute flip "
-    "expand sum clamp abs dim amin amax transpose flatten unsqueeze scatter scatter_add_ argmax "
-    "reciprocal nan_to_num_ contiguous is_floating_point numel single derive "
+    "expand sum clamp abs dim amin amax transpose flatten unsqueeze scatter scatter_add_ "
+    "gather argmax reciprocal nan_to_num_ contiguous is_floating_point numel single derive "
     "_apply _load_from_state_dict is_complex is_file join keys".split()
 )
 

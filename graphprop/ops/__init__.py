@@ -1,6 +1,6 @@
 """The operators of graphprop's intermediate representation, and the functions rules are made of."""
 
-from graphprop.ops import merge  # registers what it captures
+from graphprop.ops import composed, merge  # they register what they capture
 from graphprop.ops.activation import (
     Activation,
     Clamp,
@@ -15,6 +15,7 @@ from graphprop.ops.activation import (
     Softmax,
 )
 from graphprop.ops.base import ATEN, Operator, Shape, from_aten
+from graphprop.ops.choose import Extremum, Mask, Maximum, Minimum, Where
 from graphprop.ops.elementwise import (
     Absolute,
     Add,
@@ -51,7 +52,8 @@ from graphprop.ops.linear import (
     TransposeWeight,
 )
 from graphprop.ops.norm import BatchNorm, GroupNorm, LayerNorm, RmsNorm
-from graphprop.ops.pool import AdaptiveMaxPool, Item, LogSumExp, MaxPool, Route
+from graphprop.ops.patches import Collect, Unpool
+from graphprop.ops.pool import AdaptiveMaxPool, Item, LogSumExp, MaxPool, Places, Route
 from graphprop.ops.reduce import Extreme, Total, largest, smallest, total
 from graphprop.ops.resample import (
     AdaptiveAvgPool,
@@ -89,6 +91,7 @@ __all__ = [
     "BatchNorm",
     "Cat",
     "Clamp",
+    "Collect",
     "Conv",
     "ConvTranspose",
     "Dilate",
@@ -97,6 +100,7 @@ __all__ = [
     "Elu",
     "Expand",
     "Extreme",
+    "Extremum",
     "Flip",
     "Gelu",
     "GroupNorm",
@@ -110,8 +114,11 @@ __all__ = [
     "LinearTranspose",
     "LogSoftmax",
     "LogSumExp",
+    "Mask",
     "MaxPool",
+    "Maximum",
     "Mean",
+    "Minimum",
     "Multiply",
     "Negate",
     "Negative",
@@ -121,6 +128,7 @@ __all__ = [
     "Operator",
     "Pad",
     "Permute",
+    "Places",
     "Positive",
     "Power",
     "Prelu",
@@ -142,9 +150,12 @@ __all__ = [
     "Sum",
     "Total",
     "TransposeWeight",
+    "Unpool",
     "Unslice",
     "Upsample",
+    "Where",
     "absolute",
+    "composed",
     "divide_or_zero",
     "from_aten",
     "keep_where",

@@ -26,7 +26,7 @@ from graphprop.ops.interval import (
     UNIT,
     Interval,
 )
-from graphprop.ops.shape import Reshape, Sum, axis_of
+from graphprop.ops.shape import Reshape, Sum, axis_of, filled
 
 aten = torch.ops.aten
 
@@ -242,6 +242,8 @@ class Power(Activation):
         else:
             size = x.clipped(low=0.0)
         power = abs(self.exponent)
+        if self.exponent < 0 and size.low < 0 and size.holds(0):
+            return Interval()  # on either side of 0, and at it of either sign
         found = size.monotone(lambda number: number**power)
         return found if self.exponent > 0 else ONE / found
 
@@ -341,6 +343,19 @@ class Simple(Activation):
         "sqrt": (torch.sqrt, "torch.sqrt", "Sqrt", lambda x: x.clipped(low=0.0).monotone(sqrt)),
         "absolute": (torch.abs, "torch.abs", "Abs", Interval.size),
         "erf": (torch.erf, "torch.erf", "Erf", lambda x: x.monotone(erf, -1.0, 1.0)),
+        "log1p": (
+            torch.log1p,
+            "torch.log1p",
+            None,
+            lambda x: x.clipped(low=-1.0).monotone(lambda v: log1p(v) if v > -1 else -inf),
+        ),
+        "expm1": (torch.expm1, "torch.expm1", None, lambda x: x.monotone(expm1, -1.0)),
+        "logsigmoid": (
+            F.logsigmoid,
+            "F.logsigmoid",
+            None,
+            lambda x: x.monotone(lambda v: -_softplus_of(-v), high=0.0),
+        ),
         "log": (torch.log, "torch.log", "Log", lambda x: x.clipped(low=0.0).monotone(_log_of)),
     }
 
@@ -374,7 +389,23 @@ class Simple(Activation):
             return graph.node("Mul", x, graph.node("Sigmoid", x))
         if self.name == "hardsigmoid":
             return graph.node("HardSigmoid", x, alpha=1.0 / 6.0, beta=0.5)
+        if self.name == "logsigmoid":
+            return graph.node("Neg", graph.node("Softplus", graph.node("Neg", x)))
+        if self.name == "expm1":
+            # exp(x) - 1 loses the digits of a small x
+            half = graph.node("Tanh", graph.node("Mul", x, 0.5))
+            return graph.node("Mul", half, graph.node("Add", graph.node("Exp", x), 1.0))
+        if self.name == "log1p":
+            return self._onnx_log1p(graph, x)
         return graph.node(self.KNOWN[self.name][2], x)
+
+    def _onnx_log1p(self, graph: Any, x: Any) -> Any:
+        """``log(u) * x / (u - 1)`` with u = 1 + x rounded, or x: log(1 + x) loses its digits."""
+        one = graph.number(1.0, like=x)
+        u = graph.node("Add", x, one)
+        quotient = graph.node("Div", x, graph.node("Sub", u, one))
+        product = graph.node("Mul", graph.node("Log", u), quotient)
+        return graph.node("Where", graph.node("Equal", u, one), x, product)
 
 
 EXP, ERF, TANH = Simple("exp"), Simple("erf"), Simple("tanh")
@@ -417,6 +448,9 @@ SLOPES: dict[str, Callable[[Any], Any]] = {
     "absolute": lambda x: keep_where(x, ">", ones_like(x)) - keep_where(x, "<", ones_like(x)),
     "erf": lambda x: EXP(x * x * -1.0) * (2.0 / sqrt(pi)),
     "log": lambda x: divide_or_zero(ones_like(x), x),
+    "log1p": lambda x: divide_or_zero(ones_like(x), x + 1.0),
+    "expm1": EXP,
+    "logsigmoid": lambda x: SIGMOID(-x),
 }
 """The derivatives of the non-linearities without parameters; where infinite, zero."""
 
@@ -545,16 +579,24 @@ def _simple(name: str) -> Any:
 
 for _name in (
     *("sigmoid", "tanh", "silu", "hardswish", "hardsigmoid", "mish"),
-    *("exp", "log", "sqrt", "erf"),
+    *("exp", "log", "sqrt", "erf", "log1p", "expm1"),
 ):
     from_aten(getattr(aten, _name).default)(_simple(_name))
 from_aten(aten.abs.default)(_simple("absolute"))
+from_aten(aten.log_sigmoid.default)(_simple("logsigmoid"))
+
+
+@from_aten(aten.rrelu.default)
+def _rrelu(x: Any, low: float = 1.0 / 8, high: float = 1.0 / 3, training: bool = False) -> Any:
+    return LeakyRelu((low + high) / 2)(x)
 
 
 @from_aten(aten.pow.Tensor_Scalar)
 def _pow(x: Any, exponent: float) -> Any:
-    if exponent < 0:
-        return Divide()(1.0, _pow(x, -exponent))
+    if exponent == -1:
+        return reciprocal(x)
+    if exponent == 0:
+        return filled(x, x.shape, 1, None)
     if exponent == 0.5:
         return Simple("sqrt")(x)
     return x if exponent == 1 else Power(float(exponent))(x)
@@ -576,7 +618,46 @@ def _square(x: Any) -> Any:
 
 @from_aten(aten.rsqrt.default)
 def _rsqrt(x: Any) -> Any:
-    return Divide()(1.0, Simple("sqrt")(x))
+    return Power(-0.5)(x)
+
+
+def reciprocal(x: Any) -> Any:
+    """``1 / x``, or what it spells: a sigmoid, a power."""
+    found = sigmoid_written_out(1.0, x)
+    return Divide()(1.0, x) if found is None else found
+
+
+def sigmoid_written_out(numerator: Any, denominator: Any) -> Any:
+    """The sigmoid that ``1 / (1 + exp(-x))`` or ``exp(x) / (1 + exp(x))`` spells, or None."""
+    exponential = exponential_plus_one(denominator)
+    if exponential is None:
+        return None
+    if getattr(numerator, "node", None) is exponential.node:
+        return SIGMOID(operand_of(exponential))
+    is_one = numerator == 1 if isinstance(numerator, float | int) else False
+    if isinstance(numerator, torch.Tensor):
+        is_one = numerator.numel() == 1 and bool((numerator == 1).all())
+    x = operand_of(exponential)
+    target, operands = x.node.target, x.node.args
+    negated = getattr(target, "__name__", "") == "negate"
+    negated = negated or (getattr(target, "__name__", "") == "multiply" and operands[1] == -1)
+    return SIGMOID(operand_of(x)) if is_one and negated else None
+
+
+def exponential_plus_one(x: Any) -> Any:
+    """The exponential e of ``1 + e``, or None."""
+    if not hasattr(x, "tracer") or getattr(x.node.target, "__name__", "") != "add":
+        return None
+    numbers = [a for a in x.node.args if isinstance(a, float | int)]
+    values = [a for a in x.node.args if getattr(a, "target", None) == EXP]
+    if numbers != [1] or len(values) != 1:
+        return None
+    return type(x)(values[0], x.tracer)
+
+
+def operand_of(x: Any) -> Any:
+    """The first operand of a value's operator, as a value."""
+    return type(x)(x.node.args[0], x.tracer)
 
 
 @from_aten(aten.softmax.int, aten._softmax.default)

@@ -59,6 +59,9 @@ class Operator:
     relevance: ClassVar[str | None] = None
     """For an operator without weights: the rule that carries relevance through it."""
 
+    piecewise_constant: ClassVar[bool] = False
+    """Whether the result only steps (masks, indices): no relevance flows to the operands."""
+
     inline: ClassVar[bool] = False
     """Whether the generated source may nest it in the expression that uses it."""
 

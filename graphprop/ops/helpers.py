@@ -184,6 +184,11 @@ def route(r: torch.Tensor, indices: torch.Tensor, size: Sequence[int]) -> torch.
     return planes.reshape(r.shape[0], *size, r.shape[1]).permute(0, 3, 1, 2)
 
 
+def collect(r: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Take the entries of r at the winners of a max pooling."""
+    return r.flatten(2).gather(2, indices.flatten(2)).reshape(indices.shape)
+
+
 def mean_over_samples(
     explain: Any,
     x: torch.Tensor,

@@ -349,21 +349,3 @@ def _conv_transpose(
 @from_aten(aten.linear.default)
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
     return Linear()(x, weight) if bias is None else Linear()(x, weight, bias)
-
-
-@from_aten(aten.matmul.default, aten.mm.default)
-def _matmul(x: Any, y: Any) -> Any:
-    if isinstance(y, torch.Tensor) and y.dim() == 2:
-        return Linear()(x, y.T.contiguous())
-    raise UnsupportedOperator(
-        "a matrix product of two values that both depend on the input (attention) has no "
-        "relevance rule here; a product with a fixed matrix as second factor has"
-    )
-
-
-@from_aten(aten.addmm.default)
-def _addmm(bias: Any, x: Any, y: Any) -> Any:
-    fixed = isinstance(bias, torch.Tensor) and isinstance(y, torch.Tensor)
-    if fixed and bias.shape == y.shape[1:]:
-        return Linear()(x, y.T.contiguous(), bias)
-    return _matmul(x, y) + bias

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from graphprop.errors import UnsupportedOperator
+from graphprop.ops.activation import reciprocal, sigmoid_written_out
 from graphprop.ops.base import from_aten
 from graphprop.ops.elementwise import Add, Divide, Multiply, Negate, Subtract
 from graphprop.ops.shape import Expand, one_sample
@@ -72,7 +73,8 @@ def _mul(x: Any, y: Any) -> Any:
 def _div(x: Any, y: Any) -> Any:
     if isinstance(y, float | int):
         return Multiply()(x, 1.0 / y)
-    return Divide()(*aligned(x, y))
+    sigmoid = sigmoid_written_out(x, y)
+    return Divide()(*aligned(x, y)) if sigmoid is None else sigmoid
 
 
 @from_aten(aten.neg.default)
@@ -82,4 +84,4 @@ def _neg(x: Any) -> Any:
 
 @from_aten(aten.reciprocal.default)
 def _reciprocal(x: Any) -> Any:
-    return Divide()(1.0, x)
+    return reciprocal(x)

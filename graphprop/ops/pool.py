@@ -173,6 +173,27 @@ class AdaptiveMaxPool(Winners):
 
 
 @dataclass(frozen=True)
+class Places(Operator):
+    """Where the winners of a max pool were: what an unpooling needs."""
+
+    pool: MaxPool
+    levels: ClassVar[frozenset[str]] = frozenset({"canonical"})
+    piecewise_constant: ClassVar[bool] = True
+
+    def run(self, x: torch.Tensor) -> Any:
+        return self.pool.with_indices(x)[1]
+
+    def interval(self, *operands: Interval) -> Interval:
+        return NON_NEGATIVE
+
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        return self.pool.layout(shape, *operands)
+
+    def lowered(self, *operands: Any) -> Any:
+        return Item(1)(self.pool.with_indices(*operands))
+
+
+@dataclass(frozen=True)
 class Item(Operator):
     """One of the results of an operator that has several."""
 
@@ -288,8 +309,9 @@ def _max_pool(
     aten.max_pool3d_with_indices.default,
     aten.max_pool1d_with_indices.default,
 )
-def _max_pool_with_indices(*arguments: Any) -> Any:
-    return (_max_pool(*arguments), None)
+def _max_pool_with_indices(x: Any, *arguments: Any) -> Any:
+    pooled = _max_pool(x, *arguments)
+    return (pooled, Places(pooled.node.target)(x))
 
 
 @from_aten(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
+from math import inf, prod
 from typing import Any, ClassVar
 
 import torch
@@ -182,12 +182,16 @@ class AdaptiveAvgPool(Resampling):
 
 @dataclass(frozen=True)
 class Upsample(Resampling):
-    """Nearest or linear resizing to ``size``."""
+    """Nearest, linear or cubic resizing to ``size``; ``smooth``: torch's ``antialias``.
+
+    The weights of cubic resizing are of both signs.
+    """
 
     mode: str
     size: tuple[int, ...]
     align_corners: bool = False
     scales: tuple[float, ...] | None = None
+    smooth: bool = False
     levels: ClassVar[frozenset[str]] = frozenset({"canonical", "lowered", "torch"})
 
     MODES: ClassVar[dict[int, str]] = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -198,11 +202,27 @@ class Upsample(Resampling):
         return x
 
     def interval(self, *operands: Interval) -> Interval:
-        return operands[0].widened()
+        if self.mode != "cubic":
+            return operands[0].widened()
+        # weights of an axis add up to 1, their sizes to less than 1.4: so much it overshoots
+        x, share = operands[0], (1.4 ** len(self.size) - 1) / 2
+        if x.high - x.low == inf:
+            return Interval()
+        beyond = (x.high - x.low) * share
+        return x + Interval(-beyond, beyond)
 
     def axis_map(self, axis: int, x: torch.Tensor) -> torch.Tensor:
         size = self.size[axis]
         scale = None if self.scales is None else self.scales[axis]
+        if self.mode == "cubic" or self.smooth:
+            plane, full = x.unsqueeze(2), [1, size]
+            name = "bicubic" if self.mode == "cubic" else "bilinear"
+            function = getattr(
+                aten, f"_upsample_{name}2d_aa" if self.smooth else f"upsample_{name}2d"
+            )
+            return function(plane, full, self.align_corners, 1.0 if scale else None, scale).squeeze(
+                2
+            )
         if self.mode == "nearest":
             return aten.upsample_nearest1d(x, [size], scale)
         if self.mode == "nearest-exact":
@@ -211,6 +231,7 @@ class Upsample(Resampling):
 
     def source(self, *operands: str) -> str:
         mode = self.MODES[len(self.size)] if self.mode == "linear" else self.mode
+        mode = "bicubic" if mode == "cubic" else mode
         return source_call(
             "F.interpolate",
             *operands,
@@ -218,6 +239,7 @@ class Upsample(Resampling):
             scale_factor=(self.scales, None),
             mode=(mode, "nearest"),
             align_corners=(self.align_corners, False),
+            antialias=(self.smooth, False),
         )
 
 
@@ -340,7 +362,7 @@ def _mean(
     return mean if keepdim else _squeeze(mean, chosen)
 
 
-def _upsample(mode: str) -> Any:
+def _upsample(mode: str, smooth: bool = False) -> Any:
     def capture(x: Any, size: Any, *rest: Any) -> Any:
         *corners, scales = rest
         align = bool(corners[0]) if corners else False
@@ -350,7 +372,7 @@ def _upsample(mode: str) -> Any:
             kept = tuple(map(float, scales))
         else:
             kept = None
-        return Upsample(mode, tuple(size), align, kept)(x)
+        return Upsample(mode, tuple(size), align, kept, smooth)(x)
 
     return capture
 
@@ -370,3 +392,8 @@ from_aten(
     aten._upsample_nearest_exact2d.vec,
     aten._upsample_nearest_exact3d.vec,
 )(_upsample("nearest-exact"))
+
+
+from_aten(aten.upsample_bicubic2d.vec)(_upsample("cubic"))
+from_aten(aten._upsample_bicubic2d_aa.vec)(_upsample("cubic", smooth=True))
+from_aten(aten._upsample_bilinear2d_aa.vec)(_upsample("linear", smooth=True))

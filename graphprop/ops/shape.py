@@ -162,9 +162,14 @@ class Unslice(Rearrangement):
             length *= self.step
             flat = (*shape[: self.axis], length, *shape[self.axis + 1 :])
             x = graph.node("Reshape", x, graph.integers(flat))
+        behind = self.size - self.start - length
+        if behind < 0:
+            # onnx.reference can't crop by padding
+            limits = [(0,), (length + behind,), (self.axis,)]
+            x = graph.node("Slice", x, *map(graph.integers, limits))
         amounts = [0] * (2 * rank)
         amounts[self.axis] = self.start
-        amounts[rank + self.axis] = self.size - self.start - length
+        amounts[rank + self.axis] = max(behind, 0)
         return graph.node("Pad", x, graph.integers(amounts))
 
 
@@ -476,6 +481,71 @@ def _slice(
     return Slice(axis, first, max(first, last), step)(x)
 
 
+@from_aten(aten.slice_scatter.default)
+def _slice_scatter(
+    x: Any,
+    new: Any,
+    axis: int = 0,
+    start: int | None = None,
+    stop: int | None = None,
+    step: int = 1,
+) -> Any:
+    """A slice written anew: what lies before it, the new entries, and what lies behind."""
+    axis = axis % len(x.shape)
+    if start in (None, 0) and (stop is None or stop > 2**31) and step == 1:
+        return new
+    axis = axis_of(axis, x)
+    length = x.shape[axis]
+    first, last, step = slice(start, stop, step).indices(length)
+    if step != 1:
+        return _every_written(x, new, axis, range(first, last, step))
+    parts = [entries(x, axis, 0, first), new, entries(x, axis, last, length)]
+    return _cat([part for part in parts if part.shape[axis]], axis)
+
+
+def _every_written(x: Any, new: Any, axis: int, places: range) -> Any:
+    """Entries in some places written anew: one after another."""
+    parts, done = [], 0
+    for count, place in enumerate(places):
+        parts += [entries(x, axis, done, place), entries(new, axis, count, count + 1)]
+        done = place + 1
+    parts.append(entries(x, axis, done, x.shape[axis]))
+    return _cat([part for part in parts if part.shape[axis]], axis)
+
+
+def entries(x: Any, axis: int, start: int, stop: int) -> Any:
+    """The entries from ``start`` to ``stop`` of an axis, of a value or a constant."""
+    if isinstance(x, torch.Tensor):
+        return x.narrow(axis, start, stop - start)
+    return x if (start, stop) == (0, x.shape[axis]) else Slice(axis, start, stop)(x)
+
+
+@from_aten(aten.select_scatter.default)
+def _select_scatter(x: Any, new: Any, axis: int, index: int) -> Any:
+    axis = axis_of(axis, x)
+    index = index % x.shape[axis]
+    new = new.unsqueeze(axis) if isinstance(new, torch.Tensor) else _unsqueeze(new, axis)
+    return _slice_scatter(x, new, axis, index, index + 1)
+
+
+@from_aten(aten.copy.default)
+def _copy(x: Any, new: Any, non_blocking: bool = False) -> Any:
+    """What is written over x: another value or constant, broadcast to its shape."""
+    from graphprop.network import BATCH
+
+    if isinstance(new, torch.Tensor):
+        return new.expand([BATCH if length == -1 else length for length in x.shape])
+    while len(new.shape) < len(x.shape):
+        new = Reshape((-1, 1, *new.shape[1:]))(new)
+    wanted = (-1, *x.shape[1:])
+    return new if tuple(new.shape) == wanted else Expand(wanted)(new)
+
+
+@from_aten(aten.fill.Scalar, aten.fill.Tensor)
+def _fill(x: Any, value: Any) -> Any:
+    return filled(x, x.shape, float(value), None)
+
+
 @from_aten(aten.narrow.default)
 def _narrow(x: Any, axis: int, start: int, length: int) -> Any:
     return _slice(x, axis, start, start + length)
@@ -528,9 +598,9 @@ def one_sample(constant: torch.Tensor) -> torch.Tensor:
     """A constant that was made as large as the batch, for one sample."""
     from graphprop.network import BATCH
 
-    if constant.dim() == 0 or constant.shape[0] != BATCH:
+    if constant.dim() == 0 or not constant.shape[0] or constant.shape[0] % BATCH:
         return constant
-    if not torch.equal(constant, constant[:1].expand_as(constant)):
+    if constant.stride(0) and not torch.equal(constant, constant[:1].expand_as(constant)):
         raise UnsupportedOperator("a constant that differs from sample to sample mixes samples")
     return constant[:1].clone()
 
@@ -562,8 +632,14 @@ def _stack(values: Sequence[Any], axis: int = 0) -> Any:
 def _pad(x: Any, amounts: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     pairs = [(int(amounts[i]), int(amounts[i + 1])) for i in range(0, len(amounts), 2)]
     full = [(0, 0)] * (len(x.shape) - len(pairs)) + pairs[::-1]
+    if full[0] != (0, 0):
+        raise UnsupportedOperator("padding along the batch axis adds samples")
+    for axis, (before, after) in enumerate(full):
+        # a negative amount crops: what is cut off is no part of the layer behind, as padding is
+        x = entries(x, axis, max(-before, 0), x.shape[axis] - max(-after, 0)) if axis else x
+    full = [(max(before, 0), max(after, 0)) for before, after in full]
     if mode == "constant":
-        return Pad(tuple(full), float(value or 0.0))(x)
+        return Pad(tuple(full), float(value or 0.0))(x) if any(map(any, full)) else x
     for axis, (before, after) in enumerate(full):
         x = _pad_by_copying(x, axis, before, after, mode)
     return x
@@ -577,8 +653,6 @@ def _pad_by_copying(x: Any, axis: int, before: int, after: int, mode: str) -> An
         parts.insert(0, _border(x, axis, mode, before, length, front=True))
     if after > 0:
         parts.append(_border(x, axis, mode, after, length, front=False))
-    if before < 0 or after < 0:
-        raise UnsupportedOperator(f"{mode} padding with a negative amount has no meaning here")
     return Cat(axis)(*parts) if len(parts) > 1 else x
 
 
@@ -685,11 +759,51 @@ def _sum(x: Any, axes: Sequence[int] | None, keepdim: bool = False, *, dtype: An
 )
 def _identity(x: Any, *arguments: Any, **options: Any) -> Any:
     for option in (*arguments, *options.values()):
+        if not x.node.meta["varies"]:
+            break  # a mask has no fraction
         if isinstance(option, torch.dtype) and not option.is_floating_point:
             raise UnsupportedOperator(
                 f"a cast to {option} loses the fraction: it has no relevance rule"
             )
     return x
+
+
+def filled(like: Any, shape: Sequence[int], value: float, dtype: Any) -> torch.Tensor:
+    """A constant: one row, repeated for the batch without memory where that leads the shape."""
+    from graphprop.network import BATCH
+
+    lengths = [BATCH if length == -1 else int(length) for length in shape]
+    rows = lengths and lengths[0] and lengths[0] % BATCH == 0
+    kept = [1, *lengths[1:]] if rows else lengths
+    full: torch.Tensor = torch.full(kept, value, dtype=dtype or like.dtype)
+    return full.expand(lengths)
+
+
+@from_aten(aten.zeros_like.default, aten.new_zeros.default)
+def _zeros(x: Any, shape: Sequence[int] | None = None, *, dtype: Any = None, **_: Any) -> Any:
+    return filled(x, x.shape if shape is None else shape, 0, dtype)
+
+
+@from_aten(aten.ones_like.default, aten.new_ones.default)
+def _ones(x: Any, shape: Sequence[int] | None = None, *, dtype: Any = None, **_: Any) -> Any:
+    return filled(x, x.shape if shape is None else shape, 1, dtype)
+
+
+@from_aten(aten.full_like.default)
+def _full_like(x: Any, value: float, *, dtype: Any = None, **_: Any) -> Any:
+    return filled(x, x.shape, value, dtype)
+
+
+@from_aten(aten.new_full.default)
+def _new_full(x: Any, shape: Sequence[int], value: float, *, dtype: Any = None, **_: Any) -> Any:
+    return filled(x, shape, value, dtype)
+
+
+LIKE = (
+    *(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default),
+    *(aten.new_zeros.default, aten.new_ones.default, aten.new_full.default),
+)
+"""What makes a constant of the shape or type of a value."""
 
 
 @from_aten(aten._assert_tensor_metadata.default)

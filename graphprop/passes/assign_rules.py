@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import fx
 
-from graphprop.errors import MethodError, UnsupportedOperator, nearest
+from graphprop.errors import MethodError, nearest
 from graphprop.network import Network, where
 from graphprop.ops import BatchNorm
 from graphprop.ops.norm import SampleNorm
 from graphprop.ops.windows import Pooling
-from graphprop.passes.tag_roles import ROLES, live_operands, matches
+from graphprop.passes.tag_roles import ROLES, dead_end, live_operands, matches
 from graphprop.rules.registry import BoundRule, Method, find_rule
 
 BATCH_NORM_RULES = {"affine": "affine", "compensate": "compensate"}
@@ -67,11 +67,7 @@ def assign_rules(
         if found.rule.everywhere:
             node.meta["signal"] = live_operands(node)
         elif not node.meta["signal"]:
-            raise UnsupportedOperator(
-                f"the quotient at {where(node)} has a constant numerator: its divisor scales no "
-                "signal, so that there is nothing to hand its relevance to. Divide the signal "
-                "itself, or explain the layer before by a gradient method"
-            )
+            raise dead_end(node)
         node.meta["rule"] = found
         reached |= {node.args[index] for index in node.meta["signal"]}
     network.notes += totals_changed(network)

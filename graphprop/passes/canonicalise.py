@@ -1,8 +1,8 @@
 """Canonicalise: from captured ATen operators to graphprop's own, one spelling each.
 
 What depends on parameters alone (a weight norm, a buffer computed in ``forward``) is computed
-here, once. Dropout, aliases and copies disappear. A softmax at the end is removed, with a note:
-relevance explains logits.
+here, once. Dropout, aliases and copies disappear. A softmax or sigmoid at the end is removed, with
+a note: relevance explains logits.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from typing import Any
 import torch
 from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 
 from graphprop.capture import is_user_file, named_leaves
 from graphprop.errors import CaptureError, GraphpropError, UnsupportedOperator, VerificationError
-from graphprop.network import BATCH, Network, Value, Writer, shape_of, where
-from graphprop.ops import ATEN, LogSoftmax, Softmax
+from graphprop.network import BATCH, Network, Value, Writer, where
+from graphprop.ops import ATEN, Add, Clamp, LogSoftmax, Multiply, Simple, Softmax
+from graphprop.ops.shape import LIKE, Rearrangement
+from graphprop.passes.constants import evaluated
 
 aten = torch.ops.aten
 
-CASTS = {aten._to_copy.default, aten.to.dtype, aten.type_as.default}
-SYMBOLIC = {operator.mul, operator.add, operator.sub, operator.floordiv, operator.mod}
+SHAPE_ONLY = {aten.sym_size.int, *LIKE}
+"""What reads the shape and type of a tensor, not its values."""
 
 
 def canonicalise(program: ExportedProgram, output: str | int | None = None) -> Network:
@@ -44,30 +46,38 @@ def canonicalise(program: ExportedProgram, output: str | int | None = None) -> N
     """
     network = Network()
     writer = Writer(network)
+    network.output_name, result = choose_output(program, output)
+    needed = {result, *needed_for(result)}
     environment = bind_inputs(program, network, writer)
     labels: Counter[str] = Counter()
-    refused: list[str] = []
     for node in program.graph.nodes:
-        if node.op == "call_function":
+        if node.op == "call_function" and node in needed:
             try:
                 environment[node] = translate(node, environment, writer, labels)
             except UnsupportedOperator as error:
-                refused.append(str(error))
-                break
-    if refused:
-        raise UnsupportedOperator(refused[0] + what_was_fine(network))
-    (result,) = next(n for n in program.graph.nodes if n.op == "output").args
-    results = named_results(program, [environment.get(leaf, leaf) for leaf in leaves(result)])
-    network.output_name, node = choose_output(results, output)
-    network.graph.output(without_softmax(node, network))
+                raise UnsupportedOperator(f"{error}{what_was_fine(network)}") from error
+    network.graph.output(without_tail(environment[result].node, network))
     network.graph.eliminate_dead_code()
     return network
+
+
+def needed_for(result: fx.Node) -> set[fx.Node]:
+    """The captured nodes that a result is computed from."""
+    found: set[fx.Node] = set()
+    waiting = [result]
+    while waiting:
+        for node in waiting.pop().all_input_nodes:
+            if node not in found:
+                found.add(node)
+                waiting.append(node)
+    return found
 
 
 def bind_inputs(program: ExportedProgram, network: Network, writer: Writer) -> dict[fx.Node, Any]:
     """Give every placeholder its meaning: an input, or a tensor of the model.
 
-    Casts being identities, every floating-point tensor takes the type of the input.
+    Casts being identities, every floating-point tensor takes the type of the input. An input of
+    whole numbers is taken as floating-point numbers of the same values.
     """
     kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
@@ -76,6 +86,12 @@ def bind_inputs(program: ExportedProgram, network: Network, writer: Writer) -> d
         for node in placeholders
         if kinds[node.name].kind == InputKind.USER_INPUT
     )
+    if not dtype.is_floating_point:
+        kind, dtype = str(dtype).removeprefix("torch."), torch.get_default_dtype()
+        network.notes.append(
+            f"the model takes whole numbers ({kind}): the explainer takes the same values as "
+            f"{str(dtype).removeprefix('torch.')}"
+        )
     environment: dict[fx.Node, Any] = {}
     for node in placeholders:
         spec = kinds[node.name]
@@ -162,18 +178,6 @@ def refuse_mixing(node: fx.Node, labels: Counter[str]) -> None:
             f"the operator {short_name(node.target)} at {described(origin(node, labels))} draws "
             "random numbers: draw them once, and keep them as a buffer of the model"
         )
-
-
-def evaluated(target: Any, arguments: Any, options: Any, dtype: torch.dtype) -> Any:
-    """What doesn't depend on the input, computed; floating-point numbers in the input's type."""
-    if target is aten._assert_tensor_metadata.default:
-        return None
-    result = target(*arguments, **options)
-    if not isinstance(result, torch.Tensor) or not result.is_floating_point():
-        return result
-    if target in CASTS and arguments[0].is_floating_point():
-        return arguments[0]
-    return result.to(dtype)
 
 
 def name_written(
@@ -263,20 +267,15 @@ def what_was_fine(network: Network) -> str:
     return f". The {len(layers)} weighted layers before it, up to {where(layers[-1])}, were fine"
 
 
-def named_results(program: ExportedProgram, found: list[Any]) -> dict[str, Any]:
-    """The model's results by name: keys and indices, joined by dots where they are nested."""
-    spec = program.call_spec.out_spec
-    if spec is None:
-        return {str(index): value for index, value in enumerate(found)}
-    tree = torch.utils._pytree.tree_unflatten(range(len(found)), spec)
-    return {name: found[place] for name, place in named_leaves(tree).items()}
-
-
-def choose_output(results: dict[str, Any], wanted: str | int | None) -> tuple[str, fx.Node]:
+def choose_output(program: ExportedProgram, wanted: str | int | None) -> tuple[str, fx.Node]:
     """The result to explain: the one that is named, or the only one that depends on the input."""
-    values = {name: value.node for name, value in results.items() if isinstance(value, Value)}
+    values = {
+        name: node
+        for name, node in named_results(program).items()
+        if isinstance(node, fx.Node) and depends_on_input(node, program)
+    }
     shown = ", ".join(
-        f"{name!r} of shape ({', '.join(map(str, ('N', *shape_of(node)[1:])))})"
+        f"{name!r} of shape ({', '.join(map(str, ('N', *node.meta['val'].shape[1:])))})"
         for name, node in values.items()
     )
     if wanted is not None:
@@ -292,14 +291,106 @@ def choose_output(results: dict[str, Any], wanted: str | int | None) -> tuple[st
     return next(iter(values.items()))
 
 
-def without_softmax(node: fx.Node, network: Network) -> fx.Node:
-    """The node of the logits: a softmax at the end is removed."""
-    if node.op == "call_function" and isinstance(node.target, Softmax):
-        kind = "log-softmax" if isinstance(node.target, LogSoftmax) else "softmax"
-        network.notes.append(
-            f"the {kind} at the end ({where(node)}) is removed: relevance explains the logits"
-        )
-        network.removed_softmax = node.target
-        found: fx.Node = node.args[0]
-        return found
-    return node
+def named_results(program: ExportedProgram) -> dict[str, Any]:
+    """The model's results by name: keys and indices, joined by dots where they are nested.
+
+    What it changes in place, inputs or buffers, is no result.
+    """
+    (found,) = next(n for n in program.graph.nodes if n.op == "output").args
+    kinds = [spec.kind for spec in program.graph_signature.output_specs]
+    found = [
+        leaf
+        for leaf, kind in zip(leaves(found), kinds, strict=True)
+        if kind == OutputKind.USER_OUTPUT
+    ]
+    spec = program.call_spec.out_spec
+    if spec is None:
+        return {str(index): value for index, value in enumerate(found)}
+    tree = torch.utils._pytree.tree_unflatten(range(len(found)), spec)
+    return {name: found[place] for name, place in named_leaves(tree).items()}
+
+
+def depends_on_input(node: fx.Node, program: ExportedProgram) -> bool:
+    """Whether a captured tensor is computed from the values of an input, not from its shape."""
+    inputs = set(program.graph_signature.user_inputs)
+    waiting, seen = [node], {node}
+    while waiting:
+        current = waiting.pop()
+        if current.name in inputs:
+            return True
+        if current.target in SHAPE_ONLY:
+            continue
+        waiting += [n for n in current.all_input_nodes if n not in seen]
+        seen.update(current.all_input_nodes)
+    return False
+
+
+SQUASHING = {"sigmoid": "sigmoid", "logsigmoid": "log-sigmoid"}
+
+
+def without_tail(node: fx.Node, network: Network) -> fx.Node:
+    """The node of the logits: a softmax or sigmoid at the end, and what follows it, is removed.
+
+    It may be followed by a logarithm, limits, an addition of a number and a product with a positive
+    one, which keep the order of its entries, and by rearrangements (a selection of classes), which
+    are applied to the logits instead.
+    """
+    chain: list[fx.Node] = []
+    current = node
+    while keeps_order(current) and not is_squashing(current):
+        chain.insert(0, current)
+        current = current.args[0]
+    if not is_squashing(current):
+        return node
+    chain.insert(0, current)
+    logits = current.args[0]
+    while is_squashing(logits):
+        chain.insert(0, logits)
+        logits = logits.args[0]
+    network.tail = tuple((link.target, link.args[1:]) for link in chain)
+    kept = [link for link in chain if isinstance(link.target, Rearrangement)]
+    rest = [link for link in chain if link not in kept]
+    removed = [kind_of(link) for link in rest if is_squashing(link)]
+    others = [str(link.target.__name__) for link in rest if not is_squashing(link)]
+    also = f", and what follows it ({', '.join(others)}), is" if others else " is"
+    network.notes.append(
+        f"the {' of a '.join(reversed(removed))} at the end ({where(chain[0])}){also} removed: "
+        "relevance explains the logits"
+    )
+    writer = Writer(network)
+    result = Value(logits, writer)
+    for link in kept:
+        with writer.at(**{key: link.meta[key] for key in ("path", "label", "line", "kind")}):
+            result = link.target(result)
+        link.meta["label"] = f"{link.meta['label']} (removed)"
+        writer.take_name(result.node, link)
+    return result.node
+
+
+def is_squashing(node: fx.Node) -> bool:
+    """Whether a node turns logits into probabilities, or their logarithms."""
+    if node.op != "call_function":
+        return False
+    return isinstance(node.target, Softmax) or (
+        isinstance(node.target, Simple) and node.target.name in SQUASHING
+    )
+
+
+def kind_of(node: fx.Node) -> str:
+    """What the user calls it."""
+    if isinstance(node.target, Softmax):
+        return "log-softmax" if isinstance(node.target, LogSoftmax) else "softmax"
+    return SQUASHING[node.target.name]
+
+
+def keeps_order(node: fx.Node) -> bool:
+    """Whether a node of one operand keeps the order of its entries, or only rearranges them."""
+    if node.op != "call_function" or not isinstance(node.args[0], fx.Node):
+        return False
+    if any(isinstance(operand, fx.Node) for operand in node.args[1:]):
+        return False
+    target, rest = node.target, node.args[1:]
+    if isinstance(target, Multiply):
+        return bool(rest[0] > 0)
+    increasing = isinstance(target, Simple) and target.name in ("log", "log1p", "sqrt")
+    return increasing or isinstance(target, Add | Clamp | Rearrangement)

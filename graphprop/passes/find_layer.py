@@ -15,6 +15,7 @@ from graphprop.ops.norm import BatchNorm, SampleNorm
 from graphprop.ops.shape import Cat, Rearrangement, Sum
 from graphprop.ops.windows import Pooling
 from graphprop.passes.tag_roles import (
+    dead_end,
     is_wider_than_map,
     live_operands,
     matches,
@@ -85,6 +86,12 @@ def last_spatial(network: Network, flow: nx.DiGraph) -> fx.Node:
     """The last value with places that all relevance passes, before pooling and flattening."""
     dominators = nx.immediate_dominators(flow.reverse(copy=False), network.output)
     reached = [image for image in network.inputs if image in dominators]
+    if not reached:
+        behind = nx.ancestors(flow, network.output)
+        raise next(
+            (dead_end(n) for n in network.layers if n in behind and not n.meta["signal"]),
+            MethodError("no relevance reaches the input: the logits do not depend on it"),
+        )
     way = chain(dominators, reached[0])
     for image in reached[1:]:
         others = set(chain(dominators, image))

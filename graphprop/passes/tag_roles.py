@@ -21,8 +21,8 @@ from typing import Any
 import networkx as nx
 from torch import fx
 
-from graphprop.errors import MethodError, nearest
-from graphprop.network import Network, layout_of, range_of, shape_of
+from graphprop.errors import MethodError, UnsupportedOperator, nearest
+from graphprop.network import Network, layout_of, range_of, shape_of, where
 from graphprop.ops import (
     Add,
     Cat,
@@ -30,6 +30,7 @@ from graphprop.ops import (
     ConvTranspose,
     Divide,
     Expand,
+    Extremum,
     Linear,
     LinearTranspose,
     LogSumExp,
@@ -39,6 +40,7 @@ from graphprop.ops import (
     Reshape,
     Subtract,
     Sum,
+    Where,
 )
 from graphprop.ops.windows import Pooling
 
@@ -92,11 +94,11 @@ def primary_role(roles: frozenset[str]) -> str:
 
 
 def live_operands(node: fx.Node) -> tuple[int, ...]:
-    """The operands of a node that depend on the input."""
+    """The operands of a node that depend on the input, those left out that only step."""
     return tuple(
         index
         for index, argument in enumerate(node.args)
-        if isinstance(argument, fx.Node) and argument.meta["batched"]
+        if isinstance(argument, fx.Node) and argument.meta["batched"] and argument.meta["varies"]
     )
 
 
@@ -108,9 +110,23 @@ def signal_operands(node: fx.Node) -> tuple[int, ...]:
     if isinstance(node.target, Multiply) and len(live) == 2:
         gate = gate_operand(node)
         return live if gate is None else (1 - gate,)
-    if isinstance(node.target, Add | Subtract | Multiply | Cat):
+    if isinstance(node.target, Add | Subtract | Multiply | Cat | Where | Extremum):
         return live
     return live[:1]
+
+
+def dead_end(node: fx.Node) -> UnsupportedOperator:
+    """The refusal of a node that relevance reaches, and none of whose operands it flows to."""
+    if not node.meta["varies"]:
+        return UnsupportedOperator(
+            f"the value at {where(node)} only steps (a comparison, an index), so that there is "
+            "nothing to hand its relevance to. Let it choose between values, or scale one"
+        )
+    return UnsupportedOperator(
+        f"the quotient at {where(node)} has a constant numerator: its divisor scales no "
+        "signal, so that there is nothing to hand its relevance to. Divide the signal "
+        "itself, or explain the layer before by a gradient method"
+    )
 
 
 def gate_operand(node: fx.Node) -> int | None:

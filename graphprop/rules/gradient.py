@@ -16,6 +16,7 @@ from graphprop.ops import (
     AddBias,
     BatchNorm,
     Divide,
+    Extremum,
     Item,
     MaxPool,
     Multiply,
@@ -23,6 +24,7 @@ from graphprop.ops import (
     Route,
     Sum,
     Upsample,
+    Where,
     absolute,
     divide_or_zero,
     keep_where,
@@ -74,6 +76,10 @@ def deeplift(layer: Layer, x: Any, r: Any, *, nearest: float = 1e-7) -> Any:
         return (rescaled(layer, x, r, nearest),)
     if isinstance(operator, MaxPool | AdaptiveMaxPool):
         return (rescaled_maximum(layer, x, r, nearest),)
+    if isinstance(operator, Where | Extremum) and len(layer.signal) == 1:
+        return (rescaled_choice(layer, r, nearest),)
+    if isinstance(operator, Extremum):
+        return rescaled_extremum(layer, r, nearest)
     if len(layer.signal) == 2 and isinstance(operator, Multiply | Divide):
         (a, b), (a0, b0) = layer.operands, layer.reference
         if isinstance(operator, Multiply):
@@ -103,6 +109,28 @@ def rescaled_maximum(layer: Layer, x: Any, r: Any, nearest: float) -> Any:
     moved = route(r * (above - y0), indices) + route(r * (y - above), indices0)
     dx = x - x0
     return chosen(dx, divide_or_zero(moved, far(dx, nearest)), route(r, indices), nearest)
+
+
+def rescaled_choice(layer: Layer, r: Any, nearest: float) -> Any:
+    """``r * dy / dx`` through a choice between one value and constants."""
+    (index,) = layer.signal
+    dx = layer.operands[index] - layer.reference[index]
+    dy = layer.operator(*layer.operands) - layer.operator(*layer.reference)
+    return chosen(dx, divide_or_zero(r * dy, far(dx, nearest)), carried_back(layer, r)[0], nearest)
+
+
+def rescaled_extremum(layer: Layer, r: Any, nearest: float) -> tuple[Any, ...]:
+    """The multipliers of two values: each one's change, the mean over which changes first."""
+    (x, y), (x0, y0) = layer.operands, layer.reference
+    of, derivatives = layer.operator, carried_back(layer, r)
+    moved = (
+        (of(x, y) - of(x0, y) + of(x, y0) - of(x0, y0)) * 0.5,
+        (of(x, y) - of(x, y0) + of(x0, y) - of(x0, y0)) * 0.5,
+    )
+    return tuple(
+        chosen(dx, divide_or_zero(r * dy, far(dx, nearest)), derivative, nearest)
+        for dx, dy, derivative in zip((x - x0, y - y0), moved, derivatives, strict=True)
+    )
 
 
 def far(dx: Any, nearest: float) -> Any:

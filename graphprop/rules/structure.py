@@ -7,7 +7,10 @@ from typing import Any
 from graphprop.ops import (
     Add,
     Cat,
+    Extremum,
     Subtract,
+    Unpool,
+    Where,
     absolute,
     divide_or_zero,
     keep_where,
@@ -28,16 +31,26 @@ def pass_through(layer: Layer, x: Any, r: Any) -> Any:
 
 @rule
 def rearrange(layer: Layer, x: Any, r: Any) -> Any:
-    """The adjoint rearrangement: reshapes, permutations, slices, concatenation, padding."""
+    """The adjoint rearrangement: reshapes, slices, concatenation, padding, choice by a mask."""
     if isinstance(layer.operator, Cat):
         parts = [layer.operator.part(index, layer.shapes) for index in layer.signal]
         return tuple(part(r) for part in parts)
+    if isinstance(layer.operator, Where | Unpool):
+        chosen = layer.operator.gradient(r, layer.operands, layer.shapes)
+        return tuple(chosen[index] for index in layer.signal)
     return layer.opT(None, r)
 
 
 @rule
 def winner(layer: Layer, x: Any, r: Any) -> Any:
-    """All relevance to the largest entry of each window, the first one on ties."""
+    """All relevance to the largest entry of each window, the first one on ties.
+
+    The same of two values; where one of them is a constant, they are a non-linearity of the other.
+    """
+    if isinstance(layer.operator, Extremum):
+        if len(layer.signal) == 1:
+            return (r,)
+        return layer.operator.gradient(r, layer.operands, layer.shapes)
     return layer.operator.gradient(r, (x,), (x.shape,))[0]
 
 

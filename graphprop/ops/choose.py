@@ -1,0 +1,333 @@
+"""Choices between values: maxima, minima, masks and ``torch.where``.
+
+A mask (``x > 0``, and what logic makes of such) is 1 or 0 and steps between: it has no derivative,
+and no relevance flows to it; nor does any to what it is computed from. ``where`` hands relevance to
+the value that it chose, entry by entry. Where a constant stands in for the other values of the very
+value that the mask is computed from (``where(x > 0, x, 0)``, a threshold), the choice is a
+non-linearity of that value like ReLU, and relevance passes unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from graphprop.errors import UnsupportedOperator
+from graphprop.ops.activation import Activation
+from graphprop.ops.base import Operator, Shape, from_aten
+from graphprop.ops.elementwise import Elementwise, KeepWhere, Subtract, keep_where
+from graphprop.ops.interval import UNIT, Interval
+from graphprop.ops.merge import _add, _mul, _sub, aligned
+from graphprop.ops.shape import Expand, one_sample
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Extremum(Operator):
+    """What the larger and the smaller of two values share; the first wins where they are equal."""
+
+    relevance: ClassVar[str | None] = "winner"
+    wins: ClassVar[str]
+    """How ``x - y`` compares with zero where x wins."""
+    loses: ClassVar[str]
+
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        difference = operands[0] - operands[1]
+        return keep_where(difference, self.wins, r), keep_where(difference, self.loses, r)
+
+
+@dataclass(frozen=True)
+class Maximum(Extremum):
+    """The larger of two values, entry by entry."""
+
+    wins: ClassVar[str] = ">="
+    loses: ClassVar[str] = "<"
+
+    def run(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.maximum(x, y)
+
+    def interval(self, *operands: Interval) -> Interval:
+        x, y = operands
+        return Interval(max(x.low, y.low), max(x.high, y.high))
+
+    def source(self, *operands: str) -> str:
+        return f"torch.maximum({', '.join(operands)})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Max", *operands)
+
+
+@dataclass(frozen=True)
+class Minimum(Extremum):
+    """The smaller of two values, entry by entry."""
+
+    wins: ClassVar[str] = "<="
+    loses: ClassVar[str] = ">"
+
+    def run(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.minimum(x, y)
+
+    def interval(self, *operands: Interval) -> Interval:
+        x, y = operands
+        return Interval(min(x.low, y.low), min(x.high, y.high))
+
+    def source(self, *operands: str) -> str:
+        return f"torch.minimum({', '.join(operands)})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        return graph.node("Min", *operands)
+
+
+@dataclass(frozen=True)
+class Mask(Operator):
+    """1 where x compares with zero as said, else 0."""
+
+    comparison: str
+    levels: ClassVar[frozenset[str]] = frozenset({"canonical", "lowered", "torch", "onnx"})
+    piecewise_constant: ClassVar[bool] = True
+
+    NAMES: ClassVar[dict[str, str]] = {
+        "==": "eq",
+        "!=": "ne",
+        ">": "gt",
+        ">=": "ge",
+        "<": "lt",
+        "<=": "le",
+    }
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return KeepWhere.KNOWN[self.comparison][0](x, 0).type_as(x)
+
+    def interval(self, *operands: Interval) -> Interval:
+        return UNIT
+
+    def source(self, *operands: str) -> str:
+        x = operands[0]
+        return f"torch.{self.NAMES[self.comparison]}({x}, 0).type_as({x})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        x = operands[0]
+        one, zero = (graph.number(value, like=x) for value in (1.0, 0.0))
+        condition = graph.node(KeepWhere.KNOWN[self.comparison][1], x, zero)
+        chosen = (zero, one) if self.comparison == "!=" else (one, zero)
+        return graph.node("Where", condition, *chosen)
+
+
+@dataclass(frozen=True)
+class Where(Operator):
+    """``Where()(mask, x, y)``: x where the mask is not zero, else y."""
+
+    activation: bool = False
+    """Whether it is a non-linearity of the value that the mask is computed from."""
+    operands: ClassVar[tuple[str, ...]] = ("mask", "x", "y")
+
+    @property
+    def relevance(self) -> str | None:  # type: ignore[override]
+        return "pass" if self.activation else "rearrange"
+
+    def run(self, mask: torch.Tensor, x: Any, y: Any) -> torch.Tensor:
+        return torch.where(mask != 0, x, y)
+
+    def interval(self, *operands: Interval) -> Interval:
+        return operands[1] | operands[2]
+
+    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+        mask = operands[0]
+        return mask * 0.0, keep_where(mask, "!=", r), keep_where(mask, "==", r)
+
+    def source(self, *operands: str) -> str:
+        mask, x, y = operands
+        return f"torch.where(torch.ne({mask}, 0), {x}, {y})"
+
+    def onnx(self, graph: Any, *operands: Any) -> Any:
+        mask, x, y = operands
+        return graph.node("Where", graph.node("Equal", mask, graph.number(0.0, like=mask)), y, x)
+
+
+def is_value(operand: Any) -> bool:
+    """Whether an operand depends on the input."""
+    return hasattr(operand, "tracer")
+
+
+def is_constant(operand: Any) -> bool:
+    """Whether an operand does not change with the input, or only in steps."""
+    return not is_value(operand) or not operand.node.meta["varies"]
+
+
+def roots(node: fx.Node) -> set[fx.Node]:
+    """The values that a value is computed from entry by entry."""
+    found, waiting, seen = set(), [node], {node}
+    while waiting:
+        current = waiting.pop()
+        operands = [a for a in current.all_input_nodes if a.meta["batched"]]
+        entrywise = isinstance(
+            current.target, Elementwise | Activation | Mask | Where | Extremum | Expand
+        )
+        if entrywise and operands:
+            waiting += [a for a in operands if a not in seen]
+            seen.update(operands)
+        else:
+            found.add(current)
+    return found
+
+
+def where(mask: Any, x: Any, y: Any) -> Any:
+    """The operator for ``torch.where``, or arithmetic where both values are constants."""
+    if is_constant(x) and is_constant(y):
+        if not is_value(mask):
+            raise UnsupportedOperator("a choice between values that do not depend on the input")
+        return _add(_mul(mask, _difference(x, y)), y)
+    live = [value for value in (x, y) if not is_constant(value)]
+    activation = (
+        is_value(mask)
+        and len(live) == 1
+        and len(roots(mask.node)) == 1
+        and roots(mask.node) == roots(live[0].node)
+    )
+    if isinstance(mask, torch.Tensor):
+        mask = one_sample(mask).to(live[0].dtype)
+    return Where(activation)(*aligned(mask, x, y))
+
+
+def _difference(x: Any, y: Any) -> Any:
+    if is_value(x) or is_value(y):
+        return _sub(x, y) if is_value(x) else _add(_mul(y, -1), x)
+    return x - y
+
+
+@from_aten(aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.where.Scalar)
+def _where(mask: Any, x: Any, y: Any) -> Any:
+    return where(mask, number_of(x), number_of(y))
+
+
+@from_aten(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+def _masked_fill(x: Any, mask: Any, value: Any) -> Any:
+    return where(mask, number_of(value), x)
+
+
+@from_aten(aten.threshold.default)
+def _threshold(x: Any, limit: float, value: float) -> Any:
+    return where(Mask(">")(x - float(limit) if limit else x), x, float(value))
+
+
+@from_aten(aten.index_put.default)
+def _index_put(x: Any, indices: Sequence[Any], value: Any, accumulate: bool = False) -> Any:
+    """Constants written where a mask, or fixed indices, say."""
+    given = [index for index in indices if index is not None]
+    fixed = not is_value(x) or not any(map(is_value, given))
+    if accumulate or is_value(value) or not is_value(x):
+        raise UnsupportedOperator("values written by indices: write them by slices")
+    if not fixed:
+        (mask,) = given
+        if not isinstance(mask.node.target, Mask) or value.numel() != 1:
+            raise UnsupportedOperator("values written by indices that depend on the input")
+        return where(mask, value.reshape(()), x)
+    if indices[0] is not None:
+        raise UnsupportedOperator("an index along the batch axis mixes samples")
+    blank = torch.zeros(1, *x.shape[1:], dtype=x.dtype)
+    places = tuple(slice(None) if index is None else index for index in indices)
+    mask, new = blank.clone(), blank.clone()
+    mask[places], new[places] = 1.0, value.to(x.dtype)
+    return where(mask, new, x)
+
+
+def number_of(operand: Any) -> Any:
+    """A whole number or truth value as a floating-point number."""
+    return float(operand) if isinstance(operand, bool | int) else operand
+
+
+# Comparisons and logic
+
+
+def _comparison(comparison: str) -> Any:
+    def capture(x: Any, y: Any) -> Any:
+        x, y = number_of(x), number_of(y)
+        if is_value(x):
+            difference = x if not is_value(y) and not torch.is_tensor(y) and y == 0 else _sub(x, y)
+            return Mask(comparison)(difference)
+        return Mask(REVERSED[comparison])(_sub(y, x))
+
+    return capture
+
+
+REVERSED = {"==": "==", "!=": "!=", ">": "<", ">=": "<=", "<": ">", "<=": ">="}
+
+for _comparison_sign, _name in Mask.NAMES.items():
+    _packet = getattr(aten, _name)
+    from_aten(_packet.Scalar, _packet.Tensor)(_comparison(_comparison_sign))
+
+
+def truth(operand: Any) -> Any:
+    """A mask of where an operand is not zero."""
+    if not is_value(operand):
+        return one_sample(operand).bool()
+    return operand if isinstance(operand.node.target, Mask) else Mask("!=")(operand)
+
+
+@from_aten(aten.logical_and.default, aten.bitwise_and.Tensor, aten.__and__.Tensor)
+def _and(x: Any, y: Any) -> Any:
+    return Mask("!=")(_mul(truth(x), truth(y)))
+
+
+@from_aten(aten.logical_or.default, aten.bitwise_or.Tensor, aten.__or__.Tensor)
+def _or(x: Any, y: Any) -> Any:
+    x, y = sorted((truth(x), truth(y)), key=is_value, reverse=True)
+    return Mask("!=")(_add(x, y))
+
+
+@from_aten(aten.logical_xor.default, aten.bitwise_xor.Tensor, aten.__xor__.Tensor)
+def _xor(x: Any, y: Any) -> Any:
+    x, y = sorted((truth(x), truth(y)), key=is_value, reverse=True)
+    return Mask("!=")(_sub(x, y))
+
+
+@from_aten(aten.logical_not.default, aten.bitwise_not.default)
+def _not(x: Any) -> Any:
+    return Mask("==")(x)
+
+
+@from_aten(aten.sign.default, aten.sgn.default)
+def _sign(x: Any) -> Any:
+    return Subtract()(Mask(">")(x), Mask("<")(x))
+
+
+# Maxima and minima
+
+
+@from_aten(aten.maximum.default, aten.max.other, aten.fmax.default)
+def _maximum(x: Any, y: Any) -> Any:
+    return _extremum(Maximum(), x, y)
+
+
+@from_aten(aten.minimum.default, aten.min.other, aten.fmin.default)
+def _minimum(x: Any, y: Any) -> Any:
+    return _extremum(Minimum(), x, y)
+
+
+def _extremum(operator: Extremum, x: Any, y: Any) -> Any:
+    """A constant stands second: then it is a non-linearity of the first."""
+    x, y = (x, y) if is_value(x) else (y, x)
+    if isinstance(y, torch.Tensor):
+        y = one_sample(y)
+    return operator(*aligned(x, y))
+
+
+@from_aten(aten.clamp.Tensor)
+def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
+    x = x if low is None else _maximum(x, low)
+    return x if high is None else _minimum(x, high)
+
+
+@from_aten(aten.clamp_min.Tensor)
+def _clamp_min(x: Any, low: Any) -> Any:
+    return _maximum(x, low)
+
+
+@from_aten(aten.clamp_max.Tensor)
+def _clamp_max(x: Any, high: Any) -> Any:
+    return _minimum(x, high)
