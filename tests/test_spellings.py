@@ -177,7 +177,9 @@ def test_two_spellings_have_one_map(name: str, method: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("middle", [lambda x: (x + 1) ** -3, lambda x: (x + 1) ** -0.5], ids=str)
+@pytest.mark.parametrize(
+    "middle", [lambda x: (x + 1) ** -3, lambda x: (x + 1) ** -0.5], ids=["cube", "root"]
+)
 def test_a_negative_power_passes_relevance(middle: Middle) -> None:
     """It is a non-linearity like any other, and has a gradient."""
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
