@@ -380,6 +380,12 @@ def test_layout_where_values_meet() -> None:
     assert Multiply().layout((N, 3, 4, 5), layout("c3", "p4", "p5"), gate).places == 20
     joined = Cat(1).layout((N, 5, 4), layout("c3", "p4"), layout("c2", "p4"))
     assert str(joined) == "N,c5,p4"
+    flattened = Cat(1).layout((N, 20), layout("c3*p2*p2"), layout("c2*p2*p2"))
+    assert str(flattened) == "N,c5*p2*p2"
+    tokens = Cat(1).layout((N, 7, 3), layout("1", "c3"), layout("p2*p3", "c3"))
+    assert tokens.places == 7
+    features = Cat(1).layout((N, 14), layout("c3*p2*p2"), layout("c2"))
+    assert (str(features), features.places) == ("N,c14", 1)
 
 
 # Source

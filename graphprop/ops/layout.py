@@ -78,8 +78,9 @@ class Layout:
             # a part of the outer factor, or several of it
             new: Axis = (replace(outer[0], size=size // rest), *inner)
         else:
+            # a part of flattened channels and places is a vector of features
             held = {f.kind for f in old}
-            found = kind or (held.pop() if len(held) == 1 else PLACE)
+            found = kind or (held.pop() if len(held) == 1 else CHANNEL)
             new = (Factor(found, size),)
         return Layout((*self.axes[: axis - 1], new, *self.axes[axis:]))
 
@@ -136,6 +137,20 @@ def joined(shape: Sequence[int], operands: Sequence[Layout | None]) -> Layout:
     return Layout(
         tuple(max(axes, key=_says) for axes in zip(*(f.axes for f in fitting), strict=True))
     )
+
+
+def concatenated(shape: Sequence[int], operands: Sequence[Layout], axis: int) -> Layout:
+    """The layout of values one after another along an axis.
+
+    Flattened maps of the same places are one with more channels; any other vectors are features.
+    """
+    known = [layout for layout in operands if layout.axes[axis - 1]]
+    inner = {layout.axes[axis - 1][1:] for layout in known}
+    kinds = {layout.kind(axis) for layout in known}
+    kind = None if len(inner) == 1 else kinds.pop() if len(kinds) == 1 else None
+    if len(inner) > 1 and kind is None:
+        kind = CHANNEL
+    return joined(shape, [layout.resized(axis, shape[axis], kind) for layout in operands])
 
 
 def resized_to(layout: Layout, shape: Sequence[int]) -> Layout:

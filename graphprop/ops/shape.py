@@ -25,8 +25,8 @@ from graphprop.ops.layout import (
     PLACE,
     Factor,
     Layout,
+    concatenated,
     guessed,
-    joined,
     resized_to,
     sizes,
 )
@@ -233,7 +233,7 @@ class Cat(Rearrangement):
 
     def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
         known = [x for x in operands if x is not None]
-        return joined(shape, [x.resized(self.axis, shape[self.axis]) for x in known])
+        return concatenated(shape, known, self.axis)
 
     def part(self, index: int, shapes: Sequence[Shape]) -> Slice:
         """The slice of the result that operand ``index`` fills: its adjoint."""
