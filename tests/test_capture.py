@@ -215,3 +215,24 @@ def test_a_constant_that_mixes_samples_is_refused(
 def test_a_file_may_name_its_inputs() -> None:
     found = two_samples({"first": torch.randn(1, 3, 8, 8), "second": torch.randn(3, 3, 8, 8)})
     assert {name: len(part) for name, part in found.items()} == {"first": 2, "second": 2}
+
+
+# Attention
+
+
+def test_attention_is_refused_as_what_it_is() -> None:
+    """Not as the rearrangement of heads that fails before the product does."""
+
+    class Attended(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.fc = nn.Linear(8, 24), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.qkv(x).reshape(x.shape[0], 5, 3, 2, 4).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            return self.fc(y.mean(1))
+
+    refusal = r"layer 'scaled_dot_product_attention', line .*: attention is not supported yet"
+    with pytest.raises(UnsupportedOperator, match=refusal):
+        graphprop.compile(Attended().eval(), torch.randn(2, 5, 8))

@@ -17,6 +17,7 @@ CONVOLUTIONAL = {
     "dpn": "dpn48b",
     "efficientnet": "mobilenetv2_050",
     "fasternet": "fasternet_t0",
+    "fastvit": "fastvit_t8",
     "focalnet": "focalnet_tiny_srf",
     "ghostnet": "ghostnet_050",
     "hardcorenas": "hardcorenas_a",
@@ -67,7 +68,6 @@ ATTENTION = {
     "edgenext": "edgenext_xx_small",
     "efficientformer": "efficientformer_l1",
     "efficientvit_msra": "efficientvit_m0",
-    "fastvit": "fastvit_t8",
     "levit": "levit_128s",
     "maxxvit": "coatnet_nano_rw_224",
     "mobilevit": "mobilevit_xxs",
@@ -79,6 +79,9 @@ ATTENTION = {
 """Family -> a network that is refused as attention."""
 
 SIZES = {
+    **dict.fromkeys(ATTENTION.values(), 224),
+    "botnet26t_256": 256,
+    "crossvit_9_240": 240,
     "mixer_s32_224": 224,
     "inception_v3": 96,
     "inception_v4": 96,

@@ -22,6 +22,7 @@ from graphprop.capture import is_user_file, named_leaves
 from graphprop.errors import CaptureError, GraphpropError, UnsupportedOperator, VerificationError
 from graphprop.network import BATCH, Network, Value, Writer, where
 from graphprop.ops import ATEN, Add, Clamp, LogSoftmax, Multiply, Simple, Softmax
+from graphprop.ops.composed import ATTENTION
 from graphprop.ops.shape import LIKE, Rearrangement
 from graphprop.passes.constants import evaluated
 
@@ -55,7 +56,8 @@ def canonicalise(program: ExportedProgram, output: str | int | None = None) -> N
             try:
                 environment[node] = translate(node, environment, writer, labels)
             except UnsupportedOperator as error:
-                raise UnsupportedOperator(f"{error}{what_was_fine(network)}") from error
+                text = about_attention(program, needed) or str(error)
+                raise UnsupportedOperator(f"{text}{what_was_fine(network)}") from error
     network.graph.output(without_tail(environment[result].node, network))
     network.graph.eliminate_dead_code()
     return network
@@ -71,6 +73,22 @@ def needed_for(result: fx.Node) -> set[fx.Node]:
                 found.add(node)
                 waiting.append(node)
     return found
+
+
+def about_attention(program: ExportedProgram, needed: set[fx.Node]) -> str:
+    """The refusal of attention, if that is what a network is refused for.
+
+    Its values are rearranged in ways that nothing else is, and fail first: what is refused is still
+    the product of two values.
+    """
+    for node in program.graph.nodes:
+        if node not in needed or node.target not in PRODUCTS:
+            continue
+        factors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
+        if sum(depends_on_input(factor, program) for factor in factors) > 1:
+            place, name = described(origin(node, Counter())), short_name(node.target)
+            return f"{place}: {ATTENTION.format(name)}"
+    return ""
 
 
 def bind_inputs(program: ExportedProgram, network: Network, writer: Writer) -> dict[fx.Node, Any]:
@@ -110,6 +128,13 @@ def bind_inputs(program: ExportedProgram, network: Network, writer: Writer) -> d
             environment[node] = tensor
             writer.register(tensor, name)
     return environment
+
+
+PRODUCTS = {
+    *(aten.matmul.default, aten.mm.default, aten.bmm.default, aten.baddbmm.default),
+    *(aten.scaled_dot_product_attention.default, aten._native_multi_head_attention.default),
+}
+"""What multiplies matrices."""
 
 
 def translate(
