@@ -1,6 +1,9 @@
 """Operators from outside the package, as the recipe in the README has it."""
 
+import importlib
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -238,3 +241,23 @@ def test_what_an_operator_is_made_with_is_public():
         assert name in graphprop.__all__
         assert name in dir(graphprop)
         assert callable(getattr(graphprop, name))
+
+
+def test_recipe_of_the_readme(tmp_path, monkeypatch):
+    """The text of the README, as it stands, makes an operator that compiles."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (recipe,) = (
+        part for part in re.findall(r"```python\n(.*?)```", readme, re.S) if "Bent" in part
+    )
+    head = "from dataclasses import dataclass\nfrom typing import ClassVar\n\nimport torch\n"
+    head += "import torch.nn.functional as F\n\nimport graphprop\n\n\n"
+    # a helper's source is read from the file that it stands in
+    (tmp_path / "recipe_of_the_readme.py").write_text(head + recipe)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(ATEN, torch.ops.outside.bent.default, None)
+    recipe_module = importlib.import_module("recipe_of_the_readme")
+    model, x = Net().eval(), torch.randn(3, 2, 6, 6)
+    explainer = graphprop.compile(model, x, "epsilon_plus")
+    assert any(isinstance(n.target, recipe_module.Bent) for n in explainer.network.layers)
+    torch.testing.assert_close(explainer(x)[0], model(x))
+    assert explainer.check(backends=["onnxruntime"]).passed
