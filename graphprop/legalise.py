@@ -95,8 +95,9 @@ def _bias_inside(node: fx.Node, writer: Writer) -> Replacement:
 
 @BOTH.rule("even spread", Spread)
 def _spread(node: fx.Node, writer: Writer) -> Replacement:
-    share = value(node.args[0], writer) * (1.0 / node.target.count)
-    return Expand(node.target.shape)(share)
+    r, count = value(node.args[0], writer), node.target.count
+    # a product with 1 is lost by ONNX Runtime 1.31 where a broadcast that changes nothing follows
+    return Expand(node.target.shape)(r * (1.0 / count) if count > 1 else r)
 
 
 @BOTH.rule("transposed average as division or matrix products", ResampleTranspose)

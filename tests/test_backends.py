@@ -209,6 +209,7 @@ def assert_readable(path: Path, explainer: CompiledExplainer) -> None:
             assert f"{results[label]}_weight" in initializers
     # where relevance passes unchanged, several layers have the same
     shared: dict[str, set[str]] = defaultdict(set)
+    results = {"x": "x", **results}  # where several flows arrive, each has a map of its own
     for label, name in explainer.generated.relevances.items():
         layer, _, flow = label.removesuffix(")").partition(" (")
         shared[name] |= {f"r_{results[layer]}", f"r_{flow}_{results[layer]}", "relevance"}

@@ -55,6 +55,7 @@ from graphprop.ops import (
     Conv,
     GroupNorm,
     Linear,
+    Maximum,
     MaxPool,
     Multiply,
     Operator,
@@ -665,6 +666,13 @@ def structure_cases() -> Iterator[Case]:
         best = max(cells, key=lambda cell: float(x[n, c, *cell]))
         expected[n, c, *best] += r[n, c, i, j]
     yield Case("winner", Layer.of(pool, x), x, r, expected)
+    # The larger of two values has all, the first one where they are equal; beside a constant, all
+    first, second, r = whole(3, 4, 5), whole(3, 4, 5), random(3, 4, 5)
+    ahead = r * (first >= second)
+    for signal, parts in (((0, 1), (ahead, r - ahead)), ((0,), (r,)), ((1,), (r,))):
+        layer = Layer.of(Maximum(), (first, second))
+        layer.signal = signal
+        yield Case("winner", layer, (first, second), r, parts)
     yield from averaged(whole(3, 2, 5, 6), random(3, 2, 3, 3))
     yield from shared(whole, random)
     r = random(2, 3)

@@ -833,10 +833,10 @@ def test_length_of_the_batch_as_a_number_is_refused() -> None:
 
 OPERATORS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "cumsum": (lambda x: x.cumsum(2), "the operator cumsum at layer 'cumsum', line {} has no rele"),
-    "sort": (lambda x: x.sort(2).values, "the operator sort at layer 'sort', line {} has no rele"),
+    "sort": (lambda x: x.sort(2).values, "layer 'sort', line {}: an index that depends on"),
     "batch mean": (lambda x: x - x.mean(0), "layer 'mean', line {}: an operation along the batch"),
     "batch flip": (lambda x: x.flip(0), "layer 'flip', line {}: an operation along the batch axis"),
-    "attention": (lambda x: x @ x.mT @ x, "layer 'matmul', line {}: a matrix product of two va"),
+    "attention": (lambda x: x @ x.mT @ x, "layer 'matmul', line {}: attention is not suppor"),
     "samples": (
         lambda x: x * x.size(0),
         "layer 'mul', line {} computes with the number of samples",

@@ -630,7 +630,9 @@ def test_captured_models_compute_what_the_modules_do(
 
 def test_every_captured_operator_has_a_model() -> None:
     covered = {captured.target for _, _, family in CAPTURED for captured in family}
-    assert not set(ATEN) - covered - DECOMPOSED - REFUSED, "add a model to tests/cases.py"
+    # other tests register operators of their own
+    known = {target for target in ATEN if target.namespace == "aten"}
+    assert not known - covered - DECOMPOSED - REFUSED, "add a model to tests/cases.py"
 
 
 @pytest.mark.parametrize(

@@ -725,7 +725,7 @@ def test_rules_of_the_layers() -> None:
     explainer = graphprop.compile(network, network.images(), "rap")
     rules = {layer.label.removeprefix("layers."): layer.rule for layer in explainer.layers}
     assert rules["stem"] == "zB(low=per_sample, high=per_sample)"
-    assert rules["conv1"] == "rap(negative=both, active=input)"
+    assert rules["conv1"] == "rap(negative=both, active=input, nu=inhibitory)"
     assert rules["dense"] == "rap_start"
     assert rules["bn1"] == "pass"
     assert rules["add1.add"] == "share(residual=absolute)"

@@ -155,7 +155,11 @@ def translate(
         return BATCH if size == -1 else size
     if not any(isinstance(leaf, Value) for leaf in leaves((arguments, options))):
         dtype = writer.network.inputs[0].meta["value"].dtype
-        return evaluated(node.target, arguments, options, dtype)
+        try:
+            return evaluated(node.target, arguments, options, dtype)
+        except UnsupportedOperator as error:
+            place = described(origin(node, labels))
+            raise UnsupportedOperator(f"{place}: {error}") from error
     facts = origin(node, labels)
     function = ATEN.get(node.target)
     if function is None:

@@ -64,12 +64,15 @@ def for_every_batch(target: Any, arguments: Any, options: Any) -> Any:
         if not torch.equal(two, three):
             raise UnsupportedOperator("a constant that depends on the number of samples mixes them")
         return two
-    row = two[:1]
-    if two.shape[1:] != three.shape[1:] or not all(
-        torch.equal(rows, row.expand_as(rows)) for rows in (two, three)
-    ):
-        raise UnsupportedOperator("a constant that differs from sample to sample mixes samples")
-    return row.expand(len(two) // 2 * BATCH, *row.shape[1:])
+    sizes = list(zip(two.shape, three.shape, strict=False))
+    grown = [axis for axis, (small, large) in enumerate(sizes) if small != large]
+    if len(grown) == 1 and two.dim() == three.dim():
+        (axis,) = grown
+        row = two.narrow(axis, 0, 1)
+        if all(torch.equal(rows, row.expand_as(rows)) for rows in (two, three)):
+            size = two.shape[axis] // 2 * BATCH
+            return row.expand(*two.shape[:axis], size, *two.shape[axis + 1 :])
+    raise UnsupportedOperator("a constant that differs from sample to sample mixes samples")
 
 
 def fewer(tree: Any, count: int) -> Any:
