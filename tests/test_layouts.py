@@ -7,6 +7,8 @@ and with convolutions of one place, has the same roles and the same maps (method
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprop
+from graphprop.capture import capture
 from graphprop.explainer import CompiledExplainer
 
 METHODS = ("epsilon_plus", "lrp_cmp_alpha2", "rap", "rap-bn", "hedge", "gradcam", "relevance_cam")
@@ -25,11 +28,20 @@ def assert_same_maps(
     """Two ways to write a function give maps of one shape, equal but for rounding."""
     first, second = first.double().eval(), second.double().eval()
     torch.testing.assert_close(first(x), second(x))
+    programs = [(model, capture(model, x)) for model in (first, second)]
     for method in methods:
-        one, two = (graphprop.compile(model, x, method)(x)[1] for model in (first, second))
+        one, two = (compiled(model, program, x, method)(x)[1] for model, program in programs)
         assert one.shape == two.shape, method
         assert float(one.norm()) > 0, method
         assert float((one - two).norm() / one.norm()) < 1e-8, method
+
+
+def compiled(
+    model: nn.Module, program: Any, x: torch.Tensor, method: str, **parameters: Any
+) -> CompiledExplainer:
+    """The explainer of a model that has been captured: once for all methods."""
+    with mock.patch("graphprop.explainer.capture", return_value=program):
+        return graphprop.compile(model, x, method, **parameters)
 
 
 def images(size: int = 12, seed: int = 0) -> torch.Tensor:
@@ -227,10 +239,11 @@ def test_map_is_made_before_the_classifiers_own_layers(name: str) -> None:
     """Pooling of every kind, flattening, norms and dense layers belong to the classifier."""
     x = images()
     model = Tail(*TAILS[name]).double().eval()
+    program = capture(model, x)
     for method in ("hedge", "gradcam", "relevance_cam"):
-        explainer = graphprop.compile(model, x, method)
+        explainer = compiled(model, program, x, method)
         assert made_at(explainer) == "stack"
-        named = graphprop.compile(model, x, method, layer="stack")
+        named = compiled(model, program, x, method, layer="stack")
         torch.testing.assert_close(explainer(x)[1], named(x)[1])
 
 
