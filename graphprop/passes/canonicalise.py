@@ -25,6 +25,8 @@ from graphprop.ops import ATEN, Add, Clamp, LogSoftmax, Multiply, Simple, Softma
 from graphprop.ops.composed import ATTENTION
 from graphprop.ops.shape import LIKE, Rearrangement
 from graphprop.passes.constants import evaluated
+from graphprop.passes.folded import Folded
+from graphprop.passes.folded_layers import is_folded, over_frames
 
 aten = torch.ops.aten
 
@@ -58,6 +60,11 @@ def canonicalise(program: ExportedProgram, output: str | int | None = None) -> N
             except UnsupportedOperator as error:
                 text = about_attention(program, needed) or str(error)
                 raise UnsupportedOperator(f"{text}{what_was_fine(network)}") from error
+    if isinstance(environment[result], Folded):
+        raise UnsupportedOperator(
+            f"the result, of {described(origin(result, labels))}, is one for each frame that was "
+            "folded into the batch: return one for each sample, as view(N, T, -1)"
+        )
     network.graph.output(without_tail(environment[result].node, network))
     network.graph.eliminate_dead_code()
     return network
@@ -153,7 +160,8 @@ def translate(
     if node.target is aten.sym_size.int:
         size = arguments[0].shape[arguments[1]]
         return BATCH if size == -1 else size
-    if not any(isinstance(leaf, Value) for leaf in leaves((arguments, options))):
+    given = leaves((arguments, options))
+    if not any(isinstance(leaf, Value | Folded) for leaf in given):
         dtype = writer.network.inputs[0].meta["value"].dtype
         try:
             return evaluated(node.target, arguments, options, dtype)
@@ -171,6 +179,8 @@ def translate(
     before = next(reversed(writer.graph.nodes), None)
     with writer.at(prefix=name_of(facts), **facts):
         try:
+            if is_folded(node, arguments, given):
+                function = over_frames(node)
             result = function(*arguments, **options)
         except (VerificationError, TypeError, ValueError, IndexError) as error:
             raise UnsupportedOperator(
@@ -220,8 +230,8 @@ def name_written(
 
     ``before`` is the last node that was there already; tensors go to the front of the graph.
     """
-    values = (leaf for leaf in leaves(result) if isinstance(leaf, Value))
-    first = next(values, None)
+    found = (leaf.inner if isinstance(leaf, Folded) else leaf for leaf in leaves(result))
+    first = next((leaf for leaf in found if isinstance(leaf, Value)), None)
     for node in reversed(writer.graph.nodes):
         if node is before:
             break
