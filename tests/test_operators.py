@@ -645,7 +645,7 @@ def test_every_captured_operator_has_a_model() -> None:
         (lambda x: x + torch.arange(x.shape[0]).view(-1, 1, 1, 1), "with the number of samples"),
         (lambda x: x + torch.ones(x.shape[0], 1, 1, 1).cumsum(0), "differs from sample to sample"),
         (lambda x: x.permute(1, 0, 2, 3), "moves the batch away from the first axis"),
-        (lambda x: x.flatten(0, 1), "moves the batch away from the first axis"),
+        (lambda x: x.flatten(0, 1), "is one for each frame that was folded into the batch"),
         (lambda x: x.int() * 0.5, "a cast to torch.int32 loses the fraction"),
         (lambda x: F.softplus(x, threshold=5), "leave its threshold at 20"),
         (lambda x: x.amax(), "along the batch axis mixes samples"),
