@@ -106,9 +106,6 @@ EQUIVALENT = {
     "rap.rap_bn: w_above, w_below, compensated = "
     "(w_below, w_above, compensated / inversion_sign)": "inversion_sign is 1 or -1",
     "rap.taken_off: return r - share if kappa >= 0 else r + share": KAPPA,
-    "hedge.hedge_start: if layer.layout is not None:": (
-        "where the channels come first already, they are moved nowhere and back"
-    ),
     "helpers.start: index = weights.reshape(-1, *[1] * (logits.dim() - 1))"
     ".expand(-1, 1, *logits.shape[2:])": "that axis has length 1",
     "methods: [('depth:flat_layers', 'flat'), DENSE, (EVERYWHERE, 'alpha_beta')] -> "

@@ -29,8 +29,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from graphprop.ops import helpers
 from graphprop.ops.interval import UNBOUNDED, Interval
 from graphprop.ops.layout import Layout, joined
@@ -222,8 +220,3 @@ def from_aten(*targets: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
         return function
 
     return register
-
-
-def spatial_rank(value: torch.Tensor) -> int:
-    """The number of axes behind batch and channels."""
-    return len(value.shape) - 2

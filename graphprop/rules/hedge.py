@@ -41,10 +41,10 @@ def hedge_start(layer: Layer, x: Any, r: Any) -> Any:
 
     Where sum G is 0, the denominator is sum |G|; where that is 0, too, the map is.
     """
-    mean = mean_over_places(channels_first(r, layer.layout))
-    if layer.layout is not None and not layer.layout.channels_first:
-        whole = channels_first(x, layer.layout)
-        mean = arranged_as(Expand(tuple(whole.shape))(mean), layer.layout, tuple(x.shape))
+    arranged = channels_first(r, layer.layout)
+    mean = mean_over_places(arranged)
+    if arranged is not r:
+        mean = arranged_as(Expand(tuple(arranged.shape))(mean), layer.layout, tuple(x.shape))
     g = x * mean
     size = absolute(total(g))
     return divide_or_zero(g, size + keep_where(size, "==", total(absolute(g))))
