@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from graphprop.arguments import (
+from graphprop.emit.execute import run_source
+from graphprop.emit.python import PythonModule, to_python
+from graphprop.errors import InputError, MethodError, described, nearest
+from graphprop.frontend.arguments import (
     check_class_names,
     check_example,
     check_method,
@@ -21,13 +24,11 @@ from graphprop.arguments import (
     check_rules,
     runs_with_batch,
 )
-from graphprop.capture import Example, capture, check_logits, unwrapped
-from graphprop.emit.python import PythonModule, to_python
-from graphprop.errors import InputError, MethodError, described, nearest
-from graphprop.generated import run_source
-from graphprop.legalise import legalise
-from graphprop.lower import in_flow, input_label
-from graphprop.network import Network, shape_of, sign_of
+from graphprop.frontend.capture import Example, capture, check_logits, unwrapped
+from graphprop.ir.facts import facts_of, shape_of, sign_of
+from graphprop.ir.network import Network
+from graphprop.lowering.legalize import legalise
+from graphprop.lowering.lower import in_flow, input_label
 from graphprop.ops import helpers
 from graphprop.passes.assign_rules import RuleMap
 from graphprop.passes.pipeline import (
@@ -41,7 +42,7 @@ from graphprop.passes.tag_roles import ROLES, primary_role
 from graphprop.rules import Method, find_method
 
 if TYPE_CHECKING:
-    from graphprop.check import Report
+    from graphprop.checking.check import Report
 
 DEFAULT_METHOD = "epsilon_plus_flat"
 
@@ -132,7 +133,7 @@ class CompiledExplainer(nn.Module):
         self.network, self.lowered = network, lowered
         # as values, so that a call looks at no graph
         self.input_shapes = tuple(shape_of(node)[1:] for node in network.inputs)
-        self._compiled_types = tuple(node.meta["value"].dtype for node in network.inputs)
+        self._compiled_types = tuple(facts_of(node).value.dtype for node in network.inputs)
         self.logits_shape = shape_of(network.output.args[0])[1:]
         self.name, self.method, self.settings = name, method, dict(parameters)
         self.rules, self.roles = dict(rules or {}), dict(roles or {})
@@ -272,7 +273,7 @@ class CompiledExplainer(nn.Module):
 
         The inputs are among them, for methods whose flows meet there.
         """
-        named = [(node.meta["label"], node.meta["path"]) for node in self.network.layers]
+        named = [(facts_of(node).label, facts_of(node).path) for node in self.network.layers]
         named += [(input_label(self.network, image),) * 2 for image in self.network.inputs]
         return {
             in_flow(label, flow): (label, path)
@@ -320,8 +321,8 @@ class CompiledExplainer(nn.Module):
         raise MethodError(f"no one layer is recorded at {path!r}: {nearest(path, known)}")
 
     def check(self, samples: int | None = None, backends: Sequence[str] | None = None) -> Report:
-        """Check that all backends agree; see `graphprop.check.check_explainer`."""
-        from graphprop.check import check_explainer
+        """Check that all backends agree; see `graphprop.checking.check.check_explainer`."""
+        from graphprop.checking.check import check_explainer
 
         if backends is not None:
             check_names("backends", backends, "['python', 'onnxruntime']", InputError)
@@ -337,29 +338,29 @@ class CompiledExplainer(nn.Module):
         **details: Any,
     ) -> Path:
         """Write ``explainer.py``, the weights, ONNX and the manifest; see `artefact.save`."""
-        from graphprop.artefact import save
+        from graphprop.artifact.write import save
 
         return save(self, directory, onnx=onnx, check=check, force=force, **details)
 
 
 def layer_info(node: fx.Node) -> LayerInfo:
     """Collect a node's facts."""
-    meta = node.meta
-    roles = tuple(sorted(meta["roles"], key=ROLES.index))
-    rule = meta["rule"] if meta.get("signal") else None
+    facts = facts_of(node)
+    roles = tuple(sorted(facts.roles, key=ROLES.index))
+    rule = facts.rule if facts.signal else None
     source = node.args[0]
     return LayerInfo(
-        path=meta["path"],
-        label=meta["label"],
+        path=facts.path,
+        label=facts.label,
         operator=node.target.__name__,
-        kind=meta.get("kind", ""),
+        kind=facts.kind,
         shape=shape_of(node)[1:],
         roles=roles,
-        role=primary_role(meta["roles"]),
+        role=primary_role(facts.roles),
         sign=str(sign_of(source)),
         rule=None if rule is None else str(rule),
-        depth=meta["depth"],
-        line=meta.get("line"),
+        depth=facts.depth,
+        line=facts.line,
     )
 
 

@@ -25,18 +25,20 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 import graphprop
-from graphprop.capture import capture, quiet
 from graphprop.checking.arbiter import allowance
 from graphprop.emit.onnx import to_onnx
 from graphprop.errors import GraphpropError, VerificationError
-from graphprop.interpret import explain, interpret
-from graphprop.legalise import legalise
-from graphprop.lower import lower
-from graphprop.network import Network, shape_of
+from graphprop.frontend.capture import capture, quiet
+from graphprop.ir.facts import facts_of, shape_of
+from graphprop.ir.interpret import interpret
+from graphprop.ir.network import Network
+from graphprop.lowering.interpret_map import interpret_map
+from graphprop.lowering.legalize import legalise
+from graphprop.lowering.lower import lower
 from graphprop.ops import Pad, Start
 from graphprop.passes.assign_rules import bound
 from graphprop.rules import METHODS, Layer
-from graphprop.sampling import baseline_of
+from graphprop.rules.sampling import baseline_of
 
 LARGEST = 2500
 """How many entries of one sample a value may have."""
@@ -538,7 +540,7 @@ class Generator:
 class Walk:
     """Relevance by the rules that an explainer's layers have, on tensors, layer by layer.
 
-    It shares no code with `graphprop.lower` and what follows it there.
+    It shares no code with `graphprop.lowering.lower` and what follows it there.
     """
 
     def __init__(self, explainer: graphprop.CompiledExplainer) -> None:
@@ -575,20 +577,20 @@ class Walk:
             baseline = baseline_of(parameters["baseline"], (-1, *x.shape[1:])).to(x)
             self.reference = self.values(baseline.expand(1, *x.shape[1:]))
         self.added: list[torch.Tensor] = []
-        middle = self.network.middle
-        end = self.image if middle is None else middle
+        map_layer = self.network.map_layer
+        end = self.image if map_layer is None else map_layer
         result = self.network.output.args[0]
         ends = []
         for _, own in method.flows:
             kind = own.get("start", parameters.get("start", method.start))
             start = Start(kind).run(self.forward[result], target)
             ends.append(self.back(result, start, None, own, end))
-        if middle is not None:
-            found = self.made(method.at_layer, middle, ends)
+        if map_layer is not None:
+            found = self.made(method.at_layer, map_layer, ends)
             if not method.goes_on:
                 return self.with_added(found)
             budget = torch.ones(len(x), dtype=x.dtype) if method.budgets else None
-            ends = [self.back(middle, found, budget, {}, self.image)]
+            ends = [self.back(map_layer, found, budget, {}, self.image)]
         return self.with_added(self.made(method.at_input, self.image, ends))
 
     def with_added(self, found: torch.Tensor) -> torch.Tensor:
@@ -623,7 +625,7 @@ class Walk:
         for node in reversed(self.network.graph.nodes):
             if node is end:
                 return arrived.get(node, torch.zeros_like(self.forward[node]))
-            rule = node.meta.get("rule")
+            rule = facts_of(node).rule
             if node not in arrived or rule is None:
                 continue
             parts = self.carried(node, rule.in_flow(own), arrived[node], budgets[node])
@@ -648,7 +650,7 @@ class Walk:
         self, node: fx.Node, rule: Any, r: torch.Tensor, budget: torch.Tensor | None
     ) -> list[tuple[fx.Node, torch.Tensor]]:
         """What a node hands back, and to which nodes."""
-        operator, signal = node.target, node.meta["signal"]
+        operator, signal = node.target, facts_of(node).signal
         sources = list(node.args)
         before = None
         if operator.weighted and isinstance(sources[0].target, Pad) and not sources[0].target.value:
@@ -713,8 +715,8 @@ def in_single(network: Network) -> Network:
     single = network.copy()
     single.tensors = {name: cast(tensor) for name, tensor in network.tensors.items()}
     for node in single.graph.nodes:
-        if "value" in node.meta:
-            node.meta["value"] = cast(node.meta["value"])
+        if facts_of(node).value is not None:
+            facts_of(node).value = cast(facts_of(node).value)
     if network.samples is not None:
         single.samples = network.samples.of_type(torch.float32)
     return single
@@ -804,7 +806,7 @@ def noise(
     """How far apart two ways to compute a map may be: rounding alone, magnified, takes it there."""
     generator = torch.Generator().manual_seed(2)
     moved = x * (1 + TINY * torch.randn(x.shape, generator=generator, dtype=x.dtype))
-    _, (found,) = explain(network, {"x": moved}, target)
+    _, (found,) = interpret_map(network, {"x": moved}, target)
     return [max(SAME, 10 * error) for error in errors(found, exact)]
 
 
@@ -812,7 +814,7 @@ def hold_ranges(network: Network, x: torch.Tensor, target: torch.Tensor) -> None
     """Refuse a value outside the interval that was inferred for it, in single precision, too."""
 
     def look(node: fx.Node, value: Any) -> None:
-        claimed, value = node.meta["range"], value[0] if isinstance(value, tuple) else value
+        claimed, value = facts_of(node).range, value[0] if isinstance(value, tuple) else value
         known = value[value.isfinite()] if value.is_floating_point() else value
         if not known.numel() or (claimed.low <= known.min() and known.max() <= claimed.high):
             return
@@ -836,8 +838,8 @@ def hold(
     for each in (network, explainer.lowered):
         hold_ranges(each, x, target)
     unsimplified = lower(network, explainer.method, explainer.settings)
-    logits, (lowered,) = explain(unsimplified, {"x": x}, target)
-    rough = explain(explainer.lowered, {"x": x}, target, dtype=torch.float32)
+    logits, (lowered,) = interpret_map(unsimplified, {"x": x}, target)
+    rough = interpret_map(explainer.lowered, {"x": x}, target, dtype=torch.float32)
     e32 = {"logits": errors(rough[0], logits), "relevance": errors(rough[1][0], lowered)}
     fine = {"logits": [SAME] * len(x), "relevance": noise(unsimplified, x, target, lowered)}
 

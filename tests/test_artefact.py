@@ -15,8 +15,8 @@ from ruff import __main__ as ruff
 from torch import nn
 
 import graphprop
-from graphprop import artefact, placing
-from graphprop.artefact import as_json, plain, read_manifest, save, storable
+from graphprop.artifact import atomic, write
+from graphprop.artifact.write import as_json, plain, read_manifest, save, storable
 from graphprop.checking import backends, runner
 from graphprop.errors import EquivalenceError, OutputError
 
@@ -142,7 +142,7 @@ import sys
 import torch
 sys.path[:0] = {folders!r}
 from test_artefact import explainer_of, Net
-from graphprop.artefact import save
+from graphprop.artifact.write import save
 torch.set_num_threads(int(sys.argv[2]))
 {before}
 save(explainer_of(), sys.argv[1], samples=1)
@@ -237,8 +237,8 @@ def test_a_file_added_while_compiling_stays(explainer, tmp_path, monkeypatch):
         (directory / "notes.txt").write_text("an idea")
         write_tensors(tensors, path)
 
-    write_tensors = artefact.save_file
-    monkeypatch.setattr(artefact, "save_file", noting)
+    write_tensors = write.save_file
+    monkeypatch.setattr(write, "save_file", noting)
     save(explainer, directory, onnx=False, check=False)
     assert sorted(os.listdir(directory)) == sorted({*FILES, "notes.txt"} - {"explainer.onnx"})
 
@@ -286,7 +286,7 @@ def test_interrupted_replacement_of_files_restores_them(
             if count == last:
                 raise error
 
-        monkeypatch.setattr(placing.os, "rename", interrupt)
+        monkeypatch.setattr(atomic.os, "rename", interrupt)
         with pytest.raises((KeyboardInterrupt, OutputError)):
             save(explainer, own, onnx=False, check=False, force=True)
         assert contents(own) == before
@@ -406,7 +406,7 @@ def test_interrupted_save_leaves_nothing(explainer, tmp_path, monkeypatch, error
     def interrupt(*arguments):
         raise error
 
-    monkeypatch.setattr(artefact, place, interrupt)
+    monkeypatch.setattr(write, place, interrupt)
     for directory in (tmp_path / "new" / "net", own):
         with pytest.raises(error):
             save(explainer, directory, check=False)
@@ -423,7 +423,7 @@ def test_interrupted_exchange_restores_the_old(explainer, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         rename(source, target)
 
-    monkeypatch.setattr(placing.os, "rename", interrupt)
+    monkeypatch.setattr(atomic.os, "rename", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save(explainer, own, check=False)
     assert contents(own) == before
@@ -434,7 +434,7 @@ def test_full_disk_is_told(explainer, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(artefact, "save_file", full)
+    monkeypatch.setattr(write, "save_file", full)
     with pytest.raises(OutputError, match="net can't be written: No space left on device"):
         save(explainer, tmp_path / "net", check=False)
     assert os.listdir(tmp_path) == []
@@ -459,11 +459,11 @@ import signal
 import time
 # a process started in the background by a shell inherits that interrupts are ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from graphprop import artefact
+from graphprop.artifact import write
 def stall(content):
     print("stalling", flush=True)
     time.sleep(60)
-artefact.as_json = stall
+write.as_json = stall
 """
 
 

@@ -25,12 +25,12 @@ import torch
 from torch import nn
 
 import graphprop
-from graphprop.capture import capture
 from graphprop.emit.onnx import save, to_onnx
 from graphprop.explainer import CompiledExplainer
-from graphprop.interpret import interpret
-from graphprop.legalise import legalise
-from graphprop.load import load_source
+from graphprop.frontend.capture import capture
+from graphprop.frontend.load import load_source
+from graphprop.ir.interpret import interpret
+from graphprop.lowering.legalize import legalise
 
 MODELS = Path(__file__).parent.parent / "models"
 

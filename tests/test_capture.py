@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprop
-from graphprop.capture import capture
 from graphprop.errors import CaptureError, UnsupportedOperator
-from graphprop.load import two_samples
-from graphprop.network import Network
-from graphprop.passes.canonicalise import canonicalise
+from graphprop.frontend.capture import capture
+from graphprop.frontend.load import two_samples
+from graphprop.ir.network import Network
+from graphprop.passes.canonicalize import canonicalise
 
 
 class Classifier(nn.Module):

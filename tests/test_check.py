@@ -11,18 +11,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import graphprop
-from graphprop.artefact import save
-from graphprop.check import check_directory, check_explainer
+from graphprop.artifact.write import save
 from graphprop.checking import backends, bounds, probes, runner
 from graphprop.checking.arbiter import GraphArbiter, errors
 from graphprop.checking.backends import ConvTranspose, MaxPool
+from graphprop.checking.check import check_directory, check_explainer
 from graphprop.checking.compare import Backend, Session
 from graphprop.checking.fingerprint import rounded
 from graphprop.checking.probes import Samples, batches
 from graphprop.checking.report import BackendResult, Comparison, Report, backend_lines
 from graphprop.checking.stages import stages_of
 from graphprop.errors import EquivalenceError, InputError, MethodError
-from graphprop.interpret import interpret
+from graphprop.ir.interpret import interpret
 
 
 @pytest.fixture
@@ -407,7 +407,7 @@ class Noisy(Backend):
 
 
 def held(explainer, tmp_path, *shape, **options):
-    from graphprop.artefact import layer_entries, onnx_names
+    from graphprop.artifact.write import layer_entries, onnx_names
 
     stages = stages_of(layer_entries(explainer), onnx_names(explainer))
     samples = Samples(torch.randn(2, *shape), torch.tensor([0, 1]))

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import graphprop
-from graphprop.artefact import as_json, save
-from graphprop.check import check_directory
+from graphprop.artifact.write import as_json, save
 from graphprop.checking import backends, runner
+from graphprop.checking.check import check_directory
 from graphprop.checking.files import manifest_hash
 from graphprop.checking.report import BackendResult, Checked, Report, as_junit
 from graphprop.cli import main

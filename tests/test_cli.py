@@ -13,8 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import graphprop
-from graphprop import commands, console
-from graphprop.cli import main
+from graphprop.cli import commands, console, main
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
 from graphprop.rules import METHODS, RULES
 
@@ -434,7 +433,7 @@ def test_check_fails_with_1(compiled, monkeypatch):
     from graphprop.checking.report import BackendResult, Report
 
     report = Report("float64", [0], {}, [BackendResult("onnx", problem="it is off")])
-    monkeypatch.setattr("graphprop.check.check_directory", lambda *a, **k: report)
+    monkeypatch.setattr("graphprop.checking.check.check_directory", lambda *a, **k: report)
     done = graphprop_command("check", compiled[0])
     assert done.exit_code == 1
     assert "check: FAILED" in done.stdout
@@ -477,7 +476,7 @@ def test_explain_as_json(compiled, digit, tmp_path):
 def test_explain_uses_the_preprocessing_of_the_model(compiled, digit, tmp_path):
     import torch
 
-    from graphprop.engines import load_explainer
+    from graphprop.artifact.engines import load_explainer
 
     graphprop_command("explain", compiled[0], digit, "-o", tmp_path / "o")
     x = torch.from_numpy(np.array(Image.open(digit)))[None, None] / 255

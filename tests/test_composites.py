@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import graphprop
-from graphprop.capture import capture
+from graphprop.frontend.capture import capture
 
 pytest.importorskip("zennit")
 models = pytest.importorskip("torchvision.models")

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import nn
 
 import graphprop
-from graphprop.capture import capture
-from graphprop.check import check_directory, check_explainer
+from graphprop.checking.check import check_directory, check_explainer
 from graphprop.checking.conservation import conserves, is_off, of_explainer, of_map, warning
 from graphprop.cli import main
 from graphprop.errors import EquivalenceError
+from graphprop.frontend.capture import capture
 from graphprop.rules import METHODS
 
 torch.set_num_threads(1)

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import nn
 
 import graphprop
-from graphprop import engines, picture
+from graphprop.artifact import engines
 from graphprop.errors import InputError, OutputError
-from graphprop.explain import explain_images
-from graphprop.preprocessing import Preprocessing
+from graphprop.pictures import heatmap
+from graphprop.pictures.explain import explain_images
+from graphprop.pictures.preprocessing import Preprocessing
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 
@@ -117,19 +118,19 @@ def test_a_compiled_directory_stays_as_it_is(colour, photo, tmp_path):
 
 def test_colours_are_seismic_and_symmetric():
     values = np.linspace(-1, 1, 21)
-    colours = picture.seismic(values).astype(int)
+    colours = heatmap.seismic(values).astype(int)
     assert colours[10].tolist() == [255, 255, 255]
     for low, high in zip(colours[:10], colours[:10:-1], strict=True):
         assert low[2] - low[0] > 0  # negative is blue
         assert high[0] - high[2] > 0  # positive is red
-    assert picture.seismic(np.array([0.5, -0.5])).tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert heatmap.seismic(np.array([0.5, -0.5])).tolist() == [[255, 0, 0], [0, 0, 255]]
 
 
 def test_an_opposite_map_has_the_opposite_colours():
     summed = np.random.default_rng(0).normal(size=(4, 4))
     summed[0] = 0
-    limit = picture.limit_of(summed)
-    drawn = np.asarray(picture.heatmap(summed, limit)).astype(int)
+    limit = heatmap.limit_of(summed)
+    drawn = np.asarray(heatmap.heatmap(summed, limit)).astype(int)
     assert (drawn[0] == 255).all()
     red, blue = drawn[..., 0] > drawn[..., 2], drawn[..., 2] > drawn[..., 0]
     assert (red == (summed > 0)).all()
@@ -140,21 +141,21 @@ def test_the_drawing_shows_input_and_relevance_enlarged(colour, photo, tmp_path)
     (found,) = explain_images(colour[1], [photo], output=tmp_path / "o")
     summed = found.relevance.astype(np.float64).sum(0)
     drawn = np.asarray(Image.open(found.png).convert("RGB"))
-    factor = picture.enlargement((8, 6))
+    factor = heatmap.enlargement((8, 6))
     assert factor == 32
     panels = []
-    for left in (picture.MARGIN, picture.MARGIN + 8 * factor + picture.GAP):
-        panel = drawn[picture.MARGIN :][: 6 * factor, left : left + 8 * factor]
+    for left in (heatmap.MARGIN, heatmap.MARGIN + 8 * factor + heatmap.GAP):
+        panel = drawn[heatmap.MARGIN :][: 6 * factor, left : left + 8 * factor]
         cells = panel.reshape(6, factor, 8, factor, 3)
         assert (cells == cells[:, :1, :, :1]).all()  # crisp: an entry is a square of one colour
         panels.append(cells[:, 0, :, 0])
     assert (panels[0] == np.asarray(Image.open(photo))).all()
-    assert (panels[1] == picture.seismic(summed / np.abs(summed).max())).all()
+    assert (panels[1] == heatmap.seismic(summed / np.abs(summed).max())).all()
 
 
 @pytest.mark.parametrize(("size", "factor"), [((8, 8), 32), ((224, 224), 2), ((300, 200), 1)])
 def test_small_pictures_are_enlarged(size, factor):
-    assert picture.enlargement(size) == factor
+    assert heatmap.enlargement(size) == factor
 
 
 def test_the_text_in_the_drawing_holds_its_scale(colour, photo, tmp_path):
@@ -407,7 +408,7 @@ def test_no_picture_reaches_ghostscript(tmp_path, monkeypatch, name):
     (tmp_path / name).write_text(eps())
     with pytest.raises(InputError, match=r"can't be read as a picture: give a PNG, JPEG, BMP"):
         Preprocessing((5, 5), (0.0,), (1.0,)).read(tmp_path / name)
-    assert not picture.is_own(tmp_path / name)
+    assert not heatmap.is_own(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
@@ -433,7 +434,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(InputError, match=r"pipe.png is no file, but a pipe or a device: give the"):
         Preprocessing((5, 5), (0.0,), (1.0,)).read(tmp_path / "pipe.png")
-    assert not picture.is_own(tmp_path / "pipe.png")
+    assert not heatmap.is_own(tmp_path / "pipe.png")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -47,9 +47,10 @@ from torch import nn
 
 import graphprop
 from graphprop import Layer
-from graphprop.capture import capture
 from graphprop.errors import MethodError
-from graphprop.load import load_source
+from graphprop.frontend.capture import capture
+from graphprop.frontend.load import load_source
+from graphprop.ir.facts import facts_of
 from graphprop.ops import Add, AvgPool, Conv, ConvTranspose, Linear, Subtract
 from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
 from graphprop.rules import RULES
@@ -162,7 +163,7 @@ def test_map_equals_the_formulas(name: str) -> None:
     network = prepared(NETS[name](), len(name))
     x, target = network.images(), network.targets()
     explainer = compiled(network, x, "hedge", **of_layer(name))
-    assert explainer.network.middle.meta["label"] == path(LAST[name])
+    assert facts_of(explainer.network.map_layer).label == path(LAST[name])
     found = explainer(x, target)[1]
     assert error(found, reference.hedge(network, x, target, LAST[name])) < TOLERANCE
 
@@ -630,13 +631,13 @@ def test_default_layer(source: str, layer: str, shape: tuple[int, ...]) -> None:
     program = capture(load_source(str(MODELS / source)).model, torch.zeros(1, 3, 32, 32))
     method = graphprop.METHODS["hedge"]
     network = Pipeline().run(analysis_steps(method, resolve_parameters(method, {})), program)
-    label = network.middle.meta["label"]
+    label = facts_of(network.map_layer).label
     assert label.partition("#")[0] == layer
     (note,) = (note for note in network.notes if "map is made" in note)
     assert note == f"the initial map is made at {label}, of shape {shape}"
     rules: dict[str, list[str]] = {"batch_norm": []}
     for node in network.layers:
-        rules.setdefault(node.target.__name__, []).append(str(node.meta["rule"]))
+        rules.setdefault(node.target.__name__, []).append(str(facts_of(node).rule))
     assert set(rules["conv"][1:]) == {"hedge(gamma=1, terms=CAUS)"}
     assert set(rules["linear"]) == {"gradient"}
     assert set(rules["batch_norm"]) == ({"pass"} if source.startswith("resnet") else set())

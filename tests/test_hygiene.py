@@ -11,13 +11,13 @@ from safetensors import safe_open
 from torch import nn
 
 import graphprop
-from graphprop.artefact import read_manifest, save
-from graphprop.capture import capture, fx_graph
-from graphprop.check import check_directory
+from graphprop.artifact.write import read_manifest, save
 from graphprop.checking import backends, runner
+from graphprop.checking.check import check_directory
 from graphprop.emit.python import comment
 from graphprop.errors import CaptureError
-from graphprop.network import identifier, storable
+from graphprop.frontend.capture import capture, fx_graph
+from graphprop.ir.names import identifier, storable
 
 MARK = "pwned"
 CALL = f"getattr(__import__('os'), 'mkdir')('{MARK}')"

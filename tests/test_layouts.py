@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprop
-from graphprop.capture import capture
 from graphprop.explainer import CompiledExplainer
+from graphprop.frontend.capture import capture
+from graphprop.ir.facts import facts_of
 
 METHODS = ("epsilon_plus", "lrp_cmp_alpha2", "rap", "rap-bn", "hedge", "gradcam", "relevance_cam")
 
@@ -229,9 +230,9 @@ TAILS: dict[str, tuple[Callable[[nn.Module, torch.Tensor], torch.Tensor], int]] 
 
 
 def made_at(explainer: CompiledExplainer) -> str:
-    middle = explainer.network.middle
-    assert middle is not None
-    return str(middle.meta["label"])
+    map_layer = explainer.network.map_layer
+    assert map_layer is not None
+    return str(facts_of(map_layer).label)
 
 
 @pytest.mark.parametrize("name", TAILS)
@@ -383,9 +384,9 @@ def test_residual_block_of_one_place_is_no_head() -> None:
     for size in (4, 24):
         explainer = graphprop.compile(model, images(size).float(), "hedge")
         roles = {i.path: i.role for i in explainer.layers if i.roles}
-        middle = explainer.network.middle
-        assert middle is not None
-        found.append((roles, middle.meta["label"]))
+        map_layer = explainer.network.map_layer
+        assert map_layer is not None
+        found.append((roles, facts_of(map_layer).label))
     assert found[0] == found[1]
     assert found[0][0]["last"] == "conv_stack"
     assert found[0][0]["hidden"] == found[0][0]["head"] == "dense_head"

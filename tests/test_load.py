@@ -12,10 +12,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from graphprop.capture import capture
 from graphprop.errors import InputError, LoadError, WeightsError
-from graphprop.load import load_source
-from graphprop.weights import load_weights
+from graphprop.frontend.capture import capture
+from graphprop.frontend.load import load_source
+from graphprop.frontend.weights import load_weights
 
 NET = """
 import torch

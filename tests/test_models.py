@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from graphprop.load import load_source
+from graphprop.frontend.load import load_source
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"

@@ -31,10 +31,10 @@ from mutants import MANIFEST, ONNX, PYTHON, Mutant, mutants
 from torch import nn
 
 import graphprop
-from graphprop.artefact import read_manifest, save
-from graphprop.check import check_directory
+from graphprop.artifact.write import read_manifest, save
 from graphprop.checking import backends, runner
 from graphprop.checking.arbiter import ModuleArbiter, Truth, errors
+from graphprop.checking.check import check_directory
 from graphprop.checking.compare import PythonBackend, Session
 from graphprop.checking.files import changes
 from graphprop.checking.probes import probes

@@ -44,9 +44,11 @@ from test_rules import (
 )
 from torch import nn
 
-from graphprop.capture import capture
 from graphprop.errors import MethodError
-from graphprop.network import Network
+from graphprop.frontend.capture import capture
+from graphprop.ir.facts import facts_of
+from graphprop.ir.layout import CHANNEL, PLACE, Factor, Layout
+from graphprop.ir.network import Network
 from graphprop.ops import (
     Add,
     AvgPool,
@@ -65,7 +67,6 @@ from graphprop.ops import (
     Subtract,
     helpers,
 )
-from graphprop.ops.layout import CHANNEL, PLACE, Factor, Layout
 from graphprop.passes.assign_rules import assign_rules
 from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
 from graphprop.rules import (
@@ -1209,9 +1210,9 @@ def rules_given(method: Method, network_of: type[nn.Module], **parameters: Any) 
     assign_rules(network, method, resolve_parameters(method, parameters))
     given = {}
     for node in network.layers:
-        label = "add" if isinstance(node.target, Add) else node.meta["label"]
+        label = "add" if isinstance(node.target, Add) else facts_of(node).label
         if label in LABELS:
-            rule = node.meta["rule"]
+            rule = facts_of(node).rule
             given[label] = (rule.rule.name, dict(rule.parameters))
     return given
 

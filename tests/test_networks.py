@@ -19,8 +19,7 @@ from torch import nn
 
 import graphprop
 from graphprop import Layer
-from graphprop.capture import capture
-from graphprop.check import check_directory
+from graphprop.checking.check import check_directory
 from graphprop.errors import (
     CaptureError,
     GraphpropError,
@@ -29,9 +28,11 @@ from graphprop.errors import (
     UnsupportedOperator,
     WeightsError,
 )
-from graphprop.interpret import interpret
-from graphprop.legalise import legalise
-from graphprop.network import Network, verify
+from graphprop.frontend.capture import capture
+from graphprop.ir.interpret import interpret
+from graphprop.ir.network import Network
+from graphprop.ir.verify import verify
+from graphprop.lowering.legalize import legalise
 from graphprop.ops import Linear, absolute, divide_or_zero
 from graphprop.passes.pipeline import Pipeline
 from graphprop.rules import METHODS, RULES

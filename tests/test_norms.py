@@ -17,9 +17,10 @@ import graphprop
 from graphprop.emit.onnx import to_onnx
 from graphprop.errors import MethodError
 from graphprop.explainer import CompiledExplainer
-from graphprop.interpret import interpret
-from graphprop.legalise import legalise
-from graphprop.lower import in_flow
+from graphprop.ir.facts import facts_of
+from graphprop.ir.interpret import interpret
+from graphprop.lowering.legalize import legalise
+from graphprop.lowering.lower import in_flow
 from graphprop.ops import BatchNorm, GroupNorm, LayerNorm, Operator, RmsNorm
 from graphprop.ops.norm import SampleNorm
 from graphprop.rules import METHODS, Layer
@@ -321,13 +322,13 @@ def test_relevance_passes_norms(method: str) -> None:
     explainer(x)
     kept = explainer.module.recorded
     passed = [n for n in explainer.network.layers if isinstance(n.target, SampleNorm)]
-    passed = [n for n in passed if n.meta["rule"] is not None and not n.meta["above"]]
+    passed = [n for n in passed if facts_of(n).rule is not None and not facts_of(n).above]
     assert len(passed) == (len(SAMPLE_NORMS) if METHODS[method].goes_on or not options else 0)
     for node in passed:
-        assert str(node.meta["rule"]) == "pass"
-        source = node.args[0].meta["label"]
+        assert str(facts_of(node).rule) == "pass"
+        source = facts_of(node.args[0]).label
         for flow in METHODS[method].flow_names:
-            label = in_flow(node.meta["label"], flow)
+            label = in_flow(facts_of(node).label, flow)
             if label in kept:
                 torch.testing.assert_close(kept[in_flow(source, flow)], kept[label])
 
@@ -388,8 +389,8 @@ def test_division_by_hand_is_a_gate(by_hand: Callable[[torch.Tensor], torch.Tens
     explainer(x)
     relevance = explainer.module.recorded
     gated = [n for n in explainer.network.layers if n.target.__name__ in ("multiply", "divide")]
-    (product,) = [n for n in gated if n.meta["label"] in relevance]
-    torch.testing.assert_close(relevance["0"], relevance[product.meta["label"]])
+    (product,) = [n for n in gated if facts_of(n).label in relevance]
+    torch.testing.assert_close(relevance["0"], relevance[facts_of(product).label])
 
 
 def test_local_response_norm_passes_relevance_through() -> None:
@@ -398,11 +399,11 @@ def test_local_response_norm_passes_relevance_through() -> None:
     explainer = graphprop.compile(model, x, record=["*"])
     explainer(x)
     relevance = explainer.module.recorded
-    inside = [n for n in explainer.network.layers if n.meta["path"] == "1"]
-    reached = [n for n in inside if n.meta["label"] in relevance]
+    inside = [n for n in explainer.network.layers if facts_of(n).path == "1"]
+    reached = [n for n in inside if facts_of(n).label in relevance]
     assert [n.target.__name__ for n in reached] == ["divide"]
     assert len(inside) > 5
-    assert torch.equal(relevance["0"], relevance[reached[0].meta["label"]])
+    assert torch.equal(relevance["0"], relevance[facts_of(reached[0]).label])
 
 
 def test_generated_source_calls_torch() -> None:

@@ -19,11 +19,14 @@ import torch.nn.functional as F
 from cases import CAPTURED, CASES, DECOMPOSED, REFUSED, Captured, Case, Function, N, Together
 from torch import fx
 
-from graphprop.capture import capture
 from graphprop.emit.onnx import save, to_onnx
-from graphprop.emit.onnx_writer import OnnxWriter
 from graphprop.errors import UnsupportedOperator
-from graphprop.network import BATCH, Network, Writer, verify
+from graphprop.frontend.capture import capture
+from graphprop.ir.facts import BATCH
+from graphprop.ir.layout import CHANNEL, PLACE, Factor
+from graphprop.ir.network import Network
+from graphprop.ir.verify import verify
+from graphprop.ir.writer import Writer
 from graphprop.ops import (
     ATEN,
     AdaptiveAvgPool,
@@ -60,8 +63,8 @@ from graphprop.ops import (
     Upsample,
     helpers,
 )
-from graphprop.ops.layout import CHANNEL, PLACE, Factor
-from graphprop.passes.canonicalise import canonicalise
+from graphprop.ops.onnx_writer import OnnxWriter
+from graphprop.passes.canonicalize import canonicalise
 
 
 def parametrise(cases: list[Case]) -> pytest.MarkDecorator:

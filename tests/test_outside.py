@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprop
-from graphprop.artefact import save
-from graphprop.check import check_directory
+from graphprop.artifact.write import save
+from graphprop.checking.check import check_directory
 from graphprop.errors import OperatorError, VerificationError
+from graphprop.ir.interval import Interval
 from graphprop.ops.base import ATEN
-from graphprop.ops.interval import Interval
 
 # What a model uses that graphprop does not know
 

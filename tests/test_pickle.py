@@ -13,9 +13,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import graphprop
-from graphprop.generated import run_source
-from graphprop.legalise import legalise
-from graphprop.network import BATCH, Network, Writer, show
+from graphprop.emit.execute import run_source
+from graphprop.ir.facts import BATCH, facts_of
+from graphprop.ir.network import Network
+from graphprop.ir.show import show
+from graphprop.ir.writer import Writer
+from graphprop.lowering.legalize import legalise
 from graphprop.ops import Relu
 
 
@@ -85,8 +88,8 @@ def test_a_copy_is_the_same_explainer(how, method, tmp_path):
         (found.legal, explainer.legal),
     ):
         assert show(one) == show(other)
-        assert [n.meta.get("signal") for n in one.layers] == [
-            n.meta.get("signal") for n in other.layers
+        assert [facts_of(n).signal for n in one.layers] == [
+            facts_of(n).signal for n in other.layers
         ]
     assert show(legalise(found.lowered, "onnx")[0]) == show(legalise(explainer.lowered, "onnx")[0])
     files = (

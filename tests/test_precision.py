@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from graphprop.capture import capture
-from graphprop.interpret import interpret
-from graphprop.network import Network, verify
-from graphprop.passes.canonicalise import canonicalise
+from graphprop.frontend.capture import capture
+from graphprop.ir.facts import facts_of
+from graphprop.ir.interpret import interpret
+from graphprop.ir.network import Network
+from graphprop.ir.verify import verify
+from graphprop.passes.canonicalize import canonicalise
 
 SHAPE = (3, 8, 8)
 
@@ -55,7 +57,7 @@ def canonical(model: nn.Module, x: torch.Tensor) -> Network:
 
 
 def types(found: Network) -> set[torch.dtype]:
-    values = [*found.tensors.values(), *(node.meta["value"] for node in found.layers)]
+    values = [*found.tensors.values(), *(facts_of(node).value for node in found.layers)]
     return {value.dtype for value in values if value.is_floating_point()}
 
 

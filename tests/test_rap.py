@@ -22,12 +22,12 @@ from torch import nn
 
 import graphprop
 from graphprop import Layer
+from graphprop.emit.execute import run_source
 from graphprop.emit.onnx import to_onnx
 from graphprop.errors import MethodError
 from graphprop.explainer import CompiledExplainer
-from graphprop.generated import run_source
-from graphprop.interpret import interpret
-from graphprop.legalise import legalise
+from graphprop.ir.interpret import interpret
+from graphprop.lowering.legalize import legalise
 from graphprop.ops import Add, Conv, ConvTranspose, Linear, Operator, Subtract, divide_or_zero
 from graphprop.passes.assign_rules import parse_value
 from graphprop.rules import RULES

@@ -31,7 +31,7 @@ from torch import nn
 import graphprop
 from graphprop import Layer
 from graphprop.errors import MethodError
-from graphprop.interpret import interpret
+from graphprop.ir.interpret import interpret
 from graphprop.ops import BatchNorm
 from graphprop.rules import RULES
 

@@ -22,10 +22,10 @@ from torch import nn
 
 import graphprop
 from graphprop import Layer
-from graphprop.capture import capture
 from graphprop.errors import GraphpropError, MethodError
-from graphprop.interpret import interpret
-from graphprop.legalise import legalise
+from graphprop.frontend.capture import capture
+from graphprop.ir.interpret import interpret
+from graphprop.lowering.legalize import legalise
 from graphprop.ops import Conv, ConvTranspose, Linear, Operator, divide_or_zero
 from graphprop.passes.pipeline import resolve_parameters
 from graphprop.rules import RULES, find_rule

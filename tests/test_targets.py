@@ -13,8 +13,8 @@ from torch import nn
 import graphprop
 from graphprop.emit.onnx import to_onnx
 from graphprop.errors import InputError
-from graphprop.interpret import explain
-from graphprop.legalise import legalise
+from graphprop.lowering.interpret_map import interpret_map
+from graphprop.lowering.legalize import legalise
 
 CLASSES = 4
 
@@ -116,7 +116,7 @@ def test_every_backend_reads_a_target_alike(kind, method, count):
             same(explainer.module(x, same_target), wanted)
         same(on_onnx(explainer, x, given), wanted)
         same(on_onnx(explainer, x, classes), wanted)
-        arbiter, (relevance,) = explain(explainer.lowered, {"x": x}, given)
+        arbiter, (relevance,) = interpret_map(explainer.lowered, {"x": x}, given)
         same((arbiter.float(), relevance.float()), wanted)
 
 

@@ -16,13 +16,13 @@ from click.testing import CliRunner
 from PIL import Image
 from test_cli import NET
 
-from graphprop import engines
-from graphprop.artefact import read_manifest
+from graphprop.artifact import engines
+from graphprop.artifact.manifest import complaint_about
+from graphprop.artifact.write import read_manifest
 from graphprop.checking.stages import stages_of
 from graphprop.cli import main
 from graphprop.errors import InputError, MethodError, OutputError
-from graphprop.manifest import complaint_about
-from graphprop.preprocessing import Preprocessing
+from graphprop.pictures.preprocessing import Preprocessing
 
 TRAP = "import pathlib\npathlib.Path({!r}).touch()\n"
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import graphprop
-from graphprop.artefact import storable
-from graphprop.generated import run_source
+from graphprop.artifact.write import storable
+from graphprop.emit.execute import run_source
 
 
 class Net(nn.Module):

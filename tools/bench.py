@@ -54,12 +54,13 @@ from torch import fx, nn
 from torch.export import Dim
 
 import graphprop
-from graphprop.artefact import read_manifest
+from graphprop.artifact.write import read_manifest
 from graphprop.emit.python import heading_of
 from graphprop.explainer import CompiledExplainer
-from graphprop.interpret import interpret
-from graphprop.load import LoadedModel, load_source
-from graphprop.network import Network
+from graphprop.frontend.load import LoadedModel, load_source
+from graphprop.ir.facts import facts_of
+from graphprop.ir.interpret import interpret
+from graphprop.ir.network import Network
 from graphprop.ops import Conv, ConvTranspose, Linear, LinearTranspose
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -310,9 +311,9 @@ def bound(legal: Network) -> Bound:
     sizes: dict[str, list[int]] = {}
     for node in legal.layers:
         weighted = isinstance(node.target, Conv | ConvTranspose | Linear | LinearTranspose)
-        if weighted and node.meta["batched"]:
+        if weighted and facts_of(node).batched:
             # a layer's own operation comes first: that of the forward part
-            sizes.setdefault(node.meta["label"], []).append(multiplications(node))
+            sizes.setdefault(facts_of(node).label, []).append(multiplications(node))
     total = sum(map(sum, sizes.values()))
     counts = Counter(sum(2 * size > own for size in (own, *rest)) for own, *rest in sizes.values())
     return Bound(total / sum(own for own, *_ in sizes.values()), counts.most_common(1)[0][0])
@@ -320,9 +321,9 @@ def bound(legal: Network) -> Bound:
 
 def multiplications(node: fx.Node) -> int:
     """Multiply-accumulates for one sample: each number of the large side meets a row of weights."""
-    given, weight = node.args[0].meta["value"], node.args[1].meta["value"]
+    given, weight = facts_of(node.args[0]).value, facts_of(node.args[1]).value
     through = isinstance(node.target, ConvTranspose | LinearTranspose)
-    numbers = prod((given if through else node.meta["value"]).shape[1:])
+    numbers = prod((given if through else facts_of(node).value).shape[1:])
     return int(numbers * prod(weight.shape[1:]))
 
 
@@ -425,7 +426,7 @@ def profile_torch(explainer: CompiledExplainer, case: Case) -> dict[str, float]:
         nonlocal heading, last
         heading = heading_of(node) or heading
         now = time.perf_counter()
-        if node.meta["batched"]:
+        if facts_of(node).batched:
             seconds[heading] += now - last
         last = time.perf_counter()
 

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 import graphprop
-from graphprop.legalise import legalise
-from graphprop.network import show
+from graphprop.ir.show import show
+from graphprop.lowering.legalize import legalise
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "golden"
 METHODS = ("epsilon_plus_flat", "epsilon_alpha2_beta1_flat")

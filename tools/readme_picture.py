@@ -14,8 +14,17 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import graphprop
-from graphprop.load import LoadedModel, load_source
-from graphprop.picture import GAP, INK, MARGIN, TEXT, heatmap, limit_of, place_framed, sum_channels
+from graphprop.frontend.load import LoadedModel, load_source
+from graphprop.pictures.heatmap import (
+    GAP,
+    INK,
+    MARGIN,
+    TEXT,
+    heatmap,
+    limit_of,
+    place_framed,
+    sum_channels,
+)
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

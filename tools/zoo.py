@@ -43,9 +43,9 @@ from timm_families import SIZES as TIMM_SIZES
 from torch import nn
 
 import graphprop
-from graphprop.check import BACKENDS
+from graphprop.checking.check import BACKENDS
 from graphprop.checking.ledger import TOLERANCE, LedgerEntry, ledger
-from graphprop.console import say, say_table
+from graphprop.cli.console import say, say_table
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
 from graphprop.explainer import CompiledExplainer
 

@@ -30,9 +30,10 @@ from graphprop.checking.runner import local_variables, measure, pack
 from graphprop.checking.stages import Stage, described
 from graphprop.checking.threads import for_network, one_thread, usable
 from graphprop.emit.onnx import named_maps, named_outputs
-from graphprop.interpret import explain
-from graphprop.legalise import legalise
-from graphprop.network import Network, has_shape
+from graphprop.ir.facts import facts_of, has_shape
+from graphprop.ir.network import Network
+from graphprop.lowering.interpret_map import interpret_map
+from graphprop.lowering.legalize import legalise
 
 if TYPE_CHECKING:
     from graphprop.explainer import CompiledExplainer
@@ -141,7 +142,7 @@ class GraphArbiter:
         given: Any = target if target is None else target.clone()
         # how torch rounds depends on the number of threads: the results must not
         with one_thread(), bounds or nullcontext():
-            logits, maps = explain(network, inputs, given, dtype=dtype, observe=observe)
+            logits, maps = interpret_map(network, inputs, given, dtype=dtype, observe=observe)
             return logits, pack(maps)
 
     def truth(self) -> Truth:
@@ -201,8 +202,8 @@ class GraphArbiter:
         """The graph that a backend was printed from, and what its values are called there."""
         explainer = self.explainer
         network = explainer.legal if level == "torch" else legalise(explainer.lowered, level)[0]
-        nodes = [n for n in network.layers if n.meta["batched"] and has_shape(n)]
-        names = {n: n.name for n in nodes if n.meta["value"].is_floating_point()}
+        nodes = [n for n in network.layers if facts_of(n).batched and has_shape(n)]
+        names = {n: n.name for n in nodes if facts_of(n).value.is_floating_point()}
         output: Any = network.output.args[0]
         outputs = named_outputs(network, explainer.recorded_nodes(network))
         if level == "torch":
@@ -264,13 +265,13 @@ class GraphArbiter:
     def _divergence(
         self, network: Network, node: fx.Node, name: str, error: float, allowed: float
     ) -> Divergence:
-        label = node.meta.get("label")
+        label = facts_of(node).label
         indices = stage_nodes(network, self.stages).get(node)
         stage = self.stages[indices[0]] if indices else None
         layers = (label,) if label in {s.label for s in self.stages} else ()
         if stage:
             return Divergence(layers or stage.layers, described(stage), error, allowed)
-        part = "the result" if node.meta.get("section") == "forward" else "the rule"
+        part = "the result" if facts_of(node).section == "forward" else "the rule"
         place = f"{shown(name)}, in {part} of {shown(label or '')}"
         return Divergence(layers, place, error, allowed)
 
@@ -375,12 +376,12 @@ def stage_nodes(network: Network, stages: Sequence[Stage]) -> dict[fx.Node, list
     """The nodes of a lowered or legal graph that hold stages: node -> indices of stages."""
     output: Any = network.output.args[0]
     relevance, relevances = network.maps[0], output[2]
-    results = {node.meta["records"]: node for node in network.layers if "records" in node.meta}
+    results = {facts_of(node).records: node for node in network.layers if facts_of(node).records}
     found: dict[fx.Node, list[int]] = {}
     for index, stage in enumerate(stages):
         known = results if stage.kind == "result" else relevances
         node = relevance if stage.label is None else known.get(stage.key)
-        if isinstance(node, fx.Node) and node.meta["batched"]:
+        if isinstance(node, fx.Node) and facts_of(node).batched:
             found.setdefault(node, []).append(index)
     return found
 

@@ -18,7 +18,7 @@ import torch
 from graphprop.checking.ledger import LedgerEntry, ledger
 from graphprop.checking.losses import ACCOUNTS, LOSSES
 from graphprop.checking.report import shown
-from graphprop.network import shape_of
+from graphprop.ir.facts import facts_of, shape_of
 
 if TYPE_CHECKING:
     from graphprop.explainer import CompiledExplainer
@@ -51,10 +51,10 @@ def conserves(explainer: CompiledExplainer) -> bool:
     if explainer.settings.get("start", method.start) not in ("logit", "one"):
         return False
     for node in explainer.network.layers:
-        rule = node.meta["rule"]
+        rule = facts_of(node).rule
         if rule is None:
             continue
-        name, given = rule.rule.name, rule.parameters
+        name, given = rule.name, rule.parameters
         if name not in ACCOUNTS or name in CLAMPED:
             return False
         if name == "alpha_beta" and given["alpha"] - given["beta"] != 1:

@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 
-from graphprop.artefact import sha256
+from graphprop.artifact.write import sha256
 from graphprop.checking.backends import BackendError, load_graph
 from graphprop.checking.runner import local_variables
 from graphprop.emit.python import comment

@@ -21,11 +21,11 @@ import torch
 from torch import fx
 
 from graphprop.checking.losses import ACCOUNTS, LOSSES, NOT_CONSERVING, Account, each
-from graphprop.interpret import interpret
-from graphprop.lower import in_flow, padding_of, receivers
-from graphprop.network import shape_of
+from graphprop.ir.facts import facts_of, shape_of
+from graphprop.ir.interpret import interpret
+from graphprop.lowering.lower import in_flow, padding_of, receivers
 from graphprop.ops import Operator
-from graphprop.rules import BoundRule, Layer
+from graphprop.rules import Layer
 
 if TYPE_CHECKING:
     from graphprop.explainer import CompiledExplainer
@@ -192,24 +192,27 @@ class Ledger:
             self.entry(node, flow)
             for flow in self.explainer.method.flow_names
             for node in reversed(self.network.layers)
-            if in_flow(node.meta["label"], flow) in self.recorded and node.meta["rule"] is not None
+            if in_flow(facts_of(node).label, flow) in self.recorded
+            and facts_of(node).rule is not None
         ]
         method = self.explainer.method
-        ends_here = self.network.middle is None or method.goes_on
+        ends_here = self.network.map_layer is None or method.goes_on
         if ends_here and method.at_input is None and method.besides is None:
             found += map(self.input_entry, self.images)
         return found
 
     def entry(self, node: fx.Node, flow: str) -> LedgerEntry:
         """Draw up the account of one layer, and hand on what it sends."""
-        label = in_flow(node.meta["label"], flow)
+        label = in_flow(facts_of(node).label, flow)
         r = self.recorded[label]
         own = dict(self.explainer.method.flows).get(flow, {})
-        rule: BoundRule = node.meta["rule"].in_flow(own)
-        name = rule.rule.name
+        assigned = facts_of(node).rule
+        assert assigned is not None
+        rule = assigned.in_flow(own)
+        name = rule.name
         facts = (label, node.target.__name__, str(rule))
         note = NOT_CONSERVING.get(name, "" if name in ACCOUNTS else UNKNOWN)
-        if node is self.network.middle and (flow or "" in dict(self.explainer.method.flows)):
+        if node is self.network.map_layer and (flow or "" in dict(self.explainer.method.flows)):
             note = AT_THE_MAP
         misplaced = self.misplaced(node, flow, r)
         if note:
@@ -270,8 +273,8 @@ class Ledger:
             weight=operands[1] if weighted else None,
             bias=operands[2] if weighted and len(operands) > 2 else None,
             shapes=shapes,
-            label=node.meta["label"],
-            signal=node.meta["signal"],
+            label=facts_of(node).label,
+            signal=facts_of(node).signal,
             operands=tuple(operands),
             image=shape_of(self.images[0]),
             final=node is self.network.output.args[0],

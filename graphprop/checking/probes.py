@@ -22,7 +22,7 @@ import torch
 
 from graphprop.checking.runner import SEED, pack, unpack
 from graphprop.errors import InputError
-from graphprop.preprocessing import Preprocessing
+from graphprop.pictures.preprocessing import Preprocessing
 
 FLAT = ("blank", "constant")
 """Inputs on which most entries of a window are equal, so that rounding chooses the largest."""
@@ -160,7 +160,7 @@ def probes(
         How many entries the results of all layers have. A large network is explained on fewer
         kinds, so that its check does not take several times as long.
     preprocessing
-        How a picture becomes an input; see `graphprop.preprocessing`.
+        How a picture becomes an input; see `graphprop.pictures.preprocessing`.
     picture
         The name of a picture, and the input it becomes.
     given

@@ -43,7 +43,7 @@ def hold_recorded(
     tolerance: Tolerance | None,
     say: Callable[[str], None],
 ) -> Report:
-    """Hold ONNX engines against the record; see `graphprop.check.check_directory`."""
+    """Hold ONNX engines against the record; see `graphprop.checking.check.check_directory`."""
     report = Report(ARBITER)
     recorded = manifest["fingerprint"]
     path = directory / "explainer.onnx"

@@ -18,7 +18,8 @@ from typing import TypeVar
 
 import torch
 
-from graphprop.network import Network, has_shape, shape_of
+from graphprop.ir.facts import facts_of, has_shape, shape_of
+from graphprop.ir.network import Network
 
 Result = TypeVar("Result")
 
@@ -74,7 +75,7 @@ def for_network(
 ) -> list[Result]:
     """Do the work for each row, with one thread each; side by side where the network is large."""
     values = [node for node in network.layers if has_shape(node)]
-    size = sum(abs(math.prod(shape_of(node)[1:])) for node in values if node.meta["batched"])
+    size = sum(abs(math.prod(shape_of(node)[1:])) for node in values if facts_of(node).batched)
     workers = min(usable(), MOST, len(rows)) if size >= LARGE else 1
     before = torch.get_num_threads()
     with one_thread():

@@ -19,7 +19,11 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import fx
 
-from graphprop.emit.onnx_writer import (
+from graphprop.ir.facts import facts_of, shape_of
+from graphprop.ir.network import Network
+from graphprop.ir.samples import Samples
+from graphprop.ops import Start
+from graphprop.ops.onnx_writer import (
     BATCH_NAME,
     IR_VERSION,
     OPSET,
@@ -27,10 +31,7 @@ from graphprop.emit.onnx_writer import (
     OnnxWriter,
     described,
 )
-from graphprop.network import Network, shape_of
-from graphprop.ops import Start
 from graphprop.ops.start import chosen_classes, nan_without_class
-from graphprop.sampling import Samples
 
 EXTERNAL_ABOVE = 64 * 2**20
 """Weights of more bytes than these, all together, lie in a file beside the model."""
@@ -209,7 +210,7 @@ def mean_over_samples(
         inner = dict(values)
         inner |= {node: flat if node.target == "x" else targets for node in network.inputs}
         for node in network.layers:
-            if node.meta["batched"]:
+            if facts_of(node).batched:
                 operands = [inner[a] if isinstance(a, fx.Node) else a for a in node.args]
                 inner[node] = writer.write(node, operands)
         writer.stem("loop_end")

@@ -19,9 +19,10 @@ from torch import fx
 
 from graphprop.emit.source import check_calls, formatted, functions_of, text_of_function
 from graphprop.emit.templates import FORWARD_DOC, HEADER, LOAD, REFRESHING, SINGLE_DOC
-from graphprop.network import Network
+from graphprop.ir.facts import facts_of
+from graphprop.ir.network import Network
+from graphprop.ir.samples import Samples
 from graphprop.ops import Add, Conv, Divide, Item, Multiply, Negate, Subtract
-from graphprop.sampling import Samples
 
 INFIX = (Add, Subtract, Multiply, Divide, Negate)
 WIDEST_INLINE = 72
@@ -86,9 +87,9 @@ def to_python(
     methods = {method for operator in operators for method in operator.calls}
     check_calls(source, {*functions, "explain"} if network.samples else functions, methods)
     results = {
-        node.meta["records"]: printer.names[node]
+        facts_of(node).records: printer.names[node]
         for node in network.layers
-        if "records" in node.meta and node in printer.names
+        if facts_of(node).records and node in printer.names
     }
     return PythonModule(
         source, results, {label: printer.names[node] for label, node in relevances.items()}
@@ -117,7 +118,7 @@ class Printer:
                 continue
             if node.op == "placeholder":
                 names[node] = node.name
-            elif not node.meta["batched"]:
+            elif not facts_of(node).batched:
                 name = node.name
                 while hasattr(torch.nn.Module, name) or name in ("training", "recorded"):
                     name += "_"
@@ -138,7 +139,7 @@ class Printer:
 
     def body(self) -> list[str]:
         """The statements of ``forward``, with headings, and what is no longer needed deleted."""
-        nodes = [n for n in self.network.layers if n.meta["batched"]]
+        nodes = [n for n in self.network.layers if facts_of(n).batched]
         last_use = self._last_uses(nodes)
         lines: list[str] = []
         heading = None
@@ -180,14 +181,14 @@ class Printer:
         for operand in node.all_input_nodes:
             if operand in self.inlined:
                 yield from self._inner_variables(operand)
-            elif operand.meta["batched"] and not isinstance(operand.meta["value"], tuple):
+            elif facts_of(operand).batched and not isinstance(facts_of(operand).value, tuple):
                 yield operand
 
     def _inner_variables(self, node: fx.Node) -> Iterator[fx.Node]:
         for operand in node.all_input_nodes:
             if operand in self.inlined:
                 yield from self._inner_variables(operand)
-            elif operand.meta["batched"]:
+            elif facts_of(operand).batched:
                 yield operand
 
     def _choose_inlined(self, nodes: list[fx.Node]) -> None:
@@ -226,9 +227,9 @@ class Printer:
     def _statement(self, node: fx.Node) -> list[str]:
         if node in self.inlined or isinstance(node.target, Item):
             return []
-        if isinstance(node.meta["value"], tuple):
+        if isinstance(facts_of(node).value, tuple):
             items = {user.target.index: self.names[user] for user in node.users}
-            targets = ", ".join(items.get(i, "_") for i in range(len(node.meta["value"])))
+            targets = ", ".join(items.get(i, "_") for i in range(len(facts_of(node).value)))
             return [f"{targets} = {self.expression(node)}"]
         return [f"{self.names[node]} = {self.expression(node)}"]
 
@@ -273,7 +274,7 @@ class Printer:
             *(
                 f"        {node.name} = {node.name}.contiguous(memory_format={CHANNELS_LAST})"
                 for node in self.images
-                if self.is_planar() and len(node.meta["value"].shape) == 4
+                if self.is_planar() and len(facts_of(node).value.shape) == 4
             ),
             *indented(body, 2),
         ]
@@ -292,7 +293,7 @@ class Printer:
         """The end of ``__init__`` and the methods that compute what follows from the weights."""
         lines = []
         for node in self.network.layers:
-            if node.meta["batched"]:
+            if facts_of(node).batched:
                 continue
             value, name = self.expression(node), self.names[node]
             if self._is_temporary(node):
@@ -321,10 +322,10 @@ class Printer:
     def checks(self) -> list[str]:
         """The statements that refuse inputs of another kind than the network was compiled for."""
         weights = (n for n in self.network.graph.nodes if n.op == "get_attr")
-        floating = [self.names[n] for n in weights if n.meta["value"].is_floating_point()]
+        floating = [self.names[n] for n in weights if facts_of(n).value.is_floating_point()]
         lines = []
         for node in self.images:
-            value = node.meta["value"]
+            value = facts_of(node).value
             dtype = str(value.dtype)
             if value.is_floating_point() and floating:
                 dtype = f"{floating[0]}.dtype"
@@ -368,7 +369,7 @@ class Printer:
 
     def _is_temporary(self, node: fx.Node) -> bool:
         """Whether a constant only serves to make others."""
-        return node.op == "call_function" and not any(u.meta.get("batched") for u in node.users)
+        return node.op == "call_function" and not any(facts_of(u).batched for u in node.users)
 
 
 def indented(lines: Iterable[str], levels: int = 1) -> list[str]:
@@ -378,21 +379,21 @@ def indented(lines: Iterable[str], levels: int = 1) -> list[str]:
 
 def text_of(node: fx.Node) -> str:
     """A value's shape as people write it: ``[N, 3, 224, 224]``."""
-    return "[N, " + ", ".join(map(str, node.meta["value"].shape[1:])) + "]"
+    return "[N, " + ", ".join(map(str, facts_of(node).value.shape[1:])) + "]"
 
 
 def heading_of(node: fx.Node) -> str | None:
     """The heading that a node stands under; None where it belongs to the one before."""
-    section = node.meta.get("section")
+    section = facts_of(node).section
     if section == "forward":
-        kind = node.meta.get("kind") or ""
+        kind = facts_of(node).kind or ""
         operator_name = str(node.target.__name__)
-        named_like_module = node.meta["label"].split("#")[0] == node.meta["path"]
+        named_like_module = facts_of(node).label.split("#")[0] == facts_of(node).path
         shown = kind if kind and named_like_module else operator_name
-        return f"{node.meta['label']}: {shown}"
+        return f"{facts_of(node).label}: {shown}"
     if section == "start":
         return "Relevance, from the logits back to the input"
-    return section
+    return section or None
 
 
 def comment(text: str) -> str:

@@ -1,5 +1,8 @@
 """The operators of graphprop's intermediate representation, and the functions rules are made of."""
 
+from graphprop.ir.interval import Interval, Sign
+from graphprop.ir.layout import Layout
+from graphprop.ir.operation import Shape
 from graphprop.ops import composed, merge  # they register what they capture
 from graphprop.ops.activation import (
     Activation,
@@ -14,7 +17,7 @@ from graphprop.ops.activation import (
     Simple,
     Softmax,
 )
-from graphprop.ops.base import ATEN, Operator, Shape, from_aten
+from graphprop.ops.base import ATEN, Operator, from_aten
 from graphprop.ops.choose import Extremum, Mask, Maximum, Minimum, Where
 from graphprop.ops.elementwise import (
     Absolute,
@@ -40,8 +43,6 @@ from graphprop.ops.elementwise import (
     positive,
     stabilise,
 )
-from graphprop.ops.interval import Interval, Sign
-from graphprop.ops.layout import Layout
 from graphprop.ops.linear import (
     AddBias,
     Conv,

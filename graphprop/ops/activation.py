@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 
 from graphprop.errors import UnsupportedOperator
-from graphprop.ops.base import Operator, Shape, from_aten
+from graphprop.ir.interval import (
+    NON_POSITIVE,
+    ONE,
+    UNIT,
+    Interval,
+)
+from graphprop.ir.operation import Shape
+from graphprop.ops.base import Operator, from_aten
 from graphprop.ops.elementwise import (
     Divide,
     absolute,
@@ -19,12 +26,6 @@ from graphprop.ops.elementwise import (
     keep_where,
     negative,
     ones_like,
-)
-from graphprop.ops.interval import (
-    NON_POSITIVE,
-    ONE,
-    UNIT,
-    Interval,
 )
 from graphprop.ops.shape import Reshape, Sum, axis_of, filled
 

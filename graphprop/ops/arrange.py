@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from graphprop.ops.base import Shape
-from graphprop.ops.layout import PLACE, Factor, Layout
+from graphprop.ir.layout import PLACE, Factor, Layout
+from graphprop.ir.operation import Shape
 from graphprop.ops.shape import Permute, Reshape
 
 

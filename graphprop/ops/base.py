@@ -2,7 +2,7 @@
 
 An operator's fields are its static attributes (stride, axis ...); what it is called with are its
 operands (tensors). Calling an operator with tensors runs it; calling it with a
-:class:`~graphprop.network.Value` writes a node into that value's graph. So one piece of
+:class:`~graphprop.ir.writer.Value` writes a node into that value's graph. So one piece of
 mathematics serves as eager reference and as code generator.
 
 To add an operator: subclass :class:`Operator` in the file of this folder it belongs to, give it
@@ -24,41 +24,18 @@ and a case in ``tests/cases.py``: the laws are then tested for it.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from graphprop.ir.operation import Operation, Shape
 from graphprop.ops import helpers
-from graphprop.ops.interval import UNBOUNDED, Interval
-from graphprop.ops.layout import Layout, joined
-
-if TYPE_CHECKING:
-    from graphprop.emit.onnx_writer import OnnxWriter
-
-Shape = tuple[int, ...]
-"""A value's shape; the batch axis, always the first, is -1."""
-
-
-LEVELS = ("canonical", "lowered", "torch", "onnx")
-"""The levels of the intermediate representation that graphprop's own operators appear at."""
+from graphprop.ops.onnx_writer import OnnxWriter
 
 
 @dataclass(frozen=True)
-class Operator:
-    """One operator: static attributes as fields, meaning as methods."""
-
-    levels: ClassVar[frozenset[str]] = frozenset(LEVELS)
-    """The levels whose vocabulary the operator belongs to."""
-
-    weighted: ClassVar[bool] = False
-    """Called as (x, weight[, bias]) and linear in x: gets a rule from the method."""
-
-    relevance: ClassVar[str | None] = None
-    """For an operator without weights: the rule that carries relevance through it."""
-
-    piecewise_constant: ClassVar[bool] = False
-    """Whether the result only steps (masks, indices): no relevance flows to the operands."""
+class Operator(Operation):
+    """One operator: what a graph needs to know of it, its adjoint, and how it is printed."""
 
     inline: ClassVar[bool] = False
     """Whether the generated source may nest it in the expression that uses it."""
@@ -74,58 +51,12 @@ class Operator:
 
     Generated source calls nothing but functions of torch, a few methods, and what is named here."""
 
-    operands: ClassVar[tuple[str, ...]] = ("x",)
-    """What the operands are called: names for tensors that have none of their own."""
-
-    def __call__(self, *operands: Any) -> Any:
-        for operand in operands:
-            writer = getattr(operand, "tracer", None)
-            if writer is not None:
-                return writer.write(self, operands)
-        return self.run(*operands)
-
-    @property
-    def __name__(self) -> str:
-        return snake_case(type(self).__qualname__.rpartition(".")[2])
-
-    def __str__(self) -> str:
-        attributes = (f"{field.name}={getattr(self, field.name)}" for field in fields(self))
-        return f"{self.__name__}({', '.join(attributes)})"
-
-    def operand_name(self, index: int) -> str:
-        """What operand ``index`` is called."""
-        return self.operands[index] if index < len(self.operands) else "constant"
-
-    def run(self, *operands: Any) -> Any:
-        """Compute the operator on tensors."""
-        raise TypeError(f"{self.__name__} does not run on tensors")
-
-    def interval(self, *operands: Interval) -> Interval:
-        """Infer an interval that holds the result from intervals that hold the operands.
-
-        It must hold for every value of the operator's fields, and whatever the input is. An
-        operand is the interval of its value; parameters of the model have none (`UNBOUNDED`),
-        because other weights may be loaded.
-        """
-        return UNBOUNDED
-
-    def interval_at(self, shapes: Sequence[Shape], *operands: Interval) -> Interval:
-        """`interval`, for operators that have to know the shapes of their operands, too."""
-        return self.interval(*operands)
-
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        """Infer what the axes of the result mean from what those of the operands mean.
-
-        Parameters
-        ----------
-        shape
-            Of the result.
-        operands
-            The layout of each operand; None for one that does not depend on the input.
-
-        By default the operator acts on each entry, or keeps the axes of its operands.
-        """
-        return joined(shape, operands)
+    @classmethod
+    def functions_of_source(cls) -> set[str]:
+        """Return the names of the functions that its generated source calls."""
+        if cls is Operator:
+            return {name for name, value in vars(helpers).items() if inspect.isfunction(value)}
+        return set(map(name_of, cls.helpers)) if isinstance(cls.helpers, tuple) else set()
 
     def adjoint(self, *shapes: Shape) -> Operator:
         """Transpose the linear map from the first operand to the result.
@@ -156,30 +87,10 @@ class Operator:
         """Write the operator as ONNX nodes."""
         raise TypeError(f"{self.__name__} has no ONNX form: legalise it first")
 
-    def verify(self, *shapes: Shape) -> str | None:
-        """Say what is wrong with operands of these shapes, if anything is."""
-        return None
-
 
 def name_of(helper: str | Callable[..., Any]) -> str:
     """What a helper is called in generated source."""
     return helper if isinstance(helper, str) else helper.__name__
-
-
-def functions_of_source() -> set[str]:
-    """The names of the functions that generated source can hold: no variable may have them."""
-    names = {name for name, function in vars(helpers).items() if inspect.isfunction(function)}
-    kinds = [Operator]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-        if isinstance(kind.helpers, tuple):
-            names |= {name_of(helper) for helper in kind.helpers}
-    return names
-
-
-def snake_case(name: str) -> str:
-    """``MaxPool`` -> ``max_pool``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def source_tuple(numbers: Sequence[int]) -> str:

@@ -17,10 +17,12 @@ import torch
 from torch import fx
 
 from graphprop.errors import UnsupportedOperator
+from graphprop.ir.facts import facts_of
+from graphprop.ir.interval import UNIT, Interval
+from graphprop.ir.operation import Shape
 from graphprop.ops.activation import Activation
-from graphprop.ops.base import Operator, Shape, from_aten
+from graphprop.ops.base import Operator, from_aten
 from graphprop.ops.elementwise import Elementwise, KeepWhere, Subtract, keep_where
-from graphprop.ops.interval import UNIT, Interval
 from graphprop.ops.merge import _add, _mul, _sub, aligned
 from graphprop.ops.shape import Expand, one_sample
 
@@ -156,7 +158,7 @@ def is_value(operand: Any) -> bool:
 
 def is_constant(operand: Any) -> bool:
     """Whether an operand does not change with the input, or only in steps."""
-    return not is_value(operand) or not operand.node.meta["varies"]
+    return not is_value(operand) or not facts_of(operand.node).varies
 
 
 def roots(node: fx.Node) -> set[fx.Node]:
@@ -164,7 +166,7 @@ def roots(node: fx.Node) -> set[fx.Node]:
     found, waiting, seen = set(), [node], {node}
     while waiting:
         current = waiting.pop()
-        operands = [a for a in current.all_input_nodes if a.meta["batched"]]
+        operands = [a for a in current.all_input_nodes if facts_of(a).batched]
         entrywise = isinstance(
             current.target, Elementwise | Activation | Mask | Where | Extremum | Expand
         )

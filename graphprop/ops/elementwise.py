@@ -5,6 +5,7 @@ Operands may be Python numbers as well as tensors.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -13,9 +14,11 @@ from typing import Any, ClassVar
 
 import torch
 
+from graphprop.ir.interval import ONE, ZERO, Interval
+from graphprop.ir.operation import Shape
+from graphprop.ir.writer import ARITHMETIC
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, Shape
-from graphprop.ops.interval import ONE, ZERO, Interval
+from graphprop.ops.base import Operator
 
 
 @dataclass(frozen=True)
@@ -371,3 +374,14 @@ def keep_where(c: Any, comparison: str, x: Any) -> Any:
 def ones(like: Any, shape: Shape) -> Any:
     """A constant of ones of ``shape``, with the data type of ``like``."""
     return Ones(tuple(shape))(like)
+
+
+ARITHMETIC.update(
+    {
+        operator.add: Add(),
+        operator.sub: Subtract(),
+        operator.mul: Multiply(),
+        operator.truediv: Divide(),
+        operator.neg: Negate(),
+    }
+)

@@ -13,16 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from graphprop.errors import UnsupportedOperator
+from graphprop.ir.interval import ZERO, Interval
+from graphprop.ir.layout import CHANNEL, PLACE, Layout, guessed, sizes
+from graphprop.ir.operation import Shape
 from graphprop.ops import helpers
-from graphprop.ops.base import (
-    Operator,
-    Shape,
-    from_aten,
-    per_axis,
-    source_call,
-)
-from graphprop.ops.interval import ZERO, Interval
-from graphprop.ops.layout import CHANNEL, PLACE, Layout, guessed, sizes
+from graphprop.ops.base import Operator, from_aten, per_axis, source_call
+from graphprop.ops.shape import Pad
 
 aten = torch.ops.aten
 
@@ -315,8 +311,6 @@ def _conv_named_padding(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
-    from graphprop.ops.shape import Pad
-
     rank = len(weight.shape) - 2
     if padding == "valid":
         return _conv(x, weight, bias, stride, 0, dilation, groups)

@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 
 from graphprop.errors import UnsupportedOperator
+from graphprop.ir.interval import Interval
+from graphprop.ir.operation import Shape
 from graphprop.ops import helpers
 from graphprop.ops.activation import Power, Simple
-from graphprop.ops.base import Operator, Shape, from_aten, source_call
+from graphprop.ops.base import Operator, from_aten, source_call
 from graphprop.ops.elementwise import Subtract
-from graphprop.ops.interval import Interval
 from graphprop.ops.merge import aligned
 from graphprop.ops.resample import _mean
 from graphprop.ops.shape import Expand, Reshape, Sum, _squeeze, axes_of

@@ -13,11 +13,13 @@ from typing import Any, ClassVar
 import torch
 
 from graphprop.errors import UnsupportedOperator
+from graphprop.ir.facts import facts_of
+from graphprop.ir.interval import ZERO, Interval
+from graphprop.ir.layout import Layout, guessed, resized_to
+from graphprop.ir.operation import Shape
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, Shape, from_aten, per_axis
-from graphprop.ops.interval import ZERO, Interval
-from graphprop.ops.layout import Layout, guessed, resized_to
-from graphprop.ops.pool import Places
+from graphprop.ops.base import Operator, from_aten, per_axis
+from graphprop.ops.pool import Places, Route
 from graphprop.ops.shape import (
     Cat,
     Pad,
@@ -53,8 +55,6 @@ class Unpool(Operator):
         return guessed(shape) if x is None else resized_to(x, shape)
 
     def lowered(self, *operands: Any) -> Any:
-        from graphprop.ops.pool import Route
-
         return Route(self.size)(*operands)
 
     def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
@@ -64,8 +64,6 @@ class Unpool(Operator):
         return f"route({operands[0]}, {operands[1]}, size={self.size})"
 
     def onnx(self, graph: Any, *operands: Any) -> Any:
-        from graphprop.ops.pool import Route
-
         return Route(self.size).onnx(graph, *operands)
 
 
@@ -96,7 +94,7 @@ def _max_unpool(x: Any, places: Any, size: Sequence[int], *_: Any) -> Any:
     target = getattr(getattr(places, "node", None), "target", None)
     if not isinstance(target, Places):
         raise UnsupportedOperator("an unpooling by indices that no max pool of the network found")
-    source = places.node.args[0].meta["value"].shape[2:]
+    source = facts_of(places.node.args[0]).value.shape[2:]
     if tuple(size) != tuple(source):
         raise UnsupportedOperator(
             f"an unpooling to {tuple(size)} of a max pool of {tuple(source)}: give it output_size"

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from graphprop.ir.interval import Interval
 from graphprop.ops import helpers
 from graphprop.ops.base import Operator
-from graphprop.ops.interval import Interval
 
 
 @dataclass(frozen=True)

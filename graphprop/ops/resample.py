@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from graphprop.ops.base import Operator, Shape, from_aten, per_axis, source_call
-from graphprop.ops.interval import NON_NEGATIVE, NON_POSITIVE, ZERO, Interval
+from graphprop.ir.facts import facts_of
+from graphprop.ir.interval import NON_NEGATIVE, NON_POSITIVE, ZERO, Interval
+from graphprop.ir.operation import Shape
+from graphprop.ops.base import Operator, from_aten, per_axis, source_call
 from graphprop.ops.shape import Mean, _squeeze, axes_of
 from graphprop.ops.windows import Pooling, divides, full_size, overhang
 
@@ -341,7 +343,7 @@ def _adaptive_avg_pool(x: Any, size: Any) -> Any:
     lengths = tuple(x.shape[2:])
     if size == lengths:
         # nothing to do; but what follows is behind a pooling
-        x.node.meta["pooled"] = True
+        facts_of(x.node).pooled = True
         return x
     if divides(lengths, size) and any(cells != 1 for cells in size):
         kernel = tuple(length // cells for length, cells in zip(lengths, size, strict=True))

@@ -16,11 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from graphprop.errors import UnsupportedOperator
-from graphprop.ops import helpers
-from graphprop.ops.base import Operator, Shape, from_aten
-from graphprop.ops.elementwise import Multiply
-from graphprop.ops.interval import ZERO, Interval
-from graphprop.ops.layout import (
+from graphprop.ir.facts import BATCH, facts_of
+from graphprop.ir.interval import ZERO, Interval
+from graphprop.ir.layout import (
     CHANNEL,
     PLACE,
     Factor,
@@ -30,6 +28,11 @@ from graphprop.ops.layout import (
     resized_to,
     sizes,
 )
+from graphprop.ir.operation import Shape
+from graphprop.ir.writer import Value
+from graphprop.ops import helpers
+from graphprop.ops.base import Operator, from_aten
+from graphprop.ops.elementwise import Multiply
 
 aten = torch.ops.aten
 
@@ -395,8 +398,6 @@ def axes_of(axes: Sequence[int] | None, value: Any) -> tuple[int, ...]:
 
 def rearranged_shape(shape: Sequence[int]) -> Shape:
     """A captured shape with the batch as -1."""
-    from graphprop.network import BATCH
-
     return tuple(-1 if length % BATCH == 0 and length else int(length) for length in shape)
 
 
@@ -531,8 +532,6 @@ def _select_scatter(x: Any, new: Any, axis: int, index: int) -> Any:
 @from_aten(aten.copy.default)
 def _copy(x: Any, new: Any, non_blocking: bool = False) -> Any:
     """What is written over x: another value or constant, broadcast to its shape."""
-    from graphprop.network import BATCH
-
     if isinstance(new, torch.Tensor):
         return new.expand([BATCH if length == -1 else length for length in x.shape])
     while len(new.shape) < len(x.shape):
@@ -584,8 +583,6 @@ def _unbind(x: Any, axis: int = 0) -> Any:
 
 @from_aten(aten.cat.default)
 def _cat(values: Sequence[Any], axis: int = 0) -> Any:
-    from graphprop.network import Value
-
     first = next(value for value in values if isinstance(value, Value))
     axis = axis_of(axis, first)
     if any(not isinstance(value, Value) for value in values):
@@ -596,8 +593,6 @@ def _cat(values: Sequence[Any], axis: int = 0) -> Any:
 
 def one_sample(constant: torch.Tensor) -> torch.Tensor:
     """A constant that was made as large as the batch, for one sample."""
-    from graphprop.network import BATCH
-
     if constant.dim() == 0 or not constant.shape[0] or constant.shape[0] % BATCH:
         return constant
     if constant.stride(0) and not torch.equal(constant, constant[:1].expand_as(constant)):
@@ -759,7 +754,7 @@ def _sum(x: Any, axes: Sequence[int] | None, keepdim: bool = False, *, dtype: An
 )
 def _identity(x: Any, *arguments: Any, **options: Any) -> Any:
     for option in (*arguments, *options.values()):
-        if not x.node.meta["varies"]:
+        if not facts_of(x.node).varies:
             break  # a mask has no fraction
         if isinstance(option, torch.dtype) and not option.is_floating_point:
             raise UnsupportedOperator(
@@ -770,8 +765,6 @@ def _identity(x: Any, *arguments: Any, **options: Any) -> Any:
 
 def filled(like: Any, shape: Sequence[int], value: float, dtype: Any) -> torch.Tensor:
     """A constant: one row, repeated for the batch without memory where that leads the shape."""
-    from graphprop.network import BATCH
-
     lengths = [BATCH if length == -1 else int(length) for length in shape]
     rows = lengths and lengths[0] and lengths[0] % BATCH == 0
     kept = [1, *lengths[1:]] if rows else lengths

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from graphprop.ir.operation import Shape
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, Shape
+from graphprop.ops.base import Operator
 
 
 @dataclass(frozen=True)

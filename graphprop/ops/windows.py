@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from graphprop.ops.base import Operator, Shape, per_axis
-from graphprop.ops.interval import Interval
-from graphprop.ops.layout import Layout, guessed, resized_to
+from graphprop.ir.interval import Interval
+from graphprop.ir.layout import Layout, guessed, resized_to
+from graphprop.ir.operation import Shape
+from graphprop.ops.base import Operator, per_axis
 
 aten = torch.ops.aten
 

@@ -14,7 +14,8 @@ from typing import Any
 from torch import fx
 
 from graphprop.errors import MethodError, nearest
-from graphprop.network import Network, where
+from graphprop.ir.facts import facts_of, where
+from graphprop.ir.network import Network
 from graphprop.ops import BatchNorm
 from graphprop.ops.norm import SampleNorm
 from graphprop.ops.windows import Pooling
@@ -51,7 +52,7 @@ def assign_rules(
     for pattern, rule in (user_rules or {}).items():
         named = layers_named(pattern, network)
         if not named:
-            known = [node.meta["label"] for node in network.weighted]
+            known = [facts_of(node).label for node in network.weighted]
             raise MethodError(
                 f"the rule pattern {pattern!r} matches no layer: {nearest(pattern, known)}"
             )
@@ -59,17 +60,17 @@ def assign_rules(
     count_in_stack(network)
     reached = {network.output.args[0]}
     for node in reversed(network.layers):
-        node.meta["rule"] = None
+        facts_of(node).rule = None
         if node not in reached or is_beside(node, network, method):
             continue
         hits = [rule for named, rule in chosen if node in named]
         found = hits[0] if hits else from_method(node, method, parameters)
         if found.rule.everywhere:
-            node.meta["signal"] = live_operands(node)
-        elif not node.meta["signal"]:
+            facts_of(node).signal = live_operands(node)
+        elif not facts_of(node).signal:
             raise dead_end(node)
-        node.meta["rule"] = found
-        reached |= {node.args[index] for index in node.meta["signal"]}
+        facts_of(node).rule = found
+        reached |= {node.args[index] for index in facts_of(node).signal}
     network.notes += totals_changed(network)
     return network
 
@@ -82,16 +83,16 @@ def count_in_stack(network: Network) -> None:
     """
     before: dict[Any, float] = {}
     for node in network.layers:
-        ways = [node.args[index] for index in node.meta["signal"]]
+        ways = [node.args[index] for index in facts_of(node).signal]
         counts = [before[way] + way.target.weighted for way in ways if way in before]
-        head = node.target.weighted and "conv_stack" not in node.meta["roles"]
+        head = node.target.weighted and "conv_stack" not in facts_of(node).roles
         before[node] = inf if head else max(counts, default=0)
     counted = [before[node] for node in network.weighted if before[node] < inf]
     for node in network.layers:
         place = before[node]
         if not counted or not (node.target.weighted or isinstance(node.target, Pooling)):
             place = inf
-        node.meta["place_in_stack"] = place if place == inf else min(place, max(counted))
+        facts_of(node).place_in_stack = place if place == inf else min(place, max(counted))
 
 
 def totals_changed(network: Network) -> list[str]:
@@ -99,16 +100,16 @@ def totals_changed(network: Network) -> list[str]:
     factors: dict[fx.Node, float] = {}
     longest: dict[Any, int] = {}
     for node in network.layers:
-        rule = node.meta["rule"]
-        if rule is not None and rule.rule.name == "alpha_beta":
+        rule = facts_of(node).rule
+        if rule is not None and rule.name == "alpha_beta":
             alpha, beta = rule.parameters["alpha"], rule.parameters["beta"]
             if alpha - beta != 1:
                 factors[node] = alpha - beta
-        before = (longest.get(node.args[index], 0) for index in node.meta["signal"])
+        before = (longest.get(node.args[index], 0) for index in facts_of(node).signal)
         longest[node] = max(before, default=0) + (node in factors)
     if not factors:
         return []
-    names = [node.meta["label"] for node in factors]
+    names = [facts_of(node).label for node in factors]
     shown = ", ".join(map(repr, names[:3])) + f" and {len(names) - 3} more" * (len(names) > 3)
     text = (
         f"alpha - beta is not 1 at {shown}: where a unit has excitatory and inhibitory inputs, the "
@@ -127,9 +128,9 @@ def is_beside(node: fx.Node, network: Network, method: Method) -> bool:
     That is so beside the way to the layer where a method makes its map, and, where the map is what
     it ends with, before that layer.
     """
-    if network.middle is None or node.meta["above"]:
+    if network.map_layer is None or facts_of(node).above:
         return False
-    return not (method.goes_on and node.meta["below"])
+    return not (method.goes_on and facts_of(node).below)
 
 
 def layers_named(pattern: str, network: Network) -> list[fx.Node]:
@@ -170,11 +171,11 @@ def applies(pattern: str, node: fx.Node, parameters: Mapping[str, Any]) -> bool:
     if pattern == "**":
         return True
     if pattern == "above":
-        return bool(node.meta["above"])
+        return bool(facts_of(node).above)
     if pattern in ROLES:
-        return pattern in node.meta["roles"]
+        return pattern in facts_of(node).roles
     if pattern.startswith("depth:"):
-        return node.meta["place_in_stack"] < parameters[pattern[6:]]
+        return facts_of(node).place_in_stack < parameters[pattern[6:]]
     return matches(pattern, node)
 
 

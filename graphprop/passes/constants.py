@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from graphprop.errors import UnsupportedOperator
-from graphprop.network import BATCH
+from graphprop.ir.facts import BATCH
 
 aten = torch.ops.aten
 

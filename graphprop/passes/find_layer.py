@@ -9,7 +9,8 @@ import networkx as nx
 from torch import fx
 
 from graphprop.errors import MethodError, nearest
-from graphprop.network import Network, shape_of
+from graphprop.ir.facts import facts_of, shape_of
+from graphprop.ir.network import Network
 from graphprop.ops import Add, Clamp, Divide, LogSumExp, Multiply, Power, Simple, Subtract
 from graphprop.ops.norm import BatchNorm, SampleNorm
 from graphprop.ops.shape import Cat, Rearrangement, Sum
@@ -41,29 +42,29 @@ def find_layer(network: Network, method: Method, parameters: Mapping[str, Any]) 
         If there is no such layer, or relevance passes it by.
     """
     for node in network.layers:
-        node.meta.update(middle=False, above=False, below=False)
+        facts_of(node).update(map_layer=False, above=False, below=False)
     if method.layer is None:
         return network
     flow = signal_flow(network)
     wanted = str(parameters["layer"])
     if wanted == LAST_SPATIAL:
-        middle = last_spatial(network, flow)
+        map_layer = last_spatial(network, flow)
     elif wanted == BELOW_LOGITS:
-        middle = below_logits(network)
+        map_layer = below_logits(network)
     else:
-        middle = named(wanted, network)
-    if middle not in flow or network.output not in nx.descendants(flow, middle):
-        raise MethodError(f"no relevance passes the layer {middle.meta['label']!r}")
-    if middle is network.output.args[0]:
+        map_layer = named(wanted, network)
+    if map_layer not in flow or network.output not in nx.descendants(flow, map_layer):
+        raise MethodError(f"no relevance passes the layer {facts_of(map_layer).label!r}")
+    if map_layer is network.output.args[0]:
         raise MethodError("the map can't be made at the logits: name a layer in front of them")
-    above, below = nx.descendants(flow, middle), nx.ancestors(flow, middle)
+    above, below = nx.descendants(flow, map_layer), nx.ancestors(flow, map_layer)
     for node in network.layers:
-        node.meta.update(above=node in above, below=node is middle or node in below)
-    middle.meta["middle"] = True
+        facts_of(node).update(above=node in above, below=node is map_layer or node in below)
+    facts_of(map_layer).map_layer = True
     what = "the flows meet" if len(method.flows) > 1 else "the map is made"
     if method.goes_on and len(method.flows) == 1:
         what = "the initial map is made"
-    network.notes.append(f"{what} at {middle.meta['label']}, of {shape_text(middle)}")
+    network.notes.append(f"{what} at {facts_of(map_layer).label}, of {shape_text(map_layer)}")
     return network
 
 
@@ -75,9 +76,9 @@ def shape_text(node: fx.Node) -> str:
 def named(wanted: str, network: Network) -> fx.Node:
     """The last layer of the module, or with the label, that the user names."""
     found = [node for node in network.layers if matches(wanted, node)]
-    found = found or [n for n in network.layers if n.meta["path"].startswith(f"{wanted}.")]
+    found = found or [n for n in network.layers if facts_of(n).path.startswith(f"{wanted}.")]
     if not found:
-        known = {node.meta["label"] for node in network.layers}
+        known = {facts_of(node).label for node in network.layers}
         raise MethodError(f"there is no layer {wanted!r}: {nearest(wanted, known)}")
     return found[-1]
 
@@ -89,14 +90,14 @@ def last_spatial(network: Network, flow: nx.DiGraph) -> fx.Node:
     if not reached:
         behind = nx.ancestors(flow, network.output)
         raise next(
-            (dead_end(n) for n in network.layers if n in behind and not n.meta["signal"]),
+            (dead_end(n) for n in network.layers if n in behind and not facts_of(n).signal),
             MethodError("no relevance reaches the input: the logits do not depend on it"),
         )
     way = chain(dominators, reached[0])
     for image in reached[1:]:
         others = set(chain(dominators, image))
         way = [node for node in way if node in others]
-    roles = {node: node.meta.get("roles", frozenset()) for node in flow}
+    roles = {node: facts_of(node).roles for node in flow}
     heads = {node for node in flow if roles[node] & {"dense_head", "logits"}}
     small = {
         found
@@ -156,6 +157,6 @@ def below_logits(network: Network) -> fx.Node:
     """What the logit layer reads."""
     for node in reversed(network.weighted):
         source = node.args[0]
-        if "logits" in node.meta["roles"] and source.op == "call_function":
+        if "logits" in facts_of(node).roles and source.op == "call_function":
             return source
     raise MethodError("the logit layer reads the input itself: there is no layer in front of it")

@@ -20,7 +20,9 @@ import torch
 from torch import fx
 
 from graphprop.errors import MethodError, nearest
-from graphprop.network import Network, Value, Writer, shape_of
+from graphprop.ir.facts import facts_of, shape_of
+from graphprop.ir.network import Network
+from graphprop.ir.writer import Value, Writer
 from graphprop.ops import BatchNorm, Conv, ConvTranspose, Linear
 
 STRATEGIES = {
@@ -53,9 +55,9 @@ def fold_batchnorm(network: Network, strategy: str = "merge") -> Network:
         if not isinstance(node.target, BatchNorm):
             continue
         if strategy != "merge":
-            network.decisions[node.meta["label"]] = STRATEGIES[strategy]
+            network.decisions[facts_of(node).label] = STRATEGIES[strategy]
             continue
-        network.decisions[node.meta["label"]] = merge(network, writer, node)
+        network.decisions[facts_of(node).label] = merge(network, writer, node)
     network.graph.eliminate_dead_code()
     return network
 
@@ -74,10 +76,10 @@ def merge(network: Network, writer: Writer, node: fx.Node) -> str:
             scaled_out(source.target, weight, scale),
             shift if bias is None else scale * bias + shift,
         )
-        source.meta.update({key: node.meta[key] for key in ("pooled",) if key in node.meta})
+        facts_of(source).pooled |= facts_of(node).pooled
         node.replace_all_uses_with(source)
         network.graph.erase_node(node)
-        return f"merged into {source.meta['label']}"
+        return f"merged into {facts_of(source).label}"
     follower = next(iter(node.users))
     obstacle = why_not_forward(node, follower)
     if obstacle is None:
@@ -91,22 +93,22 @@ def merge(network: Network, writer: Writer, node: fx.Node) -> str:
             weight * scale.reshape(1, -1, *[1] * len(axes)),
             moved if bias is None else bias + moved,
         )
-        source.meta.update({key: node.meta[key] for key in ("pooled",) if key in node.meta})
+        facts_of(source).pooled |= facts_of(node).pooled
         node.replace_all_uses_with(source)
         network.graph.erase_node(node)
-        return f"merged into {follower.meta['label']}, which follows it"
+        return f"merged into {facts_of(follower).label}, which follows it"
     return f"passed: {reason}, and {obstacle}"
 
 
 def why_not_backward(node: fx.Node, source: fx.Node) -> str | None:
     """The reason a batch norm can't be merged into the layer before it."""
     if source.op != "call_function" or not source.target.weighted:
-        before = source.meta.get("label", source.name)
+        before = facts_of(source).label or source.name
         return f"what comes before it ({before}) is no weighted layer"
     if len(source.users) > 1:
-        return f"{source.meta['label']} has another consumer"
+        return f"{facts_of(source).label} has another consumer"
     if source.target.channel_axis == -1 and len(shape_of(source)) != 2:
-        return f"{source.meta['label']} has its channels on another axis"
+        return f"{facts_of(source).label} has its channels on another axis"
     return None
 
 
@@ -120,11 +122,11 @@ def why_not_forward(node: fx.Node, follower: fx.Node) -> str | None:
         return "what follows it uses it as a weight"
     if isinstance(follower.target, Conv):
         if any(follower.target.padding):
-            return f"{follower.meta['label']}, which follows it, has padding"
+            return f"{facts_of(follower).label}, which follows it, has padding"
         if follower.target.groups > 1:
-            return f"{follower.meta['label']}, which follows it, has groups"
+            return f"{facts_of(follower).label}, which follows it, has groups"
     elif len(shape_of(node)) != 2:
-        return f"{follower.meta['label']} has its channels on another axis"
+        return f"{facts_of(follower).label} has its channels on another axis"
     return None
 
 
@@ -157,7 +159,7 @@ def set_parameters(
             network.tensors[old.target] = tensor
             new.append(old)
         else:
-            name = f"{layer.meta['path']}.{layer.target.operand_name(index)}"
+            name = f"{facts_of(layer).path}.{layer.target.operand_name(index)}"
             value: Value = writer.tensor(tensor, name)
             new.append(value.node)
     layer.args = (layer.args[0], *new)

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from graphprop.errors import UnsupportedOperator
-from graphprop.network import BATCH, Value
+from graphprop.ir.facts import BATCH
+from graphprop.ir.operation import Shape
+from graphprop.ir.writer import Value
 from graphprop.ops import ATEN
-from graphprop.ops.base import Shape
 from graphprop.ops.shape import LIKE, Expand, Permute, one_sample, reshaped
 
 aten = torch.ops.aten

@@ -13,9 +13,12 @@ import torch
 from torch import fx
 
 from graphprop.errors import UnsupportedOperator
-from graphprop.network import BATCH, Value, storable
+from graphprop.ir.facts import BATCH
+from graphprop.ir.names import storable
+from graphprop.ir.operation import Shape
+from graphprop.ir.writer import Value
 from graphprop.ops import ATEN
-from graphprop.ops.base import Shape, per_axis
+from graphprop.ops.base import per_axis
 from graphprop.passes.folded import (
     BETWEEN,
     HANDLERS,

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from torch import fx
 
-from graphprop.network import Network, has_shape, layout_of, shape_of
+from graphprop.ir.facts import facts_of, has_shape, layout_of, shape_of
+from graphprop.ir.layout import PLACE, Layout, channels_last, guessed
+from graphprop.ir.network import Network
 from graphprop.ops import Conv
-from graphprop.ops.layout import PLACE, Layout, channels_last, guessed
 
 
 def infer_layouts(network: Network) -> Network:
     """Give every value that depends on the input its layout."""
     for image in network.inputs:
-        image.meta["layout"] = guessed(shape_of(image))
+        facts_of(image).layout = guessed(shape_of(image))
     propagate(network)
     turned = [image for image in network.inputs if is_read_as_channels_last(network, image)]
     for image in turned:
-        image.meta["layout"] = channels_last(shape_of(image))
+        facts_of(image).layout = channels_last(shape_of(image))
     if turned:
         propagate(network)
     return network
@@ -31,9 +32,9 @@ def infer_layouts(network: Network) -> Network:
 def propagate(network: Network) -> None:
     """Infer the layout of every result from those of the inputs."""
     for node in network.layers:
-        if node.meta["batched"] and has_shape(node):
+        if facts_of(node).batched and has_shape(node):
             operands = [layout_of(a) if isinstance(a, fx.Node) else None for a in node.args]
-            node.meta["layout"] = node.target.layout(shape_of(node), *operands)
+            facts_of(node).layout = node.target.layout(shape_of(node), *operands)
 
 
 def is_read_as_channels_last(network: Network, image: fx.Node) -> bool:

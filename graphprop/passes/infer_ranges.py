@@ -13,9 +13,11 @@ from typing import Any
 
 from torch import fx
 
-from graphprop.network import Network, infer, range_of
+from graphprop.ir.facts import facts_of, range_of
+from graphprop.ir.interval import UNIT
+from graphprop.ir.network import Network
+from graphprop.ir.writer import infer
 from graphprop.ops import Add, Divide, Expand, Reshape, Sum
-from graphprop.ops.interval import UNIT
 
 
 def infer_ranges(network: Network) -> Network:
@@ -23,7 +25,7 @@ def infer_ranges(network: Network) -> Network:
     for node in network.layers:
         infer(node)
         if is_share_of_sum(node):
-            node.meta["range"] = UNIT
+            facts_of(node).range = UNIT
     return network
 
 

@@ -6,7 +6,9 @@ meaning.
 
 from torch import fx
 
-from graphprop.network import Network, infer
+from graphprop.ir.facts import facts_of
+from graphprop.ir.network import Network
+from graphprop.ir.writer import infer
 from graphprop.ops import Add
 
 
@@ -30,5 +32,5 @@ def is_sum(node: object) -> bool:
     return (
         isinstance(node, fx.Node)
         and isinstance(node.target, Add)
-        and all(isinstance(a, fx.Node) and a.meta["batched"] for a in node.args)
+        and all(isinstance(a, fx.Node) and facts_of(a).batched for a in node.args)
     )

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from graphprop.errors import MethodError, VerificationError, nearest
-from graphprop.lower import lower
-from graphprop.network import Network, show, verify
+from graphprop.ir.network import Network
+from graphprop.ir.show import show
+from graphprop.ir.verify import verify
+from graphprop.lowering.lower import lower
+from graphprop.lowering.simplify import simplify
 from graphprop.passes.assign_rules import RuleMap, assign_rules
-from graphprop.passes.canonicalise import canonicalise
+from graphprop.passes.canonicalize import canonicalise
 from graphprop.passes.find_layer import find_layer
 from graphprop.passes.fold_batchnorm import fold_batchnorm
 from graphprop.passes.infer_layouts import infer_layouts
@@ -25,7 +28,6 @@ from graphprop.passes.infer_ranges import infer_ranges
 from graphprop.passes.join_sums import join_sums
 from graphprop.passes.tag_roles import tag_roles
 from graphprop.rules.registry import CHOICES, Method, one_of
-from graphprop.simplify import simplify
 
 Step = tuple[str, Callable[[Any], Any]]
 

@@ -22,7 +22,8 @@ import networkx as nx
 from torch import fx
 
 from graphprop.errors import MethodError, UnsupportedOperator, nearest
-from graphprop.network import Network, layout_of, range_of, shape_of, where
+from graphprop.ir.facts import facts_of, layout_of, range_of, shape_of, where
+from graphprop.ir.network import Network
 from graphprop.ops import (
     Add,
     Cat,
@@ -61,7 +62,7 @@ def tag_roles(network: Network, overrides: Mapping[str, str] | None = None) -> N
         If an override names no role, or matches no weighted layer.
     """
     for node in network.layers:
-        node.meta["signal"] = signal_operands(node)
+        facts_of(node).signal = signal_operands(node)
     flow = signal_flow(network)
     relevant = nx.ancestors(flow, network.output) if network.output in flow else set()
     flow = flow.subgraph([*relevant, network.output])
@@ -82,8 +83,8 @@ def tag_roles(network: Network, overrides: Mapping[str, str] | None = None) -> N
             roles[node].add("shortcut")
     depths = depths_of(flow)
     for node in network.layers:
-        node.meta["roles"] = frozenset(roles[node])
-        node.meta["depth"] = depths.get(node, 0)
+        facts_of(node).roles = frozenset(roles[node])
+        facts_of(node).depth = depths.get(node, 0)
     override(network, overrides or {})
     return network
 
@@ -98,7 +99,9 @@ def live_operands(node: fx.Node) -> tuple[int, ...]:
     return tuple(
         index
         for index, argument in enumerate(node.args)
-        if isinstance(argument, fx.Node) and argument.meta["batched"] and argument.meta["varies"]
+        if isinstance(argument, fx.Node)
+        and facts_of(argument).batched
+        and facts_of(argument).varies
     )
 
 
@@ -117,7 +120,7 @@ def signal_operands(node: fx.Node) -> tuple[int, ...]:
 
 def dead_end(node: fx.Node) -> UnsupportedOperator:
     """The refusal of a node that relevance reaches, and none of whose operands it flows to."""
-    if not node.meta["varies"]:
+    if not facts_of(node).varies:
         return UnsupportedOperator(
             f"the value at {where(node)} only steps (a comparison, an index), so that there is "
             "nothing to hand its relevance to. Let it choose between values, or scale one"
@@ -180,7 +183,7 @@ def signal_flow(network: Network) -> nx.DiGraph:
     flow = nx.DiGraph()
     for node in network.layers:
         flow.add_node(node)
-        for index in node.meta["signal"]:
+        for index in facts_of(node).signal:
             flow.add_edge(node.args[index], node)
     result = network.output.args[0]
     flow.add_edge(result, network.output)
@@ -220,7 +223,7 @@ def is_pooled(node: fx.Node) -> bool:
     """Whether a value has one place because it was pooled, be it from a map of one place."""
     if node.op != "call_function" or places_of(node) > 1 or len(shape_of(node)) < 3:
         return False
-    return "pooled" in node.meta or isinstance(node.target, Pooling | Sum | LogSumExp)
+    return facts_of(node).pooled or isinstance(node.target, Pooling | Sum | LogSumExp)
 
 
 def covers_map(node: fx.Node) -> bool:
@@ -307,14 +310,14 @@ def override(network: Network, overrides: Mapping[str, str]) -> None:
             raise MethodError(f"{pattern!r} can't be made a gate: that follows from the data flow")
         hits = [node for node in network.weighted if matches(pattern, node)]
         if not hits:
-            known = (node.meta["label"] for node in network.weighted)
+            known = (facts_of(node).label for node in network.weighted)
             raise MethodError(
                 f"the role pattern {pattern!r} matches no layer: {nearest(pattern, known)}"
             )
         for node in hits:
-            kept = node.meta["roles"] - {"dense_head", "conv_stack", "gate", "input"}
-            base = node.meta["roles"] & {"dense_head", "conv_stack"} if role == "input" else set()
-            node.meta["roles"] = frozenset(kept | base | {role})
+            kept = facts_of(node).roles - {"dense_head", "conv_stack", "gate", "input"}
+            base = facts_of(node).roles & {"dense_head", "conv_stack"} if role == "input" else set()
+            facts_of(node).roles = frozenset(kept | base | {role})
 
 
 def matches(pattern: str, node: fx.Node) -> bool:
@@ -325,9 +328,9 @@ def matches(pattern: str, node: fx.Node) -> bool:
     """
     kind, colon, rest = pattern.partition(":")
     if colon and kind == "role":
-        return rest in node.meta["roles"]
-    types = (node.target.__name__, node.meta.get("kind", ""))
+        return rest in facts_of(node).roles
+    types = (node.target.__name__, facts_of(node).kind)
     if colon and kind == "type":
         return any(fnmatchcase(name, rest) for name in types)
-    names = (node.meta.get("path", ""), node.meta.get("label", ""), *types)
+    names = (facts_of(node).path, facts_of(node).label, *types)
     return any(name == pattern or fnmatchcase(name, pattern) for name in names if name)

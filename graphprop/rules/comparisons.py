@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphprop.rules import excitation, gradient, hedge
 from graphprop.rules.methods import ALPHA_1, BOX, EVERYWHERE, EXACT, LOGITS
 from graphprop.rules.registry import method
-from graphprop.sampling import noise, path
+from graphprop.rules.sampling import noise, path
 
 RULE_MODULES = (excitation, gradient, hedge)
 """The modules whose rules the tables name."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from graphprop.errors import MethodError, nearest
-from graphprop.ops import Layout, Operator, Shape
+from graphprop.ops import AddBias, Layout, Operator, Shape
 
 if TYPE_CHECKING:
-    from graphprop.sampling import Samples
+    from graphprop.ir.samples import Samples
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "active": ("input", "support"),
@@ -112,8 +112,6 @@ class Layer:
 
     def plus_bias(self, z: Any, bias: Any) -> Any:
         """Add a bias along the layer's channels; None adds nothing."""
-        from graphprop.ops import AddBias
-
         if bias is None:
             return z
         return AddBias(getattr(self.operator, "channel_axis", 1))(z, bias)
@@ -165,6 +163,11 @@ class BoundRule:
 
     rule: Rule
     parameters: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The rule's name."""
+        return self.rule.name
 
     def __call__(self, layer: Layer, x: Any, r: Any) -> Any:
         return self.rule.function(layer, x, r, **self.parameters)
@@ -229,7 +232,8 @@ class Method:
         Whether each layer is told how much relevance its own is measured against.
     samples
         Which inputs to explain in place of the given one, and with what weights: a function of
-        the method's parameters and the shape of an input that returns `graphprop.sampling.Samples`.
+        the method's parameters and the shape of an input that returns
+        `graphprop.ir.samples.Samples`.
     """
 
     name: str

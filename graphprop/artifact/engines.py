@@ -19,8 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from graphprop.artifact.manifest import (
+    AGAIN,
+    LARGEST_ONNX,
+    ONNX,
+    is_plain_name,
+    read_limited,
+    shown,
+)
 from graphprop.errors import MethodError, OutputError, nearest
-from graphprop.manifest import AGAIN, LARGEST_ONNX, ONNX, is_plain_name, read_limited, shown
 
 BACKENDS = ("python", "onnxruntime")
 LONGEST_RUN = 600.0

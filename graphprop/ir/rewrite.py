@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 
 from torch import fx
 
-from graphprop.network import Network, Value, Writer, infer
-from graphprop.ops import Operator
+from graphprop.ir.facts import facts_of, origin_of
+from graphprop.ir.network import Network
+from graphprop.ir.operation import Operation
+from graphprop.ir.writer import Value, Writer, infer
 
 Replacement: TypeAlias = "Value | fx.Node | float | None"
 RewriteFunction = Callable[[fx.Node, Writer], Replacement]
-
-CONTEXT = ("path", "label", "line", "kind", "section")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Rewrite:
     """One rule: what it is called, which operators it looks at, and what it puts there."""
 
     name: str
-    operators: tuple[type[Operator], ...]
+    operators: tuple[type[Operation], ...]
     function: RewriteFunction
 
 
@@ -41,7 +41,7 @@ class RewriteTable:
     def __add__(self, other: RewriteTable) -> RewriteTable:
         return RewriteTable(self.rules + other.rules)
 
-    def rule(self, name: str, *operators: type[Operator]) -> Callable[[RewriteFunction], Any]:
+    def rule(self, name: str, *operators: type[Operation]) -> Callable[[RewriteFunction], Any]:
         """Add the decorated function to the table."""
 
         def register(function: RewriteFunction) -> RewriteFunction:
@@ -53,7 +53,7 @@ class RewriteTable:
     def apply(self, network: Network) -> Counter[str]:
         """Rewrite a network in place until no rule fires; say how often each did."""
         fired: Counter[str] = Counter()
-        by_operator: dict[type[Operator], list[Rewrite]] = {}
+        by_operator: dict[type[Operation], list[Rewrite]] = {}
         for entry in self.rules:
             for kind in entry.operators:
                 by_operator.setdefault(kind, []).append(entry)
@@ -74,7 +74,7 @@ class RewriteTable:
 
 def apply_one(entry: Rewrite, node: fx.Node, writer: Writer) -> bool:
     """Try one rule on one node; say whether it fired."""
-    context = {key: node.meta[key] for key in CONTEXT if key in node.meta}
+    context = {**origin_of(node), "section": facts_of(node).section}
     with writer.graph.inserting_before(node), writer.at(prefix=node.name, **context):
         found = entry.function(node, writer)
     if found is None:
@@ -91,10 +91,9 @@ def put(node: fx.Node, found: fx.Node | float, writer: Writer) -> None:
     users = list(node.users)
     if isinstance(found, fx.Node):
         if found.op == "call_function":
-            if "records" in node.meta:
-                found.meta.setdefault("records", node.meta["records"])
+            facts_of(found).records = facts_of(found).records or facts_of(node).records
             new = not found.users
-            if new or (node.meta.get("named") and not found.meta.get("named")):
+            if new or (facts_of(node).named and not facts_of(found).named):
                 writer.take_name(found, node)
         node.replace_all_uses_with(found)
     else:
@@ -114,8 +113,7 @@ def merge_equal(network: Network) -> int:
             continue
         first = seen.setdefault((node.target, node.args), node)
         if first is not node:
-            if "records" in node.meta:
-                first.meta.setdefault("records", node.meta["records"])
+            facts_of(first).records = facts_of(first).records or facts_of(node).records
             node.replace_all_uses_with(first)
             network.graph.erase_node(node)
             merged += 1

@@ -26,8 +26,9 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from graphprop.errors import CaptureError, InputError, WeightsError
-from graphprop.interpret import interpret
-from graphprop.network import Network
+from graphprop.ir.facts import facts_of
+from graphprop.ir.interpret import interpret
+from graphprop.ir.network import Network
 
 LOGITS_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 
@@ -149,7 +150,7 @@ def check_logits(model: nn.Module, network: Network, example: Example) -> None:
     generator = torch.Generator().manual_seed(0)
     example = ordered(model, example)
     given = [random_like(part, generator) for part in inputs_of(example)]
-    dtype = network.inputs[0].meta["value"].dtype
+    dtype = facts_of(network.inputs[0]).value.dtype
     off = difference(model, network, example, given, dtype)
     if off > LOGITS_TOLERANCE.get(dtype, 0.1):
         if all(part.is_floating_point() for part in given):

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from graphprop.artefact import layer_entries, onnx_names, read_manifest, write_files
+from graphprop.artifact.engines import refuse_forbidden
+from graphprop.artifact.write import layer_entries, onnx_names, read_manifest, write_files
 from graphprop.checking import conservation
 from graphprop.checking.arbiter import GraphArbiter, ModuleArbiter, Truth
 from graphprop.checking.backends import BackendError
@@ -45,9 +46,8 @@ from graphprop.checking.probes import Samples, picture_in, probes, read_inputs
 from graphprop.checking.recorded import hold_recorded
 from graphprop.checking.report import BackendResult, Divergence, Report
 from graphprop.checking.stages import Stage, described, stages_of
-from graphprop.engines import refuse_forbidden
 from graphprop.errors import MethodError, nearest
-from graphprop.network import shape_of
+from graphprop.ir.facts import shape_of
 
 if TYPE_CHECKING:
     from graphprop.explainer import CompiledExplainer

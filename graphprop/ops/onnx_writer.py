@@ -17,8 +17,9 @@ from onnx.shape_inference import infer_node_outputs
 from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype
 from torch import fx
 
-from graphprop.network import has_shape, identifier, shape_of
-from graphprop.ops.base import Shape, snake_case
+from graphprop.ir.facts import facts_of, has_shape, shape_of
+from graphprop.ir.names import identifier, snake_case
+from graphprop.ir.operation import Shape
 
 OPSET = 20
 IR_VERSION = 10  # the first in which a node can carry metadata
@@ -32,7 +33,7 @@ SAMPLES_NAME = "samples"
 
 def described(value: ir.Value, node: fx.Node, batch: str = BATCH_NAME) -> ir.Value:
     """Give a value the type and shape of the node it stands for."""
-    value.dtype = single_precision(node.meta["value"].dtype)
+    value.dtype = single_precision(facts_of(node).value.dtype)
     value.shape = ir.Shape([batch if length == -1 else length for length in shape_of(node)])
     return value
 
@@ -171,9 +172,9 @@ class OnnxWriter:
         """Write a node of the network, and call its result what the node is called."""
         self._stem = self._prefix + node.name
         self._metadata = {
-            key: ascii(str(node.meta[key]))[1:-1]
+            key: ascii(str(fact))[1:-1]
             for key in ("label", "rule")
-            if node.meta.get(key) is not None
+            if (fact := getattr(facts_of(node), key)) not in (None, "")
         }
         result = node.target.onnx(self, *operands)
         if isinstance(result, ir.Value) and has_shape(node) and result.producer() is not None:

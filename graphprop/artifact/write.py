@@ -19,15 +19,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from graphprop.checking.conservation import record_of
-from graphprop.checking.runner import local_variables
-from graphprop.emit import onnx as emit_onnx
-from graphprop.emit.metadata import metadata_of
-from graphprop.errors import EquivalenceError, OutputError
-from graphprop.explainer import CompiledExplainer
-from graphprop.legalise import legalise
-from graphprop.lower import in_flow
-from graphprop.manifest import (
+from graphprop.artifact.atomic import (
+    ended_by_signal,
+    put_in_place,
+    refuse_foreign,
+    rejected_beside,
+    writing_beside,
+)
+from graphprop.artifact.manifest import (
     FILES,
     GENERATOR,
     MANIFEST,
@@ -36,14 +35,15 @@ from graphprop.manifest import (
     read_manifest,
     sha256,
 )
-from graphprop.network import shape_of
-from graphprop.placing import (
-    ended_by_signal,
-    put_in_place,
-    refuse_foreign,
-    rejected_beside,
-    writing_beside,
-)
+from graphprop.checking.conservation import record_of
+from graphprop.checking.runner import local_variables
+from graphprop.emit import onnx as emit_onnx
+from graphprop.emit.metadata import metadata_of
+from graphprop.errors import EquivalenceError, OutputError
+from graphprop.explainer import CompiledExplainer
+from graphprop.ir.facts import facts_of, shape_of
+from graphprop.lowering.legalize import legalise
+from graphprop.lowering.lower import in_flow
 from graphprop.rules.registry import BoundRule
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def save(
     EquivalenceError
         If the check fails, saying where; the output is then in ``<directory>.rejected``.
     """
-    from graphprop.check import check_explainer
+    from graphprop.checking.check import check_explainer
     from graphprop.checking.files import OWN_HASH, manifest_hash
 
     say = progress or (lambda text: None)
@@ -246,14 +246,16 @@ def layer_entries(explainer: CompiledExplainer) -> list[dict[str, Any]]:
             flow: local(generated.relevances.get(in_flow(layer.label, flow)))
             for flow in explainer.method.flow_names
         }
-        operands = [node.args[index] for index in node.meta.get("signal", ())]
+        operands = [node.args[index] for index in facts_of(node).signal]
         entries.append(
             layer.as_dict()
             | {
                 "value": local(generated.results.get(layer.label)),
                 "relevance": named.get(""),
                 "flows": {flow: name for flow, name in named.items() if flow and name},
-                "signal": [n.meta["label"] if n.op == "call_function" else None for n in operands],
+                "signal": [
+                    facts_of(n).label if n.op == "call_function" else None for n in operands
+                ],
             }
         )
     return entries
@@ -263,7 +265,7 @@ def onnx_names(explainer: CompiledExplainer) -> dict[str, str]:
     """Variable of ``forward`` -> ONNX value, for those that aren't called alike."""
     output: Any = explainer.legal.output.args[0]
     logits, _, relevances = output
-    renamed = {explainer.generated.results[logits.meta["records"]]: "logits"}
+    renamed = {explainer.generated.results[facts_of(logits).records]: "logits"}
     recorded = explainer.recorded_nodes(explainer.legal)
     for name, node in emit_onnx.named_outputs(explainer.legal, recorded).items():
         labels = [label for label, other in relevances.items() if other is node]

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from graphprop import catalog, console
-from graphprop.capture import capture, inputs_of
-from graphprop.catalog import assignments
+from graphprop.artifact.atomic import refuse_foreign
+from graphprop.cli import catalog, console
+from graphprop.cli.catalog import assignments
 from graphprop.errors import GraphpropError, OutputError
 from graphprop.explainer import (
     CompiledExplainer,
@@ -21,10 +21,10 @@ from graphprop.explainer import (
     compile,
     layer_info,
 )
-from graphprop.load import LoadedModel, import_extension, load_source, source_file
+from graphprop.frontend.capture import capture, inputs_of
+from graphprop.frontend.load import LoadedModel, import_extension, load_source, source_file
 from graphprop.passes.assign_rules import parse_rule, parse_value
 from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
-from graphprop.placing import refuse_foreign
 from graphprop.rules import METHODS, RULES, Method, Rule, find_method
 
 OWN_METHODS: Mapping[str, Method] = dict(METHODS)
@@ -57,7 +57,7 @@ def run_compile(
     dump_ir: Path | None,
 ) -> None:
     """Compile, write, and say what came of it."""
-    from graphprop import artefact
+    from graphprop.artifact import write
 
     began = time.perf_counter()
     read = [path for path in (source_file(source), weights) if path is not None]
@@ -82,7 +82,7 @@ def run_compile(
             **parameters,
         )
         explainer.notes = [*loaded.notes, *explainer.notes]
-        directory = artefact.save(
+        directory = write.save(
             explainer,
             output,
             onnx=not no_onnx,
@@ -94,7 +94,7 @@ def run_compile(
             keep=read,
             progress=progress,
         )
-    manifest = artefact.read_manifest(directory)
+    manifest = write.read_manifest(directory)
     seconds = time.perf_counter() - began
     if as_json:
         content = {"directory": directory, "seconds": round(seconds, 3), "manifest": manifest}
@@ -183,7 +183,7 @@ def run_check(
     **options: Any,
 ) -> int:
     """Check compiled directories; returns the exit code: 0 where all passed."""
-    from graphprop.check import check_directory
+    from graphprop.checking.check import check_directory
     from graphprop.checking.report import Checked, as_junit
 
     checked = []
@@ -226,7 +226,7 @@ def run_explain(
     backend: str,
 ) -> None:
     """Explain pictures, and say what was written."""
-    from graphprop.explain import explain_images
+    from graphprop.pictures.explain import explain_images
 
     with console.progress("load the explainer") as progress:
         found = explain_images(

@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from graphprop.capture import first_line
 from graphprop.errors import WeightsError, described
+from graphprop.frontend.capture import first_line
 
 SHOWN = 5
 """How many keys of a state dict an error lists."""

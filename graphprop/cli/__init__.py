@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 
 import click
 
-from graphprop import __version__, console
+from graphprop import __version__
+from graphprop.cli import console
 from graphprop.errors import GraphpropError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -72,7 +73,7 @@ def command(name: str) -> Any:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, end)
     try:
-        from graphprop import commands
+        from graphprop.cli import commands
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any
 
-from graphprop import console
+from graphprop.cli import console
 from graphprop.errors import MethodError, nearest
 from graphprop.explainer import DEFAULT_METHOD
 from graphprop.rules import METHODS, RULES, Method, Rule

@@ -8,74 +8,31 @@ chunks, each one batch, so that memory does not grow with their number.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from graphprop.errors import MethodError
+from graphprop.ir.operation import Shape
+from graphprop.ir.samples import Samples
 from graphprop.ops import helpers
-from graphprop.ops.base import Shape
 
 SEED = 0
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Which points to explain in place of an input x, and what their maps count.
-
-    Attributes
-    ----------
-    scale, weight
-        ``[K]``.
-    offset
-        ``[K, ...]``: what is added to ``scale_k * x``, of the rank of x.
-    chunk
-        How many points of an input are explained at a time.
-    baseline
-        ``[1, ...]``: the mean is multiplied by ``x - baseline``; None: it is the map.
-    """
-
-    scale: torch.Tensor
-    offset: torch.Tensor
-    weight: torch.Tensor
-    chunk: int
-    baseline: torch.Tensor | None = None
-
-    @property
-    def count(self) -> int:
-        """How many points there are."""
-        return len(self.scale)
-
-    @property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors by the names they are stored under."""
-        names = ("scale", "offset", "weight", "baseline")
-        found = {f"graphprop.sample_{name}": getattr(self, name) for name in names}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
-
-    def of_type(self, dtype: torch.dtype) -> Samples:
-        """The same points in the type that the model computes in."""
-        cast = {
-            field.name: value.to(dtype)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
-        }
-        return replace(self, **cast)
-
-    def mean(
-        self,
-        x: torch.Tensor,
-        target: torch.Tensor,
-        explain: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-    ) -> torch.Tensor:
-        """Compute the map: ``explain`` returns logits and relevance of a batch of points."""
-        own = self.of_type(x.dtype)
-        mean = helpers.mean_over_samples(
-            explain, x, target, own.scale, own.offset, own.weight, self.chunk
-        )
-        return mean if own.baseline is None else mean * (x - own.baseline)
+def mean_over_samples(
+    samples: Samples,
+    x: torch.Tensor,
+    target: torch.Tensor,
+    explain: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+) -> torch.Tensor:
+    """Compute the weighted mean; ``explain`` returns logits and relevance of a batch of points."""
+    own = samples.of_type(x.dtype)
+    mean = helpers.mean_over_samples(
+        explain, x, target, own.scale, own.offset, own.weight, own.chunk
+    )
+    return mean if own.baseline is None else mean * (x - own.baseline)
 
 
 def at_least_one(name: str, number: Any) -> int:

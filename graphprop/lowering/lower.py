@@ -18,17 +18,19 @@ import torch
 from torch import fx
 
 from graphprop.errors import GraphpropError, MethodError
-from graphprop.network import (
+from graphprop.ir.facts import (
     BATCH,
-    Network,
-    Value,
-    Writer,
+    AssignedRule,
     facts_of,
+    inherited_facts,
     layout_of,
     range_of,
     shape_of,
     where,
 )
+from graphprop.ir.interval import ZERO
+from graphprop.ir.network import Network
+from graphprop.ir.writer import Value, Writer
 from graphprop.ops import (
     Multiply,
     Pad,
@@ -40,10 +42,9 @@ from graphprop.ops import (
     ones_like,
     total,
 )
-from graphprop.ops.interval import ZERO
 from graphprop.passes.assign_rules import bound
-from graphprop.rules.registry import BoundRule, Layer, Method
-from graphprop.sampling import baseline_of
+from graphprop.rules.registry import Layer, Method
+from graphprop.rules.sampling import baseline_of
 
 
 def lower(network: Network, method: Method, parameters: Mapping[str, Any]) -> Network:
@@ -114,7 +115,7 @@ class Lowering:
             if len(self.images) > 1:
                 raise MethodError(f"{method.name!r} explains models of one input, not of several")
             samples = method.samples(parameters, shape_of(self.image))
-            self.lowered.samples = samples.of_type(self.image.meta["value"].dtype)
+            self.lowered.samples = samples.of_type(facts_of(self.image).value.dtype)
         self.writer = Writer(self.lowered)
         self.forward = copy_forward(network, self.writer)
         self.reference: dict[fx.Node, Any] = {}
@@ -133,23 +134,23 @@ class Lowering:
         if method.samples is None and "baseline" in self.parameters:
             self.reference = self.copy_of_baseline()
         target = writer.placeholder("target", torch.empty(BATCH, dtype=torch.int64, device="meta"))
-        middle = self.network.middle
-        stops = self.images if middle is None else (middle,)
+        map_layer = self.network.map_layer
+        stops = self.images if map_layer is None else (map_layer,)
         ends = [self.flow(name, own, logits, target, stops) for name, own in method.flows]
-        if middle is not None:
-            with writer.at(prefix="map", section=f"the map at {middle.meta['label']}"):
-                maps = [self.made(method.at_layer, middle, [end[0] for end in ends])]
+        if map_layer is not None:
+            with writer.at(prefix="map", section=f"the map at {facts_of(map_layer).label}"):
+                maps = [self.map_from(method.at_layer, map_layer, [end[0] for end in ends])]
                 # where there is no relevance, there is none to be measured against
                 budget = None
                 if method.budgets:
                     budget = writer.rename(start_of_budget(maps[0]), "budget")
             if method.goes_on:
-                ends = [Flow(self, "", {}).run(middle, Carried(maps[0], budget), self.images)]
-        if middle is None or method.goes_on:
+                ends = [Flow(self, "", {}).run(map_layer, Carried(maps[0], budget), self.images)]
+        if map_layer is None or method.goes_on:
             maps = []
             for index, image in enumerate(self.images):
                 with writer.at(section="the map", prefix=f"r_{image.name}"):
-                    maps.append(self.made(method.at_input, image, [end[index] for end in ends]))
+                    maps.append(self.map_from(method.at_input, image, [end[index] for end in ends]))
         with writer.at(section="what the layers add", prefix="added"):
             for part in self.besides:
                 maps[0] = maps[0] + part
@@ -173,11 +174,11 @@ class Lowering:
         with self.writer.at(section="start", prefix="start", label="start"):
             first = Start(kind)(logits, target)
             names = filter(None, ("r", name, logits.node.name))
-            if not first.node.meta.get("named"):
+            if not facts_of(first.node).named:
                 self.writer.rename(first, "_".join(names))
         return Flow(self, name, own).run(self.network.output.args[0], Carried(first), stops)
 
-    def made(self, rule: str | None, node: fx.Node, ends: list[Value]) -> Value:
+    def map_from(self, rule: str | None, node: fx.Node, ends: list[Value]) -> Value:
         """What is made of what the flows bring to a node: by a rule, or their sum."""
         if rule is None:
             return reduce(add, ends)
@@ -186,7 +187,7 @@ class Lowering:
         layer = Layer(
             None,
             shapes=[x.shape],
-            label=node.meta["label"],
+            label=facts_of(node).label,
             operands=(x,),
             reference=reference,
             image=shape_of(self.image),
@@ -196,9 +197,9 @@ class Lowering:
         made: Value = self.applied(bound(rule, self.parameters), node, layer, x, r)
         return made
 
-    def applied(self, rule: BoundRule, node: fx.Node, layer: Layer, x: Any, r: Any) -> Any:
+    def applied(self, rule: AssignedRule, node: fx.Node, layer: Layer, x: Any, r: Any) -> Any:
         """Apply a rule."""
-        with told(rule, node, "map" if layer.operator is None else layer.operator.__name__):
+        with rule_errors(rule, node, "map" if layer.operator is None else layer.operator.__name__):
             return rule(layer, x, r)
 
     def copy_of_baseline(self) -> dict[fx.Node, Any]:
@@ -207,7 +208,7 @@ class Lowering:
         for image in self.images:
             shape = shape_of(image)
             baseline = baseline_of(self.parameters["baseline"], shape)
-            tensor = baseline.to(image.meta["value"].dtype).expand(1, *shape[1:]).contiguous()
+            tensor = baseline.to(facts_of(image).value.dtype).expand(1, *shape[1:]).contiguous()
             with self.writer.at(section="the baseline", prefix="baseline"):
                 values[image] = self.writer.tensor(tensor, "baseline")
         return copy_forward(self.network, self.writer, values, "baseline")
@@ -236,9 +237,9 @@ class Flow:
             parts = incoming.pop(node, None)
             if not parts or node.op not in ("call_function", "placeholder"):
                 continue
-            carried = self.together(self.forward[node], parts)
+            carried = self.sum_incoming(self.forward[node], parts)
             if node.op == "call_function":
-                label = in_flow(node.meta["label"], self.name)
+                label = in_flow(facts_of(node).label, self.name)
                 self.all.relevance[label] = carried.r.node
             elif self.name:
                 label = in_flow(input_label(self.all.network, node), self.name)
@@ -246,7 +247,7 @@ class Flow:
             if node in stops:
                 ends[node] = carried.r
                 continue
-            if node.op != "call_function" or node.meta["rule"] is None:
+            if node.op != "call_function" or facts_of(node).rule is None:
                 continue
             back = self.carried_back(node, carried)
             for operand, part in zip(receivers(node), back, strict=True):
@@ -259,7 +260,7 @@ class Flow:
             ends[stop] = Multiply()(self.forward[stop], 0.0)
         return [ends[stop] for stop in stops]
 
-    def together(self, value: Value, parts: list[Carried]) -> Carried:
+    def sum_incoming(self, value: Value, parts: list[Carried]) -> Carried:
         """Add up what comes back to a value from its consumers."""
         name = "_".join(filter(None, ("r", self.name, value.node.name)))
         total = parts[0]
@@ -272,7 +273,9 @@ class Flow:
 
     def carried_back(self, node: fx.Node, carried: Carried) -> list[Carried]:
         """Ask a node's rule for the relevance of its operands."""
-        rule, signal = node.meta["rule"].in_flow(self.parameters), node.meta["signal"]
+        assigned, signal = facts_of(node).rule, facts_of(node).signal
+        assert assigned is not None
+        rule = assigned.in_flow(self.parameters)
         operands = [self.forward.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
         budget = carried.budget
         if budget is not None:
@@ -281,23 +284,25 @@ class Flow:
         operands = list(layer.operands)
         several = node.target.relevance in ("share", "signal") or len(signal) > 1
         x = tuple(operands) if several else operands[signal[0]]
-        heading = f"{node.meta['label']}: {node.target.__name__}, {rule}"
+        heading = f"{facts_of(node).label}: {node.target.__name__}, {rule}"
         if self.name:
             heading = f"{self.name} flow, {heading}"
         prefix = "_".join(filter(None, (node.name, self.name)))
-        with self.writer.at(prefix=prefix, **{**facts_of(node), "section": heading}):
+        with self.writer.at(prefix=prefix, **{**inherited_facts(node), "section": heading}):
             result = self.all.applied(rule, node, layer, x, carried.r)
-            parts = result if isinstance(result, tuple) else (result,)
-            with told(rule, node, node.target.__name__):
-                wholes = [whole(operands[i], part) for i, part in zip(signal, parts, strict=True)]
+            parts = list(result) if isinstance(result, tuple) else [result]
+            with rule_errors(rule, node, node.target.__name__):
+                parts = [
+                    as_relevance(operands[i], part) for i, part in zip(signal, parts, strict=True)
+                ]
             if self.all.method.besides is not None:
                 besides = bound(self.all.method.besides, self.all.parameters)
                 added = self.all.applied(besides, node, layer, x, carried.r)
                 if added is not None:
                     self.all.besides.append(added)
-            if budget is None or len(wholes) == 1:
-                return [Carried(part, budget) for part in wholes]
-            return [*map(Carried, wholes, divided(budget, wholes))]
+            if budget is None or len(parts) == 1:
+                return [Carried(part, budget) for part in parts]
+            return [*map(Carried, parts, divided(budget, parts))]
 
     def layer_of(self, node: fx.Node, operands: list[Any], budget: Value | None) -> Layer:
         """A node as its rule sees it."""
@@ -315,8 +320,8 @@ class Flow:
             weight=operands[1] if weighted else None,
             bias=operands[2] if weighted and len(operands) > 2 else None,
             shapes=shapes,
-            label=node.meta["label"],
-            signal=node.meta["signal"],
+            label=facts_of(node).label,
+            signal=facts_of(node).signal,
             operands=tuple(operands),
             reference=tuple(reference) if self.all.reference else (),
             budget=budget,
@@ -331,7 +336,7 @@ class Flow:
 
 
 @contextmanager
-def told(rule: BoundRule, node: fx.Node, kind: str) -> Iterator[None]:
+def rule_errors(rule: AssignedRule, node: fx.Node, kind: str) -> Iterator[None]:
     """Tell what goes wrong in a rule in the user's terms."""
     try:
         yield
@@ -339,7 +344,7 @@ def told(rule: BoundRule, node: fx.Node, kind: str) -> Iterator[None]:
         raise type(error)(f"rule {rule} at {where(node)}: {error}") from error
     except (AttributeError, TypeError, ValueError, IndexError) as error:
         raise MethodError(
-            f"the rule {rule.rule.name!r} can't be applied to {where(node)} ({kind}): {error}"
+            f"the rule {rule.name!r} can't be applied to {where(node)} ({kind}): {error}"
         ) from error
 
 
@@ -367,7 +372,7 @@ def receivers(node: fx.Node) -> tuple[fx.Node, ...]:
     padding = padding_of(node)
     if padding is not None:
         return (padding.args[0],)
-    return tuple(node.args[i] for i in node.meta["signal"])
+    return tuple(node.args[i] for i in facts_of(node).signal)
 
 
 def padding_of(node: fx.Node) -> fx.Node | None:
@@ -385,7 +390,7 @@ def padding_of(node: fx.Node) -> fx.Node | None:
 
 def input_label(network: Network, image: fx.Node) -> str:
     """What an input is called among the layers: its name, unless that is a layer's label."""
-    taken = {node.meta["label"] for node in network.layers}
+    taken = {facts_of(node).label for node in network.layers}
     return f"input {image.name}" if image.name in taken else image.name
 
 
@@ -409,7 +414,7 @@ def copy_forward(
         if node.op == "placeholder":
             if inputs is None:
                 found = range_of(node)
-                forward[node] = writer.placeholder(node.target, node.meta["value"], found)
+                forward[node] = writer.placeholder(node.target, facts_of(node).value, found)
             else:
                 forward[node] = inputs[node]
         elif node.op == "get_attr":
@@ -418,14 +423,14 @@ def copy_forward(
             operands = [forward.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
             name = "_".join(filter(None, (node.name, flow)))
             section = flow or "forward"
-            with writer.at(prefix=name, **{**facts_of(node), "section": section}):
+            with writer.at(prefix=name, **{**inherited_facts(node), "section": section}):
                 forward[node] = writer.rename(node.target.lowered(*operands), name)
                 if inputs is None:
-                    forward[node].node.meta["records"] = node.meta["label"]
+                    facts_of(forward[node].node).records = facts_of(node).label
     return forward
 
 
-def whole(x: Value, part: Any) -> Any:
+def as_relevance(x: Value, part: Any) -> Any:
     """Relevance of the shape of x: a rule may return a number, meaning the same everywhere."""
     if isinstance(part, Value):
         if tuple(part.shape) != tuple(x.shape):

@@ -24,9 +24,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from graphprop.capture import Example, first_line, is_user_file, unwrapped
 from graphprop.errors import GraphpropError, InputError, LoadError, described, nearest
-from graphprop.weights import load_weights
+from graphprop.frontend.capture import Example, first_line, is_user_file, unwrapped
+from graphprop.frontend.weights import load_weights
 
 STANDARD_NAMES = ("model", "build_model")
 """The names a file may give its model, in the order in which they are looked for."""

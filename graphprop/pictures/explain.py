@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from graphprop import picture
+from graphprop.artifact.engines import Engine, engine_of, largest
+from graphprop.artifact.manifest import read_manifest
 from graphprop.checking.conservation import of_map
-from graphprop.engines import Engine, engine_of, largest
 from graphprop.errors import InputError, OutputError
-from graphprop.manifest import read_manifest
-from graphprop.preprocessing import Preprocessing
+from graphprop.pictures import heatmap
+from graphprop.pictures.preprocessing import Preprocessing
 
 DEFAULT_FOLDER = Path("explanations")
 OTHER_FORMATS = (
@@ -161,7 +161,7 @@ def explain_images(
         if progress is not None:
             progress(f"explain {file.name}")
         logits, relevance, chosen = explain_one(explainer, preprocessing.tensor(shown), target)
-        limit = picture.limit_of(picture.sum_channels(relevance))
+        limit = heatmap.limit_of(heatmap.sum_channels(relevance))
         lost = of_map(manifest, logits, chosen, relevance)
         warnings += [f"{file}, class {chosen}: {lost}"] if lost else []
         one = Explanation(file, shown, relevance, logits, chosen, limit, npz, png, warnings)
@@ -222,7 +222,7 @@ def output_files(files: Sequence[Path], output: Path) -> list[tuple[Path, Path]]
                 f"the drawing would replace the picture {png}: name another folder by -o"
             )
         npz = png.with_suffix(".npz")
-        for path, own in ((png, picture.is_own), (npz, is_own)):
+        for path, own in ((png, heatmap.is_own), (npz, is_own)):
             if path.exists() and not own(path):
                 raise OutputError(
                     f"{path} exists and was not written by graphprop: name another folder by -o"
@@ -284,9 +284,9 @@ def write_files(found: Explanation, manifest: Mapping[str, Any]) -> None:
         found.warnings.append(trouble)
         return
     logit = float(found.logits[found.target])
-    drawn = picture.side_by_side(
+    drawn = heatmap.side_by_side(
         found.shown,
-        picture.sum_channels(found.relevance),
+        heatmap.sum_channels(found.relevance),
         found.limit,
         ("input", f"relevance for class {found.target} (logit {logit:.4g})"),
     )
@@ -297,7 +297,7 @@ def write_files(found: Explanation, manifest: Mapping[str, Any]) -> None:
         "Logit": repr(logit),
         "Method": str(manifest.get("method", "")),
     }
-    picture.write_png(drawn, found.png, text)
+    heatmap.write_png(drawn, found.png, text)
 
 
 def undrawable(found: Explanation) -> str | None:
@@ -312,7 +312,7 @@ def undrawable(found: Explanation) -> str | None:
         )
     if not np.isfinite(found.limit):
         return f"{where}: the relevance is too large to be summed; no picture is drawn"
-    if not picture.limit_of(picture.sum_channels(found.relevance)):
+    if not heatmap.limit_of(heatmap.sum_channels(found.relevance)):
         logit = float(found.logits[found.target])
         return (
             f"{where}: the relevance, summed over channels, is zero everywhere (the logit is "

@@ -12,7 +12,11 @@ from typing import Any
 
 from torch import fx
 
-from graphprop.network import Network, Value, Writer, range_of, shape_of
+from graphprop.ir.facts import facts_of, range_of, shape_of
+from graphprop.ir.interval import ZERO
+from graphprop.ir.network import Network
+from graphprop.ir.rewrite import Replacement, RewriteTable
+from graphprop.ir.writer import Value, Writer
 from graphprop.ops import (
     Absolute,
     AdaptiveMaxPool,
@@ -35,8 +39,6 @@ from graphprop.ops import (
     Subtract,
     Sum,
 )
-from graphprop.ops.interval import ZERO
-from graphprop.rewrite import Replacement, RewriteTable
 
 SIMPLIFY = RewriteTable()
 
@@ -137,7 +139,7 @@ def _stabiliser_inside(node: fx.Node, writer: Writer) -> Replacement:
     if is_call(z, AddBias):
         inner, bias = _values(z.args, writer)
         return z.target(inner, bias + epsilon)
-    if is_call(z, Conv) and len(z.args) == 2 and z.meta["batched"]:
+    if is_call(z, Conv) and len(z.args) == 2 and facts_of(z).batched:
         inner, weight = _values(z.args, writer)
         bias = Ones((shape_of(z)[1],))(weight) * epsilon
         return AddBias(z.target.channel_axis)(z.target(inner, weight), bias)

@@ -18,9 +18,11 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from graphprop.capture import is_user_file, named_leaves
 from graphprop.errors import CaptureError, GraphpropError, UnsupportedOperator, VerificationError
-from graphprop.network import BATCH, Network, Value, Writer, where
+from graphprop.frontend.capture import is_user_file, named_leaves
+from graphprop.ir.facts import BATCH, facts_of, origin_of, where
+from graphprop.ir.network import Network
+from graphprop.ir.writer import Value, Writer
 from graphprop.ops import ATEN, Add, Clamp, LogSoftmax, Multiply, Simple, Softmax
 from graphprop.ops.composed import ATTENTION
 from graphprop.ops.shape import LIKE, Rearrangement
@@ -162,7 +164,7 @@ def translate(
         return BATCH if size == -1 else size
     given = leaves((arguments, options))
     if not any(isinstance(leaf, Value | Folded) for leaf in given):
-        dtype = writer.network.inputs[0].meta["value"].dtype
+        dtype = facts_of(writer.network.inputs[0]).value.dtype
         try:
             return evaluated(node.target, arguments, options, dtype)
         except UnsupportedOperator as error:
@@ -240,7 +242,7 @@ def name_written(
         elif node.op == "call_function":
             stem = f"{name_of(facts)}.{node.target.__name__}"
             labels[stem] += 1
-            node.meta["label"] = stem if labels[stem] == 1 else f"{stem}#{labels[stem]}"
+            facts_of(node).label = stem if labels[stem] == 1 else f"{stem}#{labels[stem]}"
 
 
 def leaves(tree: Any) -> list[Any]:
@@ -399,9 +401,9 @@ def without_tail(node: fx.Node, network: Network) -> fx.Node:
     writer = Writer(network)
     result = Value(logits, writer)
     for link in kept:
-        with writer.at(**{key: link.meta[key] for key in ("path", "label", "line", "kind")}):
+        with writer.at(**origin_of(link)):
             result = link.target(result)
-        link.meta["label"] = f"{link.meta['label']} (removed)"
+        facts_of(link).label = f"{facts_of(link).label} (removed)"
         writer.take_name(result.node, link)
     return result.node
 

@@ -18,7 +18,10 @@ from math import prod
 import torch
 from torch import fx
 
-from graphprop.network import Network, Value, Writer, shape_of
+from graphprop.ir.facts import facts_of, shape_of
+from graphprop.ir.network import Network
+from graphprop.ir.rewrite import Replacement, RewriteTable, eliminate
+from graphprop.ir.writer import Value, Writer
 from graphprop.ops import (
     AdaptiveAvgPool,
     AddBias,
@@ -38,7 +41,6 @@ from graphprop.ops import (
     TransposeWeight,
     Upsample,
 )
-from graphprop.rewrite import Replacement, RewriteTable, eliminate
 
 BOTH, TORCH, ONNX = RewriteTable(), RewriteTable(), RewriteTable()
 
@@ -72,7 +74,7 @@ def tidy_names(network: Network) -> None:
     names = {node.name for node in network.graph.nodes}
     for node in network.graph.nodes:
         stem = re.sub(r"_\d+$", "", node.name)
-        given = node.meta.get("records") or node.meta.get("named")
+        given = facts_of(node).records or facts_of(node).named
         if node.op == "call_function" and not given and stem not in names:
             names = names - {node.name} | {stem}
             node.name = stem

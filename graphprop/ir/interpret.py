@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprop.network import Network
-from graphprop.ops import helpers
+from graphprop.ir.network import Network
 
 
 def interpret(
@@ -65,28 +64,3 @@ def interpret(
                     del values[operand]
     output = fx.map_arg(network.output.args[0], lambda node: values[node])
     return output, {name: values[node] for name, node in (keep or {}).items()}
-
-
-def explain(
-    network: Network,
-    inputs: Mapping[str, torch.Tensor],
-    target: torch.Tensor,
-    *,
-    dtype: torch.dtype = torch.float64,
-    observe: Callable[[fx.Node, Any], Any] | None = None,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Compute logits and the relevance of each input by a lowered or legal network.
-
-    Where the map is a mean over samples, ``observe`` sees the input alone.
-    """
-
-    def once(x: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        output, _ = interpret(network, {"x": x, "target": target}, dtype=dtype)
-        return output[0], output[1]
-
-    output, _ = interpret(network, {**inputs, "target": target}, dtype=dtype, observe=observe)
-    logits, relevance, _ = output
-    if network.samples is not None:
-        chosen = helpers.target_of(target, logits)
-        relevance = network.samples.mean(inputs["x"].to(dtype), chosen, once)
-    return logits, list(relevance) if isinstance(relevance, tuple) else [relevance]

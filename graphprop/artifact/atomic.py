@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from graphprop.artifact.manifest import FILES, GENERATOR, MANIFEST, is_hash, read_json, sha256
 from graphprop.errors import OutputError
-from graphprop.manifest import FILES, GENERATOR, MANIFEST, is_hash, read_json, sha256
 
 CACHE = "__pycache__"
 LONGEST_NAME = 255

@@ -1,0 +1,1 @@
+"""The intermediate representation: a graph of operators with facts about its values."""

@@ -1,0 +1,176 @@
+"""What the compiler knows about each node of a graph.
+
+Facts are attached to a ``torch.fx`` node as one :class:`Facts`; `facts_of` returns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any, Protocol
+
+import torch
+from torch import fx
+
+from graphprop.ir.interval import UNBOUNDED, Interval, Sign
+from graphprop.ir.layout import Layout
+from graphprop.ir.operation import Shape
+
+BATCH = 7919
+"""The batch size that stands for "any" while shapes are inferred: a prime no layer size has."""
+
+
+class AssignedRule(Protocol):
+    """How relevance is carried through a node: a rule with its parameters."""
+
+    @property
+    def name(self) -> str:
+        """The rule's name."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The values of its parameters."""
+
+    def in_flow(self, parameters: Mapping[str, Any]) -> AssignedRule:
+        """Replace the parameters that one of several flows of relevance sets."""
+
+    def __call__(self, layer: Any, x: Any, r: Any) -> Any: ...
+
+
+@dataclass(slots=True)
+class Facts:
+    """What is known about a node.
+
+    Attributes
+    ----------
+    value
+        A tensor on the meta device: shape and dtype, with `BATCH` samples; a tuple of them for an
+        operator with several results.
+    batched
+        Whether the value depends on the input; its axis 0 is then the batch.
+    varies
+        Whether a small change of the input changes the value: masks and indices do not vary.
+    range
+        An interval that holds all entries, whatever the input is.
+    layout
+        Which axes hold channels and which places, from `passes.infer_layouts`.
+    path, label, kind, line
+        The user's module path (``""`` for the root), the path made unique, the class of the
+        module, and the source line as ``file:number``.
+    roles, depth
+        What the layer is for, and how many weighted and pooling layers lie before it, from
+        `passes.tag_roles`.
+    pooled
+        Whether an average pooling that changed nothing was left out after the node.
+    signal
+        The indices of the operands that relevance flows to.
+    rule
+        How relevance is carried through the node, from `passes.assign_rules`; None: not at all.
+    map_layer, above, below
+        Whether the method makes its map at this node, or the node lies between that layer and the
+        logits, or between the input and that layer, from `passes.find_layer`.
+    place_in_stack
+        The number of weighted layers of the convolution stack before the node, from
+        `passes.assign_rules`.
+    section
+        In a lowered graph: the heading under which the node is printed.
+    named
+        Whether the name was chosen, and must not be simplified.
+    records
+        In a lowered graph: the label of the layer whose result this node is.
+    """
+
+    value: Any = None
+    batched: bool = False
+    varies: bool = False
+    range: Interval = UNBOUNDED
+    layout: Layout | None = None
+    path: str = ""
+    label: str = ""
+    kind: str = ""
+    line: str | None = None
+    roles: frozenset[str] = frozenset()
+    depth: int = 0
+    pooled: bool = False
+    signal: tuple[int, ...] = ()
+    rule: AssignedRule | None = None
+    map_layer: bool = False
+    above: bool = False
+    below: bool = False
+    place_in_stack: float = inf
+    section: str = ""
+    named: bool = False
+    records: str = ""
+
+    def update(self, **facts: Any) -> None:
+        """Set several facts."""
+        for name, fact in facts.items():
+            setattr(self, name, fact)
+
+
+ORIGIN = ("path", "label", "kind", "line")
+"""The facts that say where a node comes from."""
+
+INHERITED = (*ORIGIN, "roles", "signal", "depth", "rule")
+"""The facts that lowering hands on."""
+
+
+def facts_of(node: fx.Node) -> Facts:
+    """Return the facts of a node; without any yet, it gets empty ones."""
+    facts: Facts | None = node.meta.get("facts")
+    if facts is None:
+        facts = node.meta["facts"] = Facts()
+    return facts
+
+
+def origin_of(node: fx.Node) -> dict[str, Any]:
+    """Where a node comes from, for the nodes that are written in its place."""
+    return {name: getattr(facts_of(node), name) for name in ORIGIN}
+
+
+def inherited_facts(node: fx.Node) -> dict[str, Any]:
+    """Return the facts that the nodes of a lowered graph have from the node they are made for."""
+    return {name: getattr(facts_of(node), name) for name in INHERITED}
+
+
+def copy_facts(source: fx.Node, destination: fx.Node) -> None:
+    """Give a node a copy of the facts of another."""
+    destination.meta["facts"] = replace(facts_of(source))
+
+
+def shape_of(node: fx.Node) -> Shape:
+    """The shape of a node's value, -1 standing for the batch."""
+    size = tuple(facts_of(node).value.shape)
+    return (-1, *size[1:]) if facts_of(node).batched else size
+
+
+def where(node: fx.Node) -> str:
+    """Name a node in the user's terms, for messages."""
+    named = repr(facts_of(node).label or node.name)
+    line = facts_of(node).line
+    return f"{named} ({line})" if line else named
+
+
+def has_shape(node: fx.Node) -> bool:
+    """Whether a node stands for one tensor (and not for several results)."""
+    return isinstance(facts_of(node).value, torch.Tensor)
+
+
+def range_of(operand: Any) -> Interval:
+    """The range of an operand: a node or a number."""
+    if isinstance(operand, fx.Node):
+        found: Interval = facts_of(operand).range
+        return found
+    return Interval.of(operand)
+
+
+def sign_of(operand: Any) -> Sign:
+    """The signs of an operand: a node or a number."""
+    return range_of(operand).sign
+
+
+def layout_of(node: fx.Node) -> Layout | None:
+    """The layout of a node's value; None where it does not depend on the input."""
+    found: Layout | None = facts_of(node).layout
+    return found

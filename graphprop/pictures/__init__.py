@@ -1,0 +1,1 @@
+"""Pictures in, maps of relevance out."""
