@@ -72,7 +72,7 @@ from graphprop.ops import (
     Slice,
     Softmax,
     Spread,
-    Stabilise,
+    Stabilize,
     Start,
     Subtract,
     Sum,
@@ -207,7 +207,7 @@ def dense_layers() -> Iterator[Case]:
     yield Case(Dilate((1, 2, 2), (3, 5, 4)), ((N, 3, 3, 3, 2),))
 
 
-def normalisations() -> Iterator[Case]:
+def normalizations() -> Iterator[Case]:
     for size in ((), (4,), (4, 5), (2, 3, 4)):
         yield Case(BatchNorm(), ((N, 3, *size), (3,), (3,)))
         x, parameters = (N, 6, *size), ((6,), (6,))
@@ -386,7 +386,7 @@ def elementwise() -> Iterator[Case]:
     yield Case(Divide(), (x, -4.0))
     for operator in (Negate(), Positive(), Negative(), Absolute(), OnesLike()):
         yield Case(operator, (x,))
-    yield Case(Stabilise(0.25), (x,))
+    yield Case(Stabilize(0.25), (x,))
     yield Case(DivideOrZero(), (x, x))
     yield Case(DivideOrZero(), (x, (N, 1, 1)))
     yield Case(DivideOrZero(), (2.0, x))
@@ -430,7 +430,7 @@ CASES: list[Case] = [
         convolutions,
         transposed_convolutions,
         dense_layers,
-        normalisations,
+        normalizations,
         max_poolings,
         routes,
         average_poolings,
@@ -490,14 +490,14 @@ def of(target: Any, function: Callable[[torch.Tensor], torch.Tensor], note: str 
     return Captured(target, Function(function), note)
 
 
-def normalised(norm: Any) -> nn.Module:
+def normalized(norm: Any) -> nn.Module:
     """A batch norm that has seen some data."""
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 2)
     return nn.Sequential(norm)
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def randomized(model: nn.Module) -> nn.Module:
     """A model whose parameters are random: those of a new norm are ones and zeros."""
     for parameter in model.parameters():
         nn.init.normal_(parameter)
@@ -535,14 +535,14 @@ def captured_by_rank(rank: int) -> Iterator[Captured]:
         yield Captured(target("adaptive_max_pool*"), layer("AdaptiveMaxPool", size), note)
         yield Captured(target("adaptive_avg_pool*"), layer("AdaptiveAvgPool", size), note)
     norm = aten._native_batch_norm_legit_no_training.default
-    yield Captured(norm, normalised(layer("BatchNorm", 4)))
-    yield Captured(norm, normalised(layer("BatchNorm", 4, affine=False)), "not affine")
+    yield Captured(norm, normalized(layer("BatchNorm", 4)))
+    yield Captured(norm, normalized(layer("BatchNorm", 4, affine=False)), "not affine")
     norm = aten.instance_norm.default
     yield Captured(norm, layer("InstanceNorm", 4))
-    yield Captured(norm, randomised(layer("InstanceNorm", 4, 0.1, affine=True)), "affine")
+    yield Captured(norm, randomized(layer("InstanceNorm", 4, 0.1, affine=True)), "affine")
     kept = layer("InstanceNorm", 4, track_running_stats=True)
-    yield Captured(norm, normalised(kept), "kept statistics")
-    yield Captured(aten.group_norm.default, randomised(nn.GroupNorm(2, 4)))
+    yield Captured(norm, normalized(kept), "kept statistics")
+    yield Captured(aten.group_norm.default, randomized(nn.GroupNorm(2, 4)))
     # torch composes it: squares, padded and averaged over channels, to a power
     yield Captured(aten.pow.Tensor_Scalar, nn.LocalResponseNorm(3, 0.1), "local response norm")
     yield Captured(aten.pow.Tensor_Scalar, nn.LocalResponseNorm(2, 0.1, 0.5, 2), "even window")
@@ -710,15 +710,15 @@ def captured_choices() -> Iterator[Captured]:
 def captured_norms() -> Iterator[Captured]:
     layer, rms = aten.layer_norm.default, aten.rms_norm.default
     weight, bias = torch.randn(8), torch.randn(8)
-    yield Captured(layer, randomised(nn.LayerNorm((4, 6, 8), 0.1)), "of all axes")
-    yield Captured(layer, randomised(nn.LayerNorm(8, bias=False)), "no bias")
+    yield Captured(layer, randomized(nn.LayerNorm((4, 6, 8), 0.1)), "of all axes")
+    yield Captured(layer, randomized(nn.LayerNorm(8, bias=False)), "no bias")
     yield of(layer, lambda x: F.layer_norm(x, (8,)), "no parameters")
     yield of(layer, lambda x: F.layer_norm(x, (8,), bias=bias), "no weight")
     yield of(layer, lambda x: F.layer_norm(x.mT, (6,)).mT, "of an axis moved to the end")
-    yield Captured(aten.group_norm.default, randomised(nn.GroupNorm(2, 4, 0.1)))
+    yield Captured(aten.group_norm.default, randomized(nn.GroupNorm(2, 4, 0.1)))
     yield Captured(aten.group_norm.default, nn.GroupNorm(4, 4, affine=False), "no parameters")
     yield of(aten.group_norm.default, lambda x: F.group_norm(x, 2, bias=bias[:4]), "no weight")
-    yield Captured(rms, randomised(nn.RMSNorm((6, 8), 0.1)))
+    yield Captured(rms, randomized(nn.RMSNorm((6, 8), 0.1)))
     yield Captured(rms, nn.RMSNorm(8, elementwise_affine=False), "torch's own epsilon")
     norm = aten._native_batch_norm_legit_no_training.default
     mean, variance = torch.randn(4), torch.rand(4) + 0.5

@@ -33,10 +33,10 @@ from graphprop.ir.facts import facts_of, shape_of
 from graphprop.ir.interpret import interpret
 from graphprop.ir.network import Network
 from graphprop.lowering.interpret_map import interpret_map
-from graphprop.lowering.legalize import legalise
+from graphprop.lowering.legalize import legalize
 from graphprop.lowering.lower import lower
 from graphprop.ops import Pad, Start
-from graphprop.passes.assign_rules import bound
+from graphprop.passes.assign_rules import bind_rule
 from graphprop.rules import METHODS, Layer
 from graphprop.rules.sampling import baseline_of
 
@@ -587,7 +587,7 @@ class Walk:
             ends.append(self.back(result, start, None, own, end))
         if map_layer is not None:
             found = self.made(method.at_layer, map_layer, ends)
-            if not method.goes_on:
+            if not method.continues_to_input:
                 return self.with_added(found)
             budget = torch.ones(len(x), dtype=x.dtype) if method.budgets else None
             ends = [self.back(map_layer, found, budget, {}, self.image)]
@@ -608,7 +608,7 @@ class Walk:
             image=shape_of(self.image),
         )
         r = ends[0] if len(ends) == 1 else tuple(ends)
-        found: torch.Tensor = bound(rule, self.parameters)(layer, x, r)
+        found: torch.Tensor = bind_rule(rule, self.parameters)(layer, x, r)
         return found
 
     def back(
@@ -680,8 +680,8 @@ class Walk:
         x = operands if several else operands[signal[0]]
         found = rule(layer, x, r)
         parts = found if isinstance(found, tuple) else (found,)
-        if self.method.besides is not None:
-            added = bound(self.method.besides, self.parameters)(layer, x, r)
+        if self.method.layer_contribution is not None:
+            added = bind_rule(self.method.layer_contribution, self.parameters)(layer, x, r)
             if added is not None:
                 self.added.append(added)
         return [
@@ -724,7 +724,7 @@ def in_single(network: Network) -> Network:
 
 def in_onnx(network: Network, x: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor]:
     """Logits and relevance by ONNX Runtime, in this process."""
-    proto = onnx_ir.to_proto(to_onnx(legalise(in_single(network), "onnx")[0]))
+    proto = onnx_ir.to_proto(to_onnx(legalize(in_single(network), "onnx")[0]))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True

@@ -49,7 +49,7 @@ class Padded(nn.Conv2d):
 
 
 def sections(r: Vector, tau: float) -> tuple[Vector, Vector]:
-    """``P`` and ``N``: what is positive normalised to tau, what is negative to -tau."""
+    """``P`` and ``N``: what is positive normalized to tau, what is negative to -tau."""
     above, below = r[r > 0].sum(), -r[r < 0].sum()
     p = np.array([tau * v / above if v > 0 else 0.0 for v in r])
     n = np.array([tau * v / below if v < 0 else 0.0 for v in r])

@@ -81,7 +81,7 @@ CALLED = {
     "contiguous": "relu",
     "reciprocal": "sign",
 }
-UNWRAPPED = ("relu", "clamp", "nan_to_num_", "abs", "stabilise", "contiguous", "where", "flip")
+UNWRAPPED = ("relu", "clamp", "nan_to_num_", "abs", "stabilize", "contiguous", "where", "flip")
 
 VALUES = {
     "negated": "-({0})",
@@ -92,7 +92,7 @@ VALUES = {
     "NaN in float32": "({0}) if x.dtype == torch.float64 else torch.nan * ({0})",
     "rounded to half precision": "({0}) if x.dtype == torch.float64 else ({0}).half().float()",
     "off in float32": "({0}) if x.dtype == torch.float64 else ({0}) * (1 + 4e-4)",
-    "centred over the batch": "({0}) - 0.1 * (({0}).mean(0, keepdim=True) - ({0}))",
+    "centered over the batch": "({0}) - 0.1 * (({0}).mean(0, keepdim=True) - ({0}))",
     "mixed with the sample before": "0.9 * ({0}) + 0.1 * ({0}).roll(1, 0)",
     "off in batches": "({0}) * (1 + 0.01 * (x.shape[0] > 1))",
     "off alone": "({0}) * (1 + 0.01 * (x.shape[0] == 1))",

@@ -62,7 +62,7 @@ def alpha_beta(alpha: float, stabilizer: float = TINY, **options: Any) -> AlphaB
 # zennit wants tensors as bounds
 BOX = {"low": torch.full((1, 3, 1, 1), LOW), "high": torch.full((1, 3, 1, 1), HIGH)}
 
-STABILISED: dict[str, Make] = {
+StabilizED: dict[str, Make] = {
     "epsilon_plus": known("epsilon_plus"),
     "epsilon_plus_flat": known("epsilon_plus_flat"),
     "epsilon_alpha2_beta1": known("epsilon_alpha2_beta1"),
@@ -75,7 +75,7 @@ STABILISED: dict[str, Make] = {
         (Convolution, alpha_beta(2, 1e-6)), (nn.Linear, Epsilon(epsilon=0.1)), stabilizer=1e-6
     ),
 }
-"""The composites that stabilise every denominator, by graphprop's names."""
+"""The composites that stabilize every denominator, by graphprop's names."""
 
 EXACT: dict[str, Make] = {
     "lrp_z": composed((Linear, Epsilon(epsilon=TINY))),
@@ -122,7 +122,7 @@ def zennit_relevance(
     canonizers: list[Canonizer],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute logits and relevance by zennit, started at the target's logit."""
-    composite = {**STABILISED, **EXACT}[method](canonizers)
+    composite = {**StabilizED, **EXACT}[method](canonizers)
 
     def start(logits: torch.Tensor) -> torch.Tensor:
         return logits * nn.functional.one_hot(target, logits.shape[1]).to(logits)

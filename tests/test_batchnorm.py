@@ -126,7 +126,7 @@ def test_two_in_a_row_are_merged_both() -> None:
     assert decisions(model, 3, 6, 6) == {"1": "merged into 0", "2": "merged into 0"}
 
 
-def test_neighbours_are_found_by_data_flow() -> None:
+def test_neighbors_are_found_by_data_flow() -> None:
     """Registered in another order, under names that say nothing."""
     model = Model(
         lambda m, x: m.a(F.relu(m.d(m.b(x)))).mean((2, 3)) + m.c(m.e(x)).mean((2, 3)),
@@ -289,8 +289,8 @@ def test_affine_is_the_epsilon_rule_of_the_affine_map() -> None:
     norm = model[0]
     scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().reshape(1, 3, 1, 1)
     y = model[0](x).detach()
-    stabilised = torch.where(y >= 0, y + 0.01, y - 0.01)
-    torch.testing.assert_close(found, x * scale * r.reshape(x.shape) / stabilised)
+    stabilized = torch.where(y >= 0, y + 0.01, y - 0.01)
+    torch.testing.assert_close(found, x * scale * r.reshape(x.shape) / stabilized)
 
 
 def test_merged_and_passed_agree_where_the_scale_is_positive() -> None:

@@ -72,7 +72,7 @@ def test_float32_stays_within_the_bounds(name):
             assert not wrong.rounding, (size, wrong)
 
 
-def test_a_cancelling_sum_is_no_false_alarm():
+def test_a_canceling_sum_is_no_false_alarm():
     """Of 2,000 terms whose sum is a ten-thousandth of them, rounding is 1e-5 of the result."""
     terms = torch.randn(1, 2000, dtype=torch.float64)
     terms[:, -1] -= terms.sum() - 0.01

@@ -17,7 +17,7 @@ from graphprop.errors import CaptureError, UnsupportedOperator
 from graphprop.frontend.capture import capture
 from graphprop.frontend.load import two_samples
 from graphprop.ir.network import Network
-from graphprop.passes.canonicalize import canonicalise
+from graphprop.passes.canonicalize import canonicalize
 
 
 class Classifier(nn.Module):
@@ -176,7 +176,7 @@ def test_what_does_not_keep_the_order_of_classes_stays(end: Callable[[Any], Any]
 
 
 def network_of(function: Callable[[Any], Any], *shape: int) -> Network:
-    return canonicalise(capture(Classifier(before=function), torch.randn(2, *shape)))
+    return canonicalize(capture(Classifier(before=function), torch.randn(2, *shape)))
 
 
 @pytest.mark.parametrize(

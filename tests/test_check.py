@@ -18,7 +18,7 @@ from graphprop.checking.backends import ConvTranspose, MaxPool
 from graphprop.checking.check import check_directory, check_explainer
 from graphprop.checking.compare import Backend, Session
 from graphprop.checking.fingerprint import rounded
-from graphprop.checking.probes import Samples, batches
+from graphprop.checking.probes import Probes, batches
 from graphprop.checking.report import BackendResult, Comparison, Report, backend_lines
 from graphprop.checking.stages import stages_of
 from graphprop.errors import EquivalenceError, InputError, MethodError
@@ -199,8 +199,8 @@ def test_no_onnx_to_check(tmp_path):
         ),
         # the head's epsilon
         (
-            "stabilise(head, 1e-06)",
-            "stabilise(head, 1e-03)",
+            "stabilize(head, 1e-06)",
+            "stabilize(head, 1e-03)",
             ("head",),
             "the relevance of the result of 'mean', from the rule of 'head'",
         ),
@@ -311,7 +311,7 @@ def test_wrong_printing_fails_the_compile(tmp_path):
         save(explainer, tmp_path / "net")
 
 
-def test_wrong_legalisation_is_found():
+def test_wrong_legalization_is_found():
     explainer = explainer_of()
     tensors = explainer.legal.tensors
     tensors["head.weight"] = tensors["head.weight"] * 1.01
@@ -410,7 +410,7 @@ def held(explainer, tmp_path, *shape, **options):
     from graphprop.artifact.write import layer_entries, onnx_names
 
     stages = stages_of(layer_entries(explainer), onnx_names(explainer))
-    samples = Samples(torch.randn(2, *shape), torch.tensor([0, 1]))
+    samples = Probes(torch.randn(2, *shape), torch.tensor([0, 1]))
     arbiter = GraphArbiter(explainer, stages, samples)
     session = Session(tmp_path, stages, arbiter, arbiter.truth(), lambda text: None)
     session.begin()

@@ -174,7 +174,7 @@ def test_compile_dumps_each_pass(net, tmp_path):
         "--no-check",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "01_canonicalise.txt" in {path.name for path in (tmp_path / "ir").iterdir()}
+    assert "01_canonicalize.txt" in {path.name for path in (tmp_path / "ir").iterdir()}
 
 
 def test_a_directory_of_someone_else_is_kept(net, tmp_path):

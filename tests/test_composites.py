@@ -22,7 +22,7 @@ from oracles import (  # noqa: E402  zennit may be absent
     EXACT,
     HIGH,
     LOW,
-    STABILISED,
+    StabilizED,
     relative_error,
     zennit_relevance,
 )
@@ -31,7 +31,7 @@ DOUBLE, SINGLE = 1e-9, 1e-4
 """How far apart two samples' maps may be, relative to their norm, in float64 and float32."""
 
 
-def initialised(model: nn.Module) -> nn.Module:
+def initialized(model: nn.Module) -> nn.Module:
     """Weights that keep the scale of activations, and statistics as training leaves them.
 
     zennit leaves a merged batch norm's own epsilon in place, so that it is zero here.
@@ -107,7 +107,7 @@ def inputs(count: int, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tenso
 def subject(request: pytest.FixtureRequest) -> Subject:
     make, size = NETWORKS[request.param]
     torch.manual_seed(0)
-    model = initialised(make())
+    model = initialized(make())
     x, target = inputs(3, size)
     return Subject(request.param, model, x, target, capture(model, x))
 
@@ -134,7 +134,7 @@ def assert_like_zennit(subject: Subject, method: str) -> None:
 
 
 @on("alexnet", "vgg16", "vgg16_bn", "resnet50")
-@pytest.mark.parametrize("method", [name for name in STABILISED if name.startswith("epsilon")])
+@pytest.mark.parametrize("method", [name for name in StabilizED if name.startswith("epsilon")])
 def test_composite_is_zennits(subject: Subject, method: str) -> None:
     assert_like_zennit(subject, method)
 
@@ -184,7 +184,7 @@ def test_every_composite_of_lrp_is_compared() -> None:
     """A composite without oracle here needs one, or a test of its own."""
     prefixes = ("lrp_", "epsilon_", "preset_", "deep_taylor")
     composites = {name for name in graphprop.METHODS if name.startswith(prefixes)}
-    assert {**STABILISED, **EXACT}.keys() == composites
+    assert {**StabilizED, **EXACT}.keys() == composites
 
 
 @on("alexnet")

@@ -41,8 +41,8 @@ def compiled(folder, mean, std, size):
 
 
 @pytest.fixture(scope="module")
-def colour(tmp_path_factory):
-    return compiled(tmp_path_factory.mktemp("colour") / "compiled", MEAN, STD, [6, 8])
+def color(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("color") / "compiled", MEAN, STD, [6, 8])
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def expected_input(path):
 
 
 @pytest.mark.parametrize("target", [None, 0, 2])
-def test_the_arrays_are_the_library_s_result(colour, photo, tmp_path, target):
-    explainer, folder = colour
+def test_the_arrays_are_the_library_s_result(color, photo, tmp_path, target):
+    explainer, folder = color
     (found,) = explain_images(folder, [photo], target=target, output=tmp_path / "out")
     logits, relevance = explainer(expected_input(photo), target)
     arrays = np.load(tmp_path / "out" / "photo.npz")
@@ -87,17 +87,17 @@ def test_the_arrays_are_the_library_s_result(colour, photo, tmp_path, target):
     assert arrays["scale"] == np.abs(summed).max() == found.limit
 
 
-def test_the_same_picture_gives_the_same_bytes(colour, photo, tmp_path):
+def test_the_same_picture_gives_the_same_bytes(color, photo, tmp_path):
     written = []
     for name in ("a", "b"):
-        (found,) = explain_images(colour[1], [photo], output=tmp_path / name)
+        (found,) = explain_images(color[1], [photo], output=tmp_path / name)
         written.append((found.npz.read_bytes(), found.png.read_bytes()))
     assert written[0] == written[1]
     assert not list(tmp_path.glob("*/.*"))
 
 
-def test_what_is_known_fits_into_json(colour, photo, tmp_path):
-    (found,) = explain_images(colour[1], [photo], target=1, output=tmp_path / "o")
+def test_what_is_known_fits_into_json(color, photo, tmp_path):
+    (found,) = explain_images(color[1], [photo], target=1, output=tmp_path / "o")
     known = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert known["image"] == str(photo)
     assert known["target"] == 1
@@ -107,26 +107,26 @@ def test_what_is_known_fits_into_json(colour, photo, tmp_path):
     assert known["warnings"] == []
 
 
-def test_a_compiled_directory_stays_as_it_is(colour, photo, tmp_path):
-    before = sorted(path.name for path in colour[1].iterdir())
-    explain_images(colour[1], [photo], output=tmp_path / "o")
-    assert sorted(path.name for path in colour[1].iterdir()) == before
+def test_a_compiled_directory_stays_as_it_is(color, photo, tmp_path):
+    before = sorted(path.name for path in color[1].iterdir())
+    explain_images(color[1], [photo], output=tmp_path / "o")
+    assert sorted(path.name for path in color[1].iterdir()) == before
 
 
 # The drawing
 
 
-def test_colours_are_seismic_and_symmetric():
+def test_colors_are_seismic_and_symmetric():
     values = np.linspace(-1, 1, 21)
-    colours = heatmap.seismic(values).astype(int)
-    assert colours[10].tolist() == [255, 255, 255]
-    for low, high in zip(colours[:10], colours[:10:-1], strict=True):
+    colors = heatmap.seismic(values).astype(int)
+    assert colors[10].tolist() == [255, 255, 255]
+    for low, high in zip(colors[:10], colors[:10:-1], strict=True):
         assert low[2] - low[0] > 0  # negative is blue
         assert high[0] - high[2] > 0  # positive is red
     assert heatmap.seismic(np.array([0.5, -0.5])).tolist() == [[255, 0, 0], [0, 0, 255]]
 
 
-def test_an_opposite_map_has_the_opposite_colours():
+def test_an_opposite_map_has_the_opposite_colors():
     summed = np.random.default_rng(0).normal(size=(4, 4))
     summed[0] = 0
     limit = heatmap.limit_of(summed)
@@ -137,8 +137,8 @@ def test_an_opposite_map_has_the_opposite_colours():
     assert (blue == (summed < 0)).all()
 
 
-def test_the_drawing_shows_input_and_relevance_enlarged(colour, photo, tmp_path):
-    (found,) = explain_images(colour[1], [photo], output=tmp_path / "o")
+def test_the_drawing_shows_input_and_relevance_enlarged(color, photo, tmp_path):
+    (found,) = explain_images(color[1], [photo], output=tmp_path / "o")
     summed = found.relevance.astype(np.float64).sum(0)
     drawn = np.asarray(Image.open(found.png).convert("RGB"))
     factor = heatmap.enlargement((8, 6))
@@ -147,7 +147,7 @@ def test_the_drawing_shows_input_and_relevance_enlarged(colour, photo, tmp_path)
     for left in (heatmap.MARGIN, heatmap.MARGIN + 8 * factor + heatmap.GAP):
         panel = drawn[heatmap.MARGIN :][: 6 * factor, left : left + 8 * factor]
         cells = panel.reshape(6, factor, 8, factor, 3)
-        assert (cells == cells[:, :1, :, :1]).all()  # crisp: an entry is a square of one colour
+        assert (cells == cells[:, :1, :, :1]).all()  # crisp: an entry is a square of one color
         panels.append(cells[:, 0, :, 0])
     assert (panels[0] == np.asarray(Image.open(photo))).all()
     assert (panels[1] == heatmap.seismic(summed / np.abs(summed).max())).all()
@@ -158,8 +158,8 @@ def test_small_pictures_are_enlarged(size, factor):
     assert heatmap.enlargement(size) == factor
 
 
-def test_the_text_in_the_drawing_holds_its_scale(colour, photo, tmp_path):
-    (found,) = explain_images(colour[1], [photo], target=2, output=tmp_path / "o")
+def test_the_text_in_the_drawing_holds_its_scale(color, photo, tmp_path):
+    (found,) = explain_images(color[1], [photo], target=2, output=tmp_path / "o")
     text = Image.open(found.png).text
     assert float(text["Relevance-Limit"]) == found.limit
     assert text["Target"] == "2"
@@ -168,11 +168,11 @@ def test_the_text_in_the_drawing_holds_its_scale(colour, photo, tmp_path):
     assert text["Software"] == "graphprop"
 
 
-def test_a_shared_scale_is_the_largest(colour, photo, tmp_path):
+def test_a_shared_scale_is_the_largest(color, photo, tmp_path):
     faint = tmp_path / "faint.png"
     Image.fromarray(np.asarray(Image.open(photo)) // 4 + 90).save(faint)
-    alone = explain_images(colour[1], [photo, faint], output=tmp_path / "a")
-    shared = explain_images(colour[1], [photo, faint], output=tmp_path / "b", shared_scale=True)
+    alone = explain_images(color[1], [photo, faint], output=tmp_path / "a")
+    shared = explain_images(color[1], [photo, faint], output=tmp_path / "b", shared_scale=True)
     limits = [found.limit for found in alone]
     assert limits[0] != limits[1]
     assert [found.limit for found in shared] == [max(limits)] * 2
@@ -230,7 +230,7 @@ def test_nan_is_a_warning(gray, tmp_path, monkeypatch, shared_scale):
 # Preprocessing
 
 
-def test_a_colour_picture_is_turned_gray_for_one_channel(photo):
+def test_a_color_picture_is_turned_gray_for_one_channel(photo):
     preprocessing = Preprocessing((6, 8), (0.0,), (1.0,))
     shown, _ = preprocessing.read(photo)
     assert shown.mode == "L"
@@ -281,54 +281,54 @@ def test_a_turned_photo_is_set_upright(tmp_path):
     assert np.argwhere(np.asarray(shown) == 255).tolist() == [[0, 1]]
 
 
-def test_jpeg_is_read(colour, photo, tmp_path):
+def test_jpeg_is_read(color, photo, tmp_path):
     Image.open(photo).save(tmp_path / "photo.jpg")
-    (found,) = explain_images(colour[1], [tmp_path / "photo.jpg"], output=tmp_path / "o")
+    (found,) = explain_images(color[1], [tmp_path / "photo.jpg"], output=tmp_path / "o")
     assert found.png == tmp_path / "o" / "photo.png"
 
 
 # Names of files
 
 
-def test_two_pictures_of_one_name_get_two_files(colour, photo, tmp_path):
+def test_two_pictures_of_one_name_get_two_files(color, photo, tmp_path):
     other = tmp_path / "other" / "photo.png"
     other.parent.mkdir()
     other.write_bytes(photo.read_bytes())
-    found = explain_images(colour[1], [photo, other], output=tmp_path / "o")
+    found = explain_images(color[1], [photo, other], output=tmp_path / "o")
     assert [one.png.name for one in found] == ["photo.png", "photo_2.png"]
 
 
-def test_the_folder_by_default(colour, photo, tmp_path, monkeypatch):
+def test_the_folder_by_default(color, photo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (found,) = explain_images(colour[1], [photo])
+    (found,) = explain_images(color[1], [photo])
     assert str(found.png) == "explanations/photo.png"
     assert (tmp_path / "explanations" / "photo.npz").exists()
 
 
-def test_one_picture_may_name_its_file(colour, photo, tmp_path):
-    explain_images(colour[1], [photo], output=tmp_path / "map.png")
+def test_one_picture_may_name_its_file(color, photo, tmp_path):
+    explain_images(color[1], [photo], output=tmp_path / "map.png")
     assert (tmp_path / "map.npz").exists()
     with pytest.raises(OutputError, match=r"map.png is one file, for 2 pictures: give a folder"):
-        explain_images(colour[1], [photo, photo], output=tmp_path / "map.png")
+        explain_images(color[1], [photo, photo], output=tmp_path / "map.png")
 
 
-def test_own_files_are_replaced_and_others_are_not(colour, photo, tmp_path):
+def test_own_files_are_replaced_and_others_are_not(color, photo, tmp_path):
     for _ in range(2):
-        explain_images(colour[1], [photo], output=tmp_path / "o")
+        explain_images(color[1], [photo], output=tmp_path / "o")
     before = photo.read_bytes()
     with pytest.raises(OutputError, match="would replace the picture"):
-        explain_images(colour[1], [photo], output=tmp_path)
+        explain_images(color[1], [photo], output=tmp_path)
     assert photo.read_bytes() == before
     other = tmp_path / "elsewhere"
     other.mkdir()
     (other / "photo.png").write_bytes(before)
     with pytest.raises(OutputError, match=r"photo.png exists and was not written by graphprop"):
-        explain_images(colour[1], [photo], output=other)
+        explain_images(color[1], [photo], output=other)
     (other / "photo.png").unlink()
     with zipfile.ZipFile(other / "photo.npz", "w") as archive:
         archive.writestr("measured.npy", b"")
     with pytest.raises(OutputError, match=r"photo.npz exists and was not written by graphprop"):
-        explain_images(colour[1], [photo], output=other)
+        explain_images(color[1], [photo], output=other)
 
 
 # Refusals
@@ -340,41 +340,41 @@ def refusal(kind, folder, images, **options):
     return str(caught.value)
 
 
-def test_what_is_no_picture(colour, tmp_path):
+def test_what_is_no_picture(color, tmp_path):
     text = tmp_path / "text.png"
     text.write_text("not a picture")
-    assert refusal(InputError, colour[1], [tmp_path / "gone.png"]) == (
+    assert refusal(InputError, color[1], [tmp_path / "gone.png"]) == (
         f"there is no picture {tmp_path / 'gone.png'}"
     )
-    assert refusal(InputError, colour[1], [text]) == (
+    assert refusal(InputError, color[1], [text]) == (
         f"{text} can't be read as a picture: give a PNG, JPEG, BMP, GIF, WebP, TIFF or PPM"
     )
-    assert refusal(InputError, colour[1], [tmp_path]) == (
+    assert refusal(InputError, color[1], [tmp_path]) == (
         f"{tmp_path} is a folder: give the pictures in it"
     )
 
 
-def test_half_a_picture(colour, photo, tmp_path):
+def test_half_a_picture(color, photo, tmp_path):
     photo.write_bytes(photo.read_bytes()[:120])
-    assert refusal(InputError, colour[1], [photo]).endswith(
+    assert refusal(InputError, color[1], [photo]).endswith(
         "give a PNG, JPEG, BMP, GIF, WebP, TIFF or PPM"
     )
 
 
-def test_numbers_without_a_range(colour, tmp_path):
+def test_numbers_without_a_range(color, tmp_path):
     path = tmp_path / "numbers.tif"
     Image.fromarray(np.zeros((5, 5), dtype=np.float32)).save(path)
-    assert "holds numbers (F), whose range isn't known" in refusal(InputError, colour[1], [path])
+    assert "holds numbers (F), whose range isn't known" in refusal(InputError, color[1], [path])
 
 
-def test_a_bad_picture_stops_all_before_anything_is_written(colour, photo, tmp_path):
-    refusal(InputError, colour[1], [photo, tmp_path / "gone.png"], output=tmp_path / "o")
+def test_a_bad_picture_stops_all_before_anything_is_written(color, photo, tmp_path):
+    refusal(InputError, color[1], [photo, tmp_path / "gone.png"], output=tmp_path / "o")
     assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("target", [-1, 3])
-def test_a_target_out_of_range(colour, photo, tmp_path, target):
-    said = refusal(InputError, colour[1], [photo], target=target, output=tmp_path / "o")
+def test_a_target_out_of_range(color, photo, tmp_path, target):
+    said = refusal(InputError, color[1], [photo], target=target, output=tmp_path / "o")
     assert said == f"the target must be a class from 0 to 2, not {target}"
     assert not (tmp_path / "o").exists()
 
@@ -438,7 +438,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_damaged_pictures_are_one_message(colour, photo, tmp_path, seed):
+def test_damaged_pictures_are_one_message(color, photo, tmp_path, seed):
     """Whatever Pillow raises; where it reads the picture all the same, that is fine."""
     generator = np.random.default_rng(seed)
     for kind in ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"):
@@ -465,8 +465,8 @@ def test_opaque_pictures_with_an_alpha_channel_are_not_called_transparent(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["map.jpg", "map.npz", "map.pdf"])
-def test_a_drawing_is_a_png(colour, photo, tmp_path, name):
-    said = refusal(OutputError, colour[1], [photo], output=tmp_path / name)
+def test_a_drawing_is_a_png(color, photo, tmp_path, name):
+    said = refusal(OutputError, color[1], [photo], output=tmp_path / name)
     assert said == (
         f"drawings are PNG files, and {tmp_path / name} is none: give -o {tmp_path / 'map.png'} "
         "for one picture, or a folder"
@@ -474,31 +474,31 @@ def test_a_drawing_is_a_png(colour, photo, tmp_path, name):
     assert not (tmp_path / name).exists()
 
 
-def test_a_file_is_no_folder(colour, photo, tmp_path):
+def test_a_file_is_no_folder(color, photo, tmp_path):
     (tmp_path / "notes").write_text("precious")
     for output in (tmp_path / "notes", tmp_path / "notes" / "deeper"):
-        assert refusal(OutputError, colour[1], [photo], output=output) == (
+        assert refusal(OutputError, color[1], [photo], output=output) == (
             f"{tmp_path / 'notes'} is a file: give a folder by -o, or for one picture a name "
             "ending in .png"
         )
     assert (tmp_path / "notes").read_text() == "precious"
 
 
-def test_a_name_as_long_as_names_get(colour, photo, tmp_path):
+def test_a_name_as_long_as_names_get(color, photo, tmp_path):
     long = photo.with_name("p" * 250 + ".png")
     photo.rename(long)
-    (found,) = explain_images(colour[1], [long], output=tmp_path / "o")
+    (found,) = explain_images(color[1], [long], output=tmp_path / "o")
     assert found.png.exists()
-    said = refusal(OutputError, colour[1], [long], output=tmp_path / "o" / ("x" * 300))
+    said = refusal(OutputError, color[1], [long], output=tmp_path / "o" / ("x" * 300))
     assert said.endswith("can't be written to: File name too long")
 
 
-def test_a_full_disk_is_one_message(colour, photo, tmp_path):
+def test_a_full_disk_is_one_message(color, photo, tmp_path):
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
     try:
-        said = refusal(OutputError, colour[1], [photo], output=tmp_path / "o")
+        said = refusal(OutputError, color[1], [photo], output=tmp_path / "o")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert said == f"{tmp_path / 'o'} can't be written to: File too large"

@@ -21,7 +21,7 @@ from graphprop.errors import MethodError
 
 models = pytest.importorskip("torchvision.models")
 
-from test_composites import initialised, narrow  # noqa: E402  torchvision may be absent
+from test_composites import initialized, narrow  # noqa: E402  torchvision may be absent
 
 torch.set_num_threads(1)
 
@@ -43,8 +43,8 @@ def large(name: str) -> nn.Module:
     """A network of torchvision's with batch norms that are not the identity, and ten classes."""
     torch.manual_seed(0)
     if name == "vgg16_bn":
-        return initialised(narrow(models.vgg16_bn(init_weights=False), 512 * 49))
-    return initialised(models.resnet50(num_classes=10))
+        return initialized(narrow(models.vgg16_bn(init_weights=False), 512 * 49))
+    return initialized(models.resnet50(num_classes=10))
 
 
 SIZES = {"vgg16_bn": (32, 32), "resnet50": (64, 64)}

@@ -520,7 +520,7 @@ def test_budget_of_a_chain() -> None:
             assert_totals(found[step], gamma - 2.0)
         assert_totals(found["relu1"], 0.0)
         assert_totals(found["relu"], gamma - 2.0)
-        # the box rule conserves, and normalises nothing
+        # the box rule conserves, and normalizes nothing
         torch.testing.assert_close(found["x"], found["relu"], rtol=0, atol=1e-10)
 
 

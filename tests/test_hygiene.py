@@ -17,7 +17,7 @@ from graphprop.checking.check import check_directory
 from graphprop.emit.python import comment
 from graphprop.errors import CaptureError
 from graphprop.frontend.capture import capture, fx_graph
-from graphprop.ir.names import identifier, storable
+from graphprop.ir.names import identifier, tensor_name
 
 MARK = "pwned"
 CALL = f"getattr(__import__('os'), 'mkdir')('{MARK}')"
@@ -237,4 +237,4 @@ def test_escapes(name):
     assert shown.isascii()
     assert len(shown) <= 90
     assert ast.parse(f'"""{shown}"""')
-    assert storable(name).encode()
+    assert tensor_name(name).encode()

@@ -100,8 +100,8 @@ def test_accounts_of_a_rule_on_every_layer(rule, bias, stabilizer):
         assert all(not any(entry.bias) for entry in weighted)
     else:
         assert any(any(entry.bias) for entry in weighted) == (bias == "sink")
-    stabilised = rule == "epsilon" or stabilizer > 0
-    assert any(any(entry.stabiliser) for entry in weighted) == stabilised
+    stabilized = rule == "epsilon" or stabilizer > 0
+    assert any(any(entry.stabilizer) for entry in weighted) == stabilized
 
 
 @pytest.mark.parametrize(

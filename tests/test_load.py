@@ -131,7 +131,7 @@ def test_a_model_without_weights_is_the_same_each_time(write):
     assert torch.equal(first.conv.weight, load_source(source).model.conv.weight)
 
 
-def test_neighbours_are_imported_and_forgotten(write, tmp_path):
+def test_neighbors_are_imported_and_forgotten(write, tmp_path):
     main = "import torch\nfrom blocks import Net\nmodel = Net()" + EXAMPLE
     for folder, classes in (("a", 3), ("b", 11)):
         write(NET.replace("classes=3", f"classes={classes}"), f"{folder}/blocks.py")
@@ -145,7 +145,7 @@ def test_neighbours_are_imported_and_forgotten(write, tmp_path):
     assert not list(tmp_path.rglob("__pycache__"))
 
 
-def test_neighbours_go_before_modules_of_the_same_name(write, monkeypatch):
+def test_neighbors_go_before_modules_of_the_same_name(write, monkeypatch):
     write("WIDTH = 1\n", "other/blocks.py")
     monkeypatch.syspath_prepend(str(Path(write("", "other/__init__.py")).parent))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -333,7 +333,7 @@ def test_not_a_module(write, definition, text):
         (
             "from .blocks import Net",
             "net.py can't be run (net.py:1): ImportError: attempted relative import with no known "
-            "parent package. Import neighbours by their plain names, or give "
+            "parent package. Import neighbors by their plain names, or give "
             "package.module:callable",
         ),
     ],

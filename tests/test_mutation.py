@@ -35,7 +35,7 @@ from test_rules import (
     by_shares,
     dense,
     matrix,
-    minus,
+    negative_part,
     over,
     plus,
     relevance_of,
@@ -97,11 +97,15 @@ FIRST_IS_R = "it is r at this place"
 KAPPA = "kappa is 1 or -1"
 
 EQUIVALENT = {
-    "lrp.bound: axis = getattr(layer.operator, 'channel_axis', 2) % len(x.shape)": (
+    "lrp.box_limit: axis = getattr(layer.operator, 'channel_axis', 2) % len(x.shape)": (
         "every operator with weights has a channel_axis"
     ),
-    "rap.rap: first, q_n = (positive(first), q_n - divide_or_zero(minus(r), n))": FIRST_IS_R,
-    "rap.rap: first, q_n = (positive(r), q_n - divide_or_zero(minus(first), n))": FIRST_IS_R,
+    "rap.rap: first, q_n = (positive(first), q_n - divide_or_zero(negative_part(r), n))": (
+        FIRST_IS_R
+    ),
+    "rap.rap: first, q_n = (positive(r), q_n - divide_or_zero(negative_part(first), n))": (
+        FIRST_IS_R
+    ),
     "rap.rap_bn: if kappa <= 0:": KAPPA,
     "rap.rap_bn: if kappa < 1:": KAPPA,
     "rap.rap_bn: w_above, w_below, compensated = "
@@ -182,7 +186,7 @@ UNWRAPPED = {
     "absolute": 0,
     "total": 0,
     "ones_like": 0,
-    "stabilise": 0,
+    "stabilize": 0,
     "keep_where": 2,
     "with_bias": 1,
     "without_bias": 1,
@@ -620,7 +624,7 @@ def cases_of_rap_bn(subject: Subject) -> Iterator[Case]:
 
         def within(x: np.ndarray, low: Any = np.min, high: Any = np.max) -> np.ndarray:
             low, high = (b(x) if callable(b) else b for b in (low, high))
-            return (x - low) * plus(w) + (x - high) * minus(w)
+            return (x - low) * plus(w) + (x - high) * negative_part(w)
 
         boxed = partial(carried, within, kappa, 1.0, lost)
         yield subject.case("rap_bn_input", boxed, **given)
@@ -750,9 +754,9 @@ def affine_cases(random: Callable[..., torch.Tensor]) -> Iterator[Case]:
         (BatchNorm(), 1.0, x),
         (GroupNorm(2), deviation, (groups - groups.mean(2, keepdim=True)).reshape(x.shape)),
     ]
-    for operator, width, centred in operators:
+    for operator, width, centered in operators:
         slope = scale.reshape(column) / width
-        y = slope * centred + shift.reshape(column)
+        y = slope * centered + shift.reshape(column)
         for epsilon in (1e-6, 0.3):
             share = torch.from_numpy(over(r.numpy(), y.numpy(), epsilon))
             layer = Layer(operator, operands=(x, scale, shift))
@@ -947,7 +951,7 @@ def helper_cases() -> Iterator[tuple[str, tuple[Any, ...], torch.Tensor]]:
         return torch.tensor(given, dtype=torch.float64)
 
     z = numbers(3.0, 0.0, -0.0, -2.0)
-    yield "stabilise", (z, 0.5), numbers(3.5, 0.5, 0.5, -2.5)
+    yield "stabilize", (z, 0.5), numbers(3.5, 0.5, 0.5, -2.5)
     a = numbers(1.0, 1.0, 0.0, -2.0, 1.0, -1.0, 1e300, -1e300, torch.nan)
     c = numbers(0.0, -0.0, 0.0, 4.0, 1e-320, -1e-320, 1e-100, 1e-100, 1.0)
     quotients = numbers(0.0, 0.0, 0.0, -0.5, 0.0, 0.0, 0.0, 0.0, torch.nan)
@@ -1119,8 +1123,8 @@ class Row:
 
 def everywhere(rule: str, bias: str, **parameters: Any) -> Row:
     """One rule on every layer, divided by exactly."""
-    stabilised = {} if rule == "epsilon" else {"stabilizer": 0.0}
-    given = (rule, {**parameters, "bias": bias, **stabilised})
+    stabilized = {} if rule == "epsilon" else {"stabilizer": 0.0}
+    given = (rule, {**parameters, "bias": bias, **stabilized})
     return Row(given, given, {**parameters, "bias": bias, "stabilizer": 0.0, "start": "logit"})
 
 
@@ -1132,10 +1136,10 @@ def cmp(weights: dict[str, Any], *, flat: bool) -> Row:
     return Row(HIDDEN_EPSILON, stack, parameters, EXACT_FLAT if flat else None)
 
 
-def stabilised(
+def stabilized(
     rule: str, own: dict[str, Any], dense: Given = STABLE_EPSILON, input: Given | None = None
 ) -> Row:
-    """Every denominator stabilised, the bias a sink."""
+    """Every denominator stabilized, the bias a sink."""
     parameters = {"epsilon": dense[1]["epsilon"], **own, **SINK, "start": "logit"}
     if input == STABLE_BOX:
         parameters |= PER_SAMPLE
@@ -1151,13 +1155,13 @@ TABLE: dict[str, Row] = {
     "lrp_cmp_alpha2": cmp(TWO, flat=False),
     "lrp_cmp_alpha1_flat": cmp(ONE, flat=True),
     "lrp_cmp_alpha2_flat": cmp(TWO, flat=True),
-    "epsilon_plus": stabilised("z_plus", {}),
-    "epsilon_plus_flat": stabilised("z_plus", {}, input=STABLE_FLAT),
-    "epsilon_alpha2_beta1": stabilised("alpha_beta", TWO),
-    "epsilon_alpha2_beta1_flat": stabilised("alpha_beta", TWO, input=STABLE_FLAT),
-    "epsilon_gamma_box": stabilised("gamma", {"gamma": 0.25}, input=STABLE_BOX),
-    "preset_a": stabilised("alpha_beta", ONE, PRESET_EPSILON),
-    "preset_b": stabilised("alpha_beta", TWO, PRESET_EPSILON),
+    "epsilon_plus": stabilized("z_plus", {}),
+    "epsilon_plus_flat": stabilized("z_plus", {}, input=STABLE_FLAT),
+    "epsilon_alpha2_beta1": stabilized("alpha_beta", TWO),
+    "epsilon_alpha2_beta1_flat": stabilized("alpha_beta", TWO, input=STABLE_FLAT),
+    "epsilon_gamma_box": stabilized("gamma", {"gamma": 0.25}, input=STABLE_BOX),
+    "preset_a": stabilized("alpha_beta", ONE, PRESET_EPSILON),
+    "preset_b": stabilized("alpha_beta", TWO, PRESET_EPSILON),
     "deep_taylor": Row(
         ("z_plus", IGNORED),
         ("z_plus", IGNORED),
@@ -1271,7 +1275,7 @@ def changed_table(node: ast.AST, known: set[str]) -> Iterator[ast.AST]:
         case ast.Constant(str(value)) if " " not in value:
             yield ast.Constant(OTHER_WORDS.get(value, f"{value}_"))
         case ast.Name(name, ast.Load()):
-            for pair in (("EXACT", "STABILISED"), ("ALPHA_1", "ALPHA_2")):
+            for pair in (("EXACT", "StabilizED"), ("ALPHA_1", "ALPHA_2")):
                 if name in pair:
                     yield ast.Name(pair[pair[0] == name], ast.Load())
         case ast.Constant() | ast.IfExp():

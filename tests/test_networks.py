@@ -32,7 +32,7 @@ from graphprop.frontend.capture import capture
 from graphprop.ir.interpret import interpret
 from graphprop.ir.network import Network
 from graphprop.ir.verify import verify
-from graphprop.lowering.legalize import legalise
+from graphprop.lowering.legalize import legalize
 from graphprop.ops import Linear, absolute, divide_or_zero
 from graphprop.passes.pipeline import Pipeline
 from graphprop.rules import METHODS, RULES
@@ -248,12 +248,12 @@ class ByChannels(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.grey = nn.Conv2d(1, 4, 3)
-        self.colour = nn.Conv2d(3, 4, 3)
+        self.gray = nn.Conv2d(1, 4, 3)
+        self.color = nn.Conv2d(3, 4, 3)
         self.fc = nn.Linear(4, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.grey(x) if x.shape[1] == 1 else self.colour(x)
+        x = self.gray(x) if x.shape[1] == 1 else self.color(x)
         return self.fc(F.relu(x).amax((2, 3)))
 
 
@@ -430,7 +430,7 @@ def test_network_that_branches_on_the_number_of_channels() -> None:
     for channels in (1, 3):
         x = image(channels, 6, 6)
         explainer = graphprop.compile(model, x)
-        assert next(i.label for i in explainer.layers) == ("grey" if channels == 1 else "colour")
+        assert next(i.label for i in explainer.layers) == ("gray" if channels == 1 else "color")
         torch.testing.assert_close(explainer(x)[0], model(x).detach())
 
 
@@ -517,9 +517,9 @@ def test_every_pass_leaves_the_logits_alone(name: str, watched: list[tuple[str, 
         watched.clear()
         with mock.patch("graphprop.explainer.capture", return_value=program):
             lowered = graphprop.compile(model, x, method).lowered
-        legal = [(f"legalise for {t}", legalise(lowered, t)[0]) for t in ("torch", "onnx")]
+        legal = [(f"legalize for {t}", legalize(lowered, t)[0]) for t in ("torch", "onnx")]
         stages = {stage for stage, _ in watched}
-        assert {"canonicalise", "fold_batchnorm", "tag_roles", "lower", "simplify"} <= stages
+        assert {"canonicalize", "fold_batchnorm", "tag_roles", "lower", "simplify"} <= stages
         reference = None
         for stage, network in watched + legal:
             verify(network)

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import Function, randomised
+from cases import Function, randomized
 from torch import nn
 
 import graphprop
@@ -19,7 +19,7 @@ from graphprop.errors import MethodError
 from graphprop.explainer import CompiledExplainer
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interpret import interpret
-from graphprop.lowering.legalize import legalise
+from graphprop.lowering.legalize import legalize
 from graphprop.lowering.lower import in_flow
 from graphprop.ops import BatchNorm, GroupNorm, LayerNorm, Operator, RmsNorm
 from graphprop.ops.norm import SampleNorm
@@ -32,7 +32,7 @@ EPSILON = 0.01
 # The rule
 
 
-def stabilised(z: torch.Tensor) -> torch.Tensor:
+def stabilized(z: torch.Tensor) -> torch.Tensor:
     return z + torch.where(z >= 0, EPSILON, -EPSILON)
 
 
@@ -84,7 +84,7 @@ def test_affine_rule_is_its_closed_form(
     layer = Layer(operator, operands=(x, *constants[:parameters]))
     torch.testing.assert_close(operator.run(x, *layer.constants), y)
     found = affine(layer, x, r, epsilon=EPSILON)
-    torch.testing.assert_close(found, x * slope * r / stabilised(y))
+    torch.testing.assert_close(found, x * slope * r / stabilized(y))
 
 
 def test_affine_rule_of_batch_norm() -> None:
@@ -92,7 +92,7 @@ def test_affine_rule_of_batch_norm() -> None:
     scale, shift = torch.randn(2, 6, dtype=torch.float64)
     found = affine(Layer(BatchNorm(), operands=(x, scale, shift)), x, r, epsilon=EPSILON)
     scale, shift = scale[:, None], shift[:, None]
-    torch.testing.assert_close(found, x * scale * r / stabilised(scale * x + shift))
+    torch.testing.assert_close(found, x * scale * r / stabilized(scale * x + shift))
 
 
 # Networks
@@ -160,16 +160,16 @@ def network(norm: nn.Module, rank: int = 2) -> nn.Module:
 
 
 NORMS: dict[str, Callable[[], nn.Module]] = {
-    "layer": lambda: randomised(nn.LayerNorm((6, 6, 6))),
+    "layer": lambda: randomized(nn.LayerNorm((6, 6, 6))),
     "layer, plain": lambda: nn.LayerNorm((6, 6, 6), elementwise_affine=False),
-    "layer, last axis": lambda: randomised(nn.LayerNorm(6, bias=False)),
-    "layer, channels last": lambda: randomised(ChannelsLast(nn.LayerNorm(6, 1e-3))),
-    "group": lambda: randomised(nn.GroupNorm(3, 6)),
+    "layer, last axis": lambda: randomized(nn.LayerNorm(6, bias=False)),
+    "layer, channels last": lambda: randomized(ChannelsLast(nn.LayerNorm(6, 1e-3))),
+    "group": lambda: randomized(nn.GroupNorm(3, 6)),
     "group, plain": lambda: nn.GroupNorm(2, 6, affine=False),
     "instance": lambda: nn.InstanceNorm2d(6),
-    "instance, affine": lambda: randomised(nn.InstanceNorm2d(6, affine=True)),
+    "instance, affine": lambda: randomized(nn.InstanceNorm2d(6, affine=True)),
     "instance, kept": lambda: tracked(nn.InstanceNorm2d(6, track_running_stats=True)),
-    "rms": lambda: randomised(ChannelsLast(nn.RMSNorm(6, 1e-3))),
+    "rms": lambda: randomized(ChannelsLast(nn.RMSNorm(6, 1e-3))),
     "rms, plain": lambda: nn.RMSNorm((6, 6, 6), 1e-3, elementwise_affine=False),
     "local response": lambda: nn.LocalResponseNorm(3, 0.5, 0.75, 1.5),
     "batch": lambda: tracked(nn.BatchNorm2d(6)),
@@ -201,7 +201,7 @@ def relevance_of(layer: nn.Module, x: torch.Tensor, r: torch.Tensor) -> torch.Te
         denominator = y
     else:
         y = affine_map(layer, x)
-        denominator = stabilised(y)
+        denominator = stabilized(y)
     (y * (r / denominator).detach()).sum().backward()
     assert x.grad is not None
     return x * x.grad
@@ -238,7 +238,7 @@ def affine_map(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def in_onnx(explainer: CompiledExplainer, **inputs: torch.Tensor) -> list[torch.Tensor]:
-    legal, _ = legalise(explainer.lowered, "onnx")
+    legal, _ = legalize(explainer.lowered, "onnx")
     proto = onnx_ir.to_proto(to_onnx(legal))
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
@@ -290,14 +290,14 @@ def test_network_of_other_rank(norm: str, rank: int) -> None:
         "InstanceNorm": lambda: getattr(nn, f"InstanceNorm{rank}d")(6, affine=True),
         "LocalResponseNorm": lambda: nn.LocalResponseNorm(4, 0.5),
     }[norm]()
-    check(network(randomised(layer), rank), torch.randn(2, 3, *size))
+    check(network(randomized(layer), rank), torch.randn(2, 3, *size))
 
 
 def test_torchvision_layer_norm() -> None:
     convnext = pytest.importorskip("torchvision.models.convnext")
     torch.manual_seed(0)
     block = convnext.CNBlock(6, layer_scale=0.5, stochastic_depth_prob=0.1)
-    model = network(nn.Sequential(randomised(convnext.LayerNorm2d(6)), block))
+    model = network(nn.Sequential(randomized(convnext.LayerNorm2d(6)), block))
     x = torch.randn(2, 3, 6, 6)
     explainer = graphprop.compile(model, x, "epsilon_plus")
     torch.testing.assert_close(explainer(x)[0], model(x))
@@ -323,7 +323,9 @@ def test_relevance_passes_norms(method: str) -> None:
     kept = explainer.module.recorded
     passed = [n for n in explainer.network.layers if isinstance(n.target, SampleNorm)]
     passed = [n for n in passed if facts_of(n).rule is not None and not facts_of(n).above]
-    assert len(passed) == (len(SAMPLE_NORMS) if METHODS[method].goes_on or not options else 0)
+    assert len(passed) == (
+        len(SAMPLE_NORMS) if METHODS[method].continues_to_input or not options else 0
+    )
     for node in passed:
         assert str(facts_of(node).rule) == "pass"
         source = facts_of(node.args[0]).label
@@ -340,7 +342,7 @@ def test_relevance_through_many_norms_conserves() -> None:
         Residual(nn.GroupNorm(3, 6), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1, bias=False))
         for _ in range(6)
     ]
-    model = network(nn.Sequential(*map(randomised, blocks))).double()
+    model = network(nn.Sequential(*map(randomized, blocks))).double()
     x = torch.randn(3, 3, 6, 6, dtype=torch.float64)
     sums = {}
     for norm in ("pass", "affine"):

@@ -64,10 +64,10 @@ from graphprop.ops import (
     helpers,
 )
 from graphprop.ops.onnx_writer import OnnxWriter
-from graphprop.passes.canonicalize import canonicalise
+from graphprop.passes.canonicalize import canonicalize
 
 
-def parametrise(cases: list[Case]) -> pytest.MarkDecorator:
+def parametrize(cases: list[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=str)
 
 
@@ -115,7 +115,7 @@ LINEAR = [
 ]
 
 
-@parametrise(LINEAR)
+@parametrize(LINEAR)
 def test_adjoint(case: Case) -> None:
     """``<op(x), r> = <x, adjoint(r)>``, sample by sample, bias and padding value left out."""
     operator = case.operator
@@ -130,7 +130,7 @@ def test_adjoint(case: Case) -> None:
     assert_equal(per_sample(x, back), per_sample(result, r), 1e-10)
 
 
-@parametrise([case for case in CASES if isinstance(case.operator, Cat)])
+@parametrize([case for case in CASES if isinstance(case.operator, Cat)])
 def test_adjoint_of_each_part_of_a_concatenation(case: Case) -> None:
     operands = case.tensors()
     result = case.operator.run(*operands)
@@ -143,7 +143,7 @@ def test_adjoint_of_each_part_of_a_concatenation(case: Case) -> None:
     assert_equal(back, per_sample(result, r), 1e-10)
 
 
-@parametrise([case for case in CASES if isinstance(case.operator, Resampling | Sum)])
+@parametrize([case for case in CASES if isinstance(case.operator, Resampling | Sum)])
 def test_even_spread_conserves_the_sum(case: Case) -> None:
     operator = case.operator
     assert isinstance(operator, Resampling | Sum)
@@ -181,7 +181,7 @@ def differentiable(case: Case) -> bool:
 GRADIENTS = [case for case in CASES if differentiable(case)]
 
 
-@parametrise(GRADIENTS)
+@parametrize(GRADIENTS)
 def test_gradient(case: Case) -> None:
     """The vector-Jacobian product is autograd's, for every operand that has a batch.
 
@@ -266,7 +266,7 @@ def drawn_from(interval: Interval, like: torch.Tensor) -> torch.Tensor:
     return values.reshape(like.shape) + 0.0  # no negative zero
 
 
-@parametrise(CASES)
+@parametrize(CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_interval(case: Case, dtype: torch.dtype) -> None:
     """The result lies in the interval that is inferred, whatever those of the operands are."""
@@ -394,7 +394,7 @@ def test_layout_where_values_meet() -> None:
 # Source
 
 
-@parametrise([case for case in CASES if overrides(case.operator, "source")])
+@parametrize([case for case in CASES if overrides(case.operator, "source")])
 def test_source(case: Case) -> None:
     """The printed torch source computes what `run` does."""
     operands = case.tensors()
@@ -410,7 +410,7 @@ def test_source(case: Case) -> None:
         assert_equal(one, other, 1e-6 if isinstance(case.operator, Upsample) else 1e-12)
 
 
-@parametrise([case for case in CASES if "torch" in case.operator.levels])
+@parametrize([case for case in CASES if "torch" in case.operator.levels])
 def test_every_operator_of_the_torch_level_prints(case: Case) -> None:
     assert overrides(case.operator, "source") or isinstance(case.operator, Item)
 
@@ -464,7 +464,7 @@ def in_onnx(case: Case) -> bool:
     return "onnx" in operator.levels and not apart
 
 
-@parametrise([case for case in CASES if in_onnx(case)])
+@parametrize([case for case in CASES if in_onnx(case)])
 def test_onnx(case: Case) -> None:
     """ONNX Runtime computes what `run` does, at every batch size."""
     session = session_of(network_of(case))
@@ -475,7 +475,7 @@ def test_onnx(case: Case) -> None:
         assert_equal(found, case.operator.run(*operands), 1e-5)
 
 
-@parametrise([case for case in CASES if isinstance(case.operator, MaxPool | AdaptiveMaxPool)])
+@parametrize([case for case in CASES if isinstance(case.operator, MaxPool | AdaptiveMaxPool)])
 def test_onnx_routes_to_the_winners(case: Case) -> None:
     """A max pool with its indices, and relevance sent back by them."""
     network = Network(level="onnx")
@@ -618,7 +618,7 @@ def test_captured_models_compute_what_the_modules_do(
     program = capture(model, torch.randn(2, *shape))
     targets = {node.target for node in program.graph.nodes}
     assert not [str(captured) for captured in family if captured.target not in targets]
-    network = canonicalise(program)
+    network = canonicalize(program)
     verify(network)
     for batch in (2, 3):
         x = torch.randn(batch, *shape)
@@ -684,4 +684,4 @@ def test_every_captured_operator_has_a_model() -> None:
 def test_refused(function: Any, message: str) -> None:
     """What can't be explained is refused in words, never computed otherwise."""
     with pytest.raises(UnsupportedOperator, match=re.escape(message)):
-        canonicalise(capture(Function(function).eval(), torch.randn(2, 4, 6, 8)))
+        canonicalize(capture(Function(function).eval(), torch.randn(2, 4, 6, 8)))

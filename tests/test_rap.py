@@ -27,7 +27,7 @@ from graphprop.emit.onnx import to_onnx
 from graphprop.errors import MethodError
 from graphprop.explainer import CompiledExplainer
 from graphprop.ir.interpret import interpret
-from graphprop.lowering.legalize import legalise
+from graphprop.lowering.legalize import legalize
 from graphprop.ops import Add, Conv, ConvTranspose, Linear, Operator, Subtract, divide_or_zero
 from graphprop.passes.assign_rules import parse_value
 from graphprop.rules import RULES
@@ -625,7 +625,7 @@ def scaled(explainer: CompiledExplainer, which: str, factor: float) -> dict[str,
 
 def session_of(explainer: CompiledExplainer, **tensors: torch.Tensor) -> Any:
     """ONNX Runtime with the explainer, some of its tensors replaced."""
-    legal, _ = legalise(explainer.lowered, "onnx")
+    legal, _ = legalize(explainer.lowered, "onnx")
     legal.tensors.update({k: t for k, t in tensors.items() if k in legal.tensors})
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -443,7 +443,7 @@ def test_compensation_terms_have_names() -> None:
         assert f"# {flow} flow, layers.conv1: conv, rap_bn(kappa=" in explainer.source
 
     nodes = {node.name: node for node in explainer.lowered.graph.nodes}
-    assert {f"layers_bn1_{flow}_centred_compensation" for flow in ("normal", "inversed")} < set(
+    assert {f"layers_bn1_{flow}_centered_compensation" for flow in ("normal", "inversed")} < set(
         nodes
     )
     wanted = {

@@ -25,7 +25,7 @@ from graphprop import Layer
 from graphprop.errors import GraphpropError, MethodError
 from graphprop.frontend.capture import capture
 from graphprop.ir.interpret import interpret
-from graphprop.lowering.legalize import legalise
+from graphprop.lowering.legalize import legalize
 from graphprop.ops import Conv, ConvTranspose, Linear, Operator, divide_or_zero
 from graphprop.passes.pipeline import resolve_parameters
 from graphprop.rules import RULES, find_rule
@@ -379,7 +379,7 @@ def test_rules_are_their_formulas(
         assert_equal(found, expected, f"compiled {setting}")
         # what becomes ONNX is the same in other operators; it takes an index as target
         index = torch.arange(len(x)) % logits.shape[1]
-        legal, _ = legalise(explainer.lowered, "onnx")
+        legal, _ = legalize(explainer.lowered, "onnx")
         (_, found, _), _ = interpret(legal, {"x": x, "target": index})
         assert_equal(found, explainer(x, index)[1], f"compiled for ONNX {setting}")
 
@@ -471,9 +471,9 @@ def test_averages_divide_by_shares(
     x, weight = pooled_inputs(*shape), matrix(pool, shape)
     inside = (weight != 0) / (weight != 0).sum(1, keepdims=True)
     capture_once(monkeypatch, pool, x)
-    stabilised, r = explain_given(pool, x, method="epsilon_plus")
+    stabilized, r = explain_given(pool, x, method="epsilon_plus")
     exact, other = explain_given(pool, x)
-    for sample, handed, relevance in zip(x, r, stabilised, strict=True):
+    for sample, handed, relevance in zip(x, r, stabilized, strict=True):
         cells = sample.flatten().numpy()
         expected = by_shares(cells * weight, handed.numpy(), 0.0, 1e-6)
         assert_equal(relevance.flatten(), torch.from_numpy(expected.sum(0)))

@@ -14,7 +14,7 @@ import graphprop
 from graphprop.emit.onnx import to_onnx
 from graphprop.errors import InputError
 from graphprop.lowering.interpret_map import interpret_map
-from graphprop.lowering.legalize import legalise
+from graphprop.lowering.legalize import legalize
 
 CLASSES = 4
 
@@ -71,7 +71,7 @@ def explainer_of(kind, method="epsilon_plus", **options):
 
 @lru_cache
 def session_of(explainer):
-    network, _ = legalise(explainer.lowered, "onnx")
+    network, _ = legalize(explainer.lowered, "onnx")
     model = onnx_ir.to_proto(to_onnx(network, explainer.recorded_nodes(network)))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -322,7 +322,7 @@ def test_what_torch_traces_is_refused_where_it_can_be():
     same(traced(x, target), module(x, target))
 
 
-@pytest.mark.parametrize("name", ["stabilise", "start", "check_input", "target_of", "derive", "F"])
+@pytest.mark.parametrize("name", ["stabilize", "start", "check_input", "target_of", "derive", "F"])
 def test_a_layer_called_like_a_function_of_the_source(name):
     class Named(nn.Module):
         def __init__(self):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import storable
+from graphprop.artifact.write import contiguous
 from graphprop.emit.execute import run_source
 
 
@@ -186,7 +186,7 @@ def test_weights_of_another_network_are_refused(directory, tmp_path, name):
     change, text = WRONG[name]
     weights = load_file(directory / "weights.safetensors")
     change(weights)
-    save_file(storable(weights), tmp_path / "weights.safetensors")
+    save_file(contiguous(weights), tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match=text) as caught:
         load_function(directory)(tmp_path)
     assert "\n" not in str(caught.value)

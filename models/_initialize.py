@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-def initialised(make: Callable[[], nn.Module], seed: int = 0, fan: str = "fan_out") -> nn.Module:
+def initialized(make: Callable[[], nn.Module], seed: int = 0, fan: str = "fan_out") -> nn.Module:
     """Build a network in evaluation mode, with weights after Kaiming et al. (2015).
 
     The layers are made without memory and filled afterwards, so that no weight is drawn twice.

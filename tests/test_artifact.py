@@ -16,7 +16,7 @@ from torch import nn
 
 import graphprop
 from graphprop.artifact import atomic, write
-from graphprop.artifact.write import as_json, plain, read_manifest, save, storable
+from graphprop.artifact.write import as_json, contiguous, plain, read_manifest, save
 from graphprop.checking import backends, runner
 from graphprop.errors import EquivalenceError, OutputError
 
@@ -110,7 +110,7 @@ def test_manifest(tmp_path):
     assert head["rule"].startswith("epsilon(epsilon=0.25")
     assert conv["rule"].startswith("w_square")
     assert (conv["operator"], conv["kind"], conv["shape"]) == ("conv", "Conv2d", [3, 4, 4])
-    assert conv["line"].startswith("test_artefact.py:")
+    assert conv["line"].startswith("test_artifact.py:")
     assert (conv["value"], conv["relevance"], conv["signal"]) == ("conv", "r_relu", [None])
     assert head["value"] == "head"
     assert manifest["onnx_names"] == {"head": "logits"}
@@ -141,7 +141,7 @@ PROGRAM = """
 import sys
 import torch
 sys.path[:0] = {folders!r}
-from test_artefact import explainer_of, Net
+from test_artifact import explainer_of, Net
 from graphprop.artifact.write import save
 torch.set_num_threads(int(sys.argv[2]))
 {before}
@@ -520,7 +520,7 @@ def test_parameters_become_plain():
 
 def test_shared_weights_are_written_once_each():
     whole = torch.arange(6.0).reshape(2, 3)
-    tensors = storable({"b": whole, "a": whole.detach(), "t": whole.T, "row": whole[1]})
+    tensors = contiguous({"b": whole, "a": whole.detach(), "t": whole.T, "row": whole[1]})
     places = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
     assert len(places) == 4
     assert all(tensor.is_contiguous() for tensor in tensors.values())
