@@ -28,6 +28,7 @@ from graphprop.ops.elementwise import (
     ones_like,
 )
 from graphprop.ops.shape import Reshape, Sum, axis_of, filled
+from graphprop.ops.traits import Trait
 
 aten = torch.ops.aten
 
@@ -37,6 +38,7 @@ class Activation(Operator):
     """What all elementwise non-linearities share."""
 
     relevance: ClassVar[str | None] = "pass"
+    traits: ClassVar[Trait] = Trait.ENTRYWISE
 
     def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
         return (r * self.slope_at(*operands),)
@@ -75,6 +77,13 @@ class Clamp(Activation):
 
     low: float | None = None
     high: float | None = None
+    traits: ClassVar[Trait] = Trait.ENTRYWISE | Trait.ORDER_PRESERVING
+
+    def has(self, trait: Trait) -> bool:
+        if trait is Trait.POOLED_ARITHMETIC:
+            # it keeps a generalized pooling away from zero, where the root has no slope
+            return self.high is None and self.low is not None and self.low > 0
+        return super().has(trait)
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(self.low, self.high)
@@ -230,6 +239,12 @@ class Power(Activation):
     """
 
     exponent: float
+    traits: ClassVar[Trait] = Trait.ENTRYWISE | Trait.POOLED_ARITHMETIC
+
+    def has(self, trait: Trait) -> bool:
+        if trait is Trait.NEGATIVE_POWER:
+            return self.exponent < 0
+        return super().has(trait)
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.pow(self.exponent)
@@ -462,6 +477,7 @@ class Softmax(Operator):
 
     axis: int
     relevance: ClassVar[str | None] = "pass"
+    squashes: ClassVar[str] = "softmax"
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.softmax(x, self.axis)
@@ -483,6 +499,8 @@ class Softmax(Operator):
 @dataclass(frozen=True)
 class LogSoftmax(Softmax):
     """The logarithm of `Softmax`; no gate."""
+
+    squashes: ClassVar[str] = "log-softmax"
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.log_softmax(x, self.axis)

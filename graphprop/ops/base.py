@@ -24,21 +24,56 @@ and a case in ``tests/cases.py``: the laws are then tested for it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import torch
 
 from graphprop.ir.operation import Operation, Shape
 from graphprop.ops import helpers
 from graphprop.ops.onnx_writer import OnnxWriter
+from graphprop.ops.traits import Signal, Trait
+
+
+@dataclass(frozen=True)
+class Window:
+    """The windows of a convolution, per spatial axis: how many places they span, and the padding.
+
+    Attributes
+    ----------
+    spans
+        From the first to the last place of a window, dilation included.
+    padding
+        Zeros around the map.
+    """
+
+    spans: tuple[int, ...]
+    padding: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Operator(Operation):
     """One operator: what a graph needs to know of it, its adjoint, and how it is printed."""
 
+    traits: ClassVar[Trait] = Trait.NONE
+    """What passes may take the operator for, see `Trait`."""
+
+    signal: ClassVar[Signal | tuple[int, ...]] = Signal.FIRST
+    """The operands that relevance flows to, where they depend on the input.
+
+    A tuple names them by index; every other operand is a gate or a parameter, and gets none."""
+
     inline: ClassVar[bool] = False
     """Whether the generated source may nest it in the expression that uses it."""
+
+    infix: ClassVar[bool] = False
+    """Whether its source needs parentheses where it is nested in another expression."""
+
+    squashes: ClassVar[str] = ""
+    """What users call it, if it turns logits into probabilities or their logarithms.
+
+    It is removed at the end of a network: relevance explains the logits."""
 
     helpers: ClassVar[tuple[str | Callable[..., Any], ...]] = ()
     """The functions that its source calls: names of `graphprop.ops.helpers`, or functions.
@@ -57,6 +92,47 @@ class Operator(Operation):
         if cls is Operator:
             return {name for name, value in vars(helpers).items() if inspect.isfunction(value)}
         return set(map(name_of, cls.helpers)) if isinstance(cls.helpers, tuple) else set()
+
+    def has(self, trait: Trait) -> bool:
+        """Whether it has a trait; overridden where that depends on the operator's fields."""
+        return trait in self.traits
+
+    @property
+    def channels_last_in_memory(self) -> bool:
+        """Whether torch runs it faster on tensors with the channels last in memory."""
+        return False
+
+    def rule_for(self, parameters: Mapping[str, Any]) -> str | None:
+        """Name the rule of its own, by a method's parameters: `relevance`, or another one."""
+        return self.relevance
+
+    def window(self, *shapes: Shape) -> Window | None:
+        """How far a result reaches over the places of the first operand; None: over no windows."""
+        return None
+
+    def with_results_scaled(
+        self, weight: torch.Tensor, scale: torch.Tensor
+    ) -> torch.Tensor | None:
+        """The weight by which each channel of the result is scaled; None where there is none.
+
+        That is how a batch norm is merged into the layer before it.
+        """
+        return None
+
+    def with_operand_scaled(
+        self, shape: Shape, weight: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | str | None:
+        """Take over ``scale * x + shift`` per channel of the first operand, of this shape.
+
+        That is how a batch norm is merged into the layer behind it.
+
+        Returns
+        -------
+        tuple of Tensor, str or None
+            The new weight, and what is added to the bias; or why that can't be; or None for an
+            operator that is no linear layer.
+        """
+        return None
 
     def adjoint(self, *shapes: Shape) -> Operator:
         """Transpose the linear map from the first operand to the result.

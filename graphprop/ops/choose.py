@@ -20,11 +20,11 @@ from graphprop.errors import UnsupportedOperator
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interval import UNIT, Interval
 from graphprop.ir.operation import Shape
-from graphprop.ops.activation import Activation
 from graphprop.ops.base import Operator, from_aten
-from graphprop.ops.elementwise import Elementwise, KeepWhere, Subtract, keep_where
+from graphprop.ops.elementwise import KeepWhere, Subtract, keep_where
 from graphprop.ops.merge import _add, _mul, _sub, aligned
-from graphprop.ops.shape import Expand, one_sample
+from graphprop.ops.shape import one_sample
+from graphprop.ops.traits import Signal, Trait
 
 aten = torch.ops.aten
 
@@ -34,6 +34,8 @@ class Extremum(Operator):
     """What the larger and the smaller of two values share; the first wins where they are equal."""
 
     relevance: ClassVar[str | None] = "winner"
+    signal: ClassVar[Signal | tuple[int, ...]] = Signal.ALL
+    traits: ClassVar[Trait] = Trait.ENTRYWISE
     wins: ClassVar[str]
     """How ``x - y`` compares with zero where x wins."""
     loses: ClassVar[str]
@@ -92,6 +94,7 @@ class Mask(Operator):
     comparison: str
     levels: ClassVar[frozenset[str]] = frozenset({"canonical", "lowered", "torch", "onnx"})
     piecewise_constant: ClassVar[bool] = True
+    traits: ClassVar[Trait] = Trait.ENTRYWISE
 
     NAMES: ClassVar[dict[str, str]] = {
         "==": "eq",
@@ -127,6 +130,8 @@ class Where(Operator):
     activation: bool = False
     """Whether it is a non-linearity of the value that the mask is computed from."""
     operands: ClassVar[tuple[str, ...]] = ("mask", "x", "y")
+    signal: ClassVar[Signal | tuple[int, ...]] = Signal.ALL
+    traits: ClassVar[Trait] = Trait.ENTRYWISE
 
     @property
     def relevance(self) -> str | None:  # type: ignore[override]
@@ -167,9 +172,7 @@ def roots(node: fx.Node) -> set[fx.Node]:
     while waiting:
         current = waiting.pop()
         operands = [a for a in current.all_input_nodes if facts_of(a).batched]
-        entrywise = isinstance(
-            current.target, Elementwise | Activation | Mask | Where | Extremum | Expand
-        )
+        entrywise = current.op == "call_function" and current.target.has(Trait.ENTRYWISE)
         if entrywise and operands:
             waiting += [a for a in operands if a not in seen]
             seen.update(operands)

@@ -19,6 +19,7 @@ from graphprop.ir.operation import Shape
 from graphprop.ir.writer import ARITHMETIC
 from graphprop.ops import helpers
 from graphprop.ops.base import Operator
+from graphprop.ops.traits import Signal, Trait
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Elementwise(Operator):
     """An operator that acts on each entry, broadcasting like torch."""
 
     inline: ClassVar[bool] = True
+    traits: ClassVar[Trait] = Trait.ENTRYWISE
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,15 @@ class Add(Elementwise):
     """``x + y (+ ...)``: a residual add, or relevance that meets at a fan-out."""
 
     relevance: ClassVar[str | None] = "share"
+    signal: ClassVar[Signal | tuple[int, ...]] = Signal.ALL
+    infix: ClassVar[bool] = True
+    traits: ClassVar[Trait] = (
+        Trait.ENTRYWISE
+        | Trait.SUM
+        | Trait.ASSOCIATIVE
+        | Trait.ORDER_PRESERVING
+        | Trait.POOLED_ARITHMETIC
+    )
 
     def run(self, *operands: Any) -> Any:
         return reduce(add, operands)
@@ -55,6 +66,9 @@ class Subtract(Elementwise):
     """``x - y``."""
 
     relevance: ClassVar[str | None] = "share"
+    signal: ClassVar[Signal | tuple[int, ...]] = Signal.ALL
+    infix: ClassVar[bool] = True
+    traits: ClassVar[Trait] = Trait.ENTRYWISE | Trait.SUM | Trait.POOLED_ARITHMETIC
 
     def run(self, x: Any, y: Any) -> Any:
         return x - y
@@ -77,6 +91,9 @@ class Multiply(Elementwise):
     """``x * y``: a gate, a scale, or the step from a gradient to relevance."""
 
     relevance: ClassVar[str | None] = "signal"
+    signal: ClassVar[Signal | tuple[int, ...]] = Signal.FACTORS
+    infix: ClassVar[bool] = True
+    traits: ClassVar[Trait] = Trait.ENTRYWISE | Trait.PRODUCT | Trait.POOLED_ARITHMETIC
 
     def run(self, x: Any, y: Any) -> Any:
         return x * y
@@ -100,6 +117,9 @@ class Divide(Elementwise):
     """``x / y``, y being known not to be zero."""
 
     relevance: ClassVar[str | None] = "signal"
+    signal: ClassVar[Signal | tuple[int, ...]] = (0,)
+    infix: ClassVar[bool] = True
+    traits: ClassVar[Trait] = Trait.ENTRYWISE | Trait.QUOTIENT | Trait.POOLED_ARITHMETIC
 
     def run(self, x: Any, y: Any) -> Any:
         return x / y
@@ -124,6 +144,7 @@ class Negate(Elementwise):
     """``-x``."""
 
     relevance: ClassVar[str | None] = "pass"
+    infix: ClassVar[bool] = True
 
     def run(self, x: Any) -> Any:
         return -x

@@ -10,7 +10,7 @@ statistics.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ from graphprop.ops.elementwise import Subtract
 from graphprop.ops.merge import aligned
 from graphprop.ops.resample import _mean
 from graphprop.ops.shape import Expand, Reshape, Sum, _squeeze, axes_of
+from graphprop.ops.traits import Trait
 
 aten = torch.ops.aten
 
@@ -38,10 +39,15 @@ class BatchNorm(Operator):
 
     relevance: ClassVar[str | None] = "pass"
     operands: ClassVar[tuple[str, ...]] = ("x", "scale", "shift")
+    traits: ClassVar[Trait] = Trait.NORM
     helpers: ClassVar[tuple[str, ...]] = ("batch_norm",)
 
     def run(self, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         return helpers.batch_norm(x, scale, shift)
+
+    def rule_for(self, parameters: Mapping[str, Any]) -> str | None:
+        strategy = str(parameters.get("batch_norm"))
+        return strategy if strategy in ("affine", "compensate") else self.relevance
 
     def coefficient(self, x: Any, scale: Any, shift: Any) -> Any:
         """The slope of the affine map, shaped to multiply x."""
@@ -65,6 +71,10 @@ class SampleNorm(Operator):
 
     relevance: ClassVar[str | None] = "pass"
     operands: ClassVar[tuple[str, ...]] = ("x", "weight", "bias")
+    traits: ClassVar[Trait] = Trait.NORM
+
+    def rule_for(self, parameters: Mapping[str, Any]) -> str | None:
+        return "affine" if parameters.get("norm") == "affine" else self.relevance
 
     def coefficient(self, x: Any, *parameters: Any) -> Any:
         """The slope ``weight / s`` of the map that is affine in x, shaped to multiply x."""

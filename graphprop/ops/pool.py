@@ -19,6 +19,7 @@ from graphprop.ops.activation import Simple
 from graphprop.ops.base import Operator, from_aten, per_axis, source_call
 from graphprop.ops.resample import AdaptiveAvgPool, AvgPool
 from graphprop.ops.shape import Reshape, _permute, _squeeze, axes_of
+from graphprop.ops.traits import Trait
 from graphprop.ops.windows import Pooling, divides, full_size, overhang
 
 aten = torch.ops.aten
@@ -256,6 +257,7 @@ class LogSumExp(Operator):
 
     axes: tuple[int, ...]
     relevance: ClassVar[str | None] = "winner"
+    traits: ClassVar[Trait] = Trait.REDUCTION
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.logsumexp(x, self.axes, keepdim=True)

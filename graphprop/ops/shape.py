@@ -33,6 +33,7 @@ from graphprop.ir.writer import Value
 from graphprop.ops import helpers
 from graphprop.ops.base import Operator, from_aten
 from graphprop.ops.elementwise import Multiply
+from graphprop.ops.traits import Signal, Trait
 
 aten = torch.ops.aten
 
@@ -42,6 +43,7 @@ class Rearrangement(Operator):
     """What all rearrangements share."""
 
     relevance: ClassVar[str | None] = "rearrange"
+    traits: ClassVar[Trait] = Trait.REARRANGEMENT
 
     def interval(self, *operands: Interval) -> Interval:
         return operands[0]
@@ -53,6 +55,7 @@ class Reshape(Rearrangement):
 
     shape: Shape
     inline: ClassVar[bool] = True
+    traits: ClassVar[Trait] = Trait.REARRANGEMENT | Trait.ALIGNMENT
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.reshape(self.shape)
@@ -227,6 +230,8 @@ class Cat(Rearrangement):
     """Values one after another along an axis."""
 
     axis: int
+    signal: ClassVar[Signal | tuple[int, ...]] = Signal.ALL
+    traits: ClassVar[Trait] = Trait.REARRANGEMENT | Trait.CONCATENATION
 
     def run(self, *operands: torch.Tensor) -> torch.Tensor:
         return torch.cat(operands, self.axis)
@@ -282,6 +287,7 @@ class Expand(Rearrangement):
 
     shape: Shape
     inline: ClassVar[bool] = True
+    traits: ClassVar[Trait] = Trait.REARRANGEMENT | Trait.ALIGNMENT | Trait.ENTRYWISE
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.expand(self.shape)
@@ -319,6 +325,7 @@ class Sum(Operator):
 
     axes: tuple[int, ...]
     relevance: ClassVar[str | None] = "proportional"
+    traits: ClassVar[Trait] = Trait.REDUCTION | Trait.AXIS_SUM
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.sum(self.axes, keepdim=True)
@@ -347,6 +354,8 @@ class Sum(Operator):
 @dataclass(frozen=True)
 class Mean(Sum):
     """The mean along axes, which stay with length 1."""
+
+    traits: ClassVar[Trait] = Trait.REDUCTION
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean(self.axes, keepdim=True)

@@ -12,6 +12,7 @@ from graphprop.ir.interval import Interval
 from graphprop.ir.layout import Layout, guessed, resized_to
 from graphprop.ir.operation import Shape
 from graphprop.ops.base import Operator, per_axis
+from graphprop.ops.traits import Trait
 
 aten = torch.ops.aten
 
@@ -21,6 +22,7 @@ class Pooling(Operator):
     """What all poolings share."""
 
     relevance: ClassVar[str | None] = "proportional"
+    traits: ClassVar[Trait] = Trait.POOLING
 
     def interval(self, *operands: Interval) -> Interval:
         return operands[0]
