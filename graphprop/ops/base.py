@@ -110,9 +110,7 @@ class Operator(Operation):
         """How far a result reaches over the places of the first operand; None: over no windows."""
         return None
 
-    def with_results_scaled(
-        self, weight: torch.Tensor, scale: torch.Tensor
-    ) -> torch.Tensor | None:
+    def with_results_scaled(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor | None:
         """The weight by which each channel of the result is scaled; None where there is none.
 
         That is how a batch norm is merged into the layer before it.

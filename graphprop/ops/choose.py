@@ -21,9 +21,10 @@ from graphprop.ir.facts import facts_of
 from graphprop.ir.interval import UNIT, Interval
 from graphprop.ir.operation import Shape
 from graphprop.ops.base import Operator, from_aten
-from graphprop.ops.elementwise import KeepWhere, Subtract, keep_where
+from graphprop.ops.constants import one_sample
+from graphprop.ops.elementwise import Subtract
+from graphprop.ops.guarded import KeepWhere, keep_where
 from graphprop.ops.merge import _add, _mul, _sub, aligned
-from graphprop.ops.shape import one_sample
 from graphprop.ops.traits import Signal, Trait
 
 aten = torch.ops.aten

@@ -13,11 +13,14 @@ from typing import Any
 import torch
 
 from graphprop.errors import UnsupportedOperator
-from graphprop.ops.activation import SIGMOID
 from graphprop.ops.base import from_aten
+from graphprop.ops.constants import one_sample
 from graphprop.ops.linear import Conv, Linear
 from graphprop.ops.merge import _add, _div, _mul, _sub
-from graphprop.ops.shape import Slice, Sum, _permute, _squeeze, axis_of, one_sample, reshaped
+from graphprop.ops.shape import _permute, _squeeze, axis_of, reshaped
+from graphprop.ops.simple import SIGMOID
+from graphprop.ops.slices import Slice
+from graphprop.ops.sums import Sum
 
 aten = torch.ops.aten
 

@@ -1,4 +1,4 @@
-"""Arithmetic, clamps and guarded divisions: what relevance rules are written with.
+"""Arithmetic and clamps, entry by entry, broadcasting like torch.
 
 Operands may be Python numbers as well as tensors.
 """
@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from graphprop.ir.interval import ONE, ZERO, Interval
+from graphprop.ir.interval import Interval
 from graphprop.ir.operation import Shape
 from graphprop.ir.writer import ARITHMETIC
-from graphprop.ops import helpers
 from graphprop.ops.base import Operator
 from graphprop.ops.traits import Signal, Trait
 
@@ -219,182 +218,13 @@ class Absolute(Elementwise):
         return graph.node("Abs", *operands)
 
 
-@dataclass(frozen=True)
-class Stabilize(Elementwise):
-    """``stab(z) = z + epsilon * s(z)`` with s(z) = +1 where z >= 0, zero included, else -1.
-
-    In methods.md's section 0: the denominator that can't vanish.
-    """
-
-    epsilon: float
-    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
-    helpers: ClassVar[tuple[str, ...]] = ("stabilize",)
-
-    def run(self, z: torch.Tensor) -> torch.Tensor:
-        return helpers.stabilize(z, self.epsilon)
-
-    def interval(self, *operands: Interval) -> Interval:
-        z, step = operands[0], Interval.of(self.epsilon)
-        if z.low >= 0:
-            return z + step
-        below = z.clipped(high=0.0) - step
-        return below if z.high < 0 else below | z.clipped(low=0.0) + step
-
-    def source(self, *operands: str) -> str:
-        return f"stabilize({operands[0]}, {self.epsilon!r})"
-
-    def onnx(self, graph: Any, *operands: Any) -> Any:
-        z = operands[0]
-        epsilon, zero = graph.number(self.epsilon, like=z), graph.number(0.0, like=z)
-        below = graph.number(-self.epsilon, like=z)
-        signed = graph.node("Where", graph.node("GreaterOrEqual", z, zero), epsilon, below)
-        return graph.node("Add", z, signed)
-
-
-@dataclass(frozen=True)
-class DivideOrZero(Elementwise):
-    """``a (/) c``: a / c where c is not 0, and exactly 0 where it is.
-
-    A c so small that 1 / c or a / c is infinite counts as 0: the product of infinity with a zero
-    beside it would not be a number.
-    """
-
-    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
-    helpers: ClassVar[tuple[str, ...]] = ("divide_or_zero",)
-
-    def run(self, a: Any, c: torch.Tensor) -> torch.Tensor:
-        return helpers.divide_or_zero(a, c)
-
-    def interval(self, *operands: Interval) -> Interval:
-        a, c = operands
-        return ZERO if c == ZERO else a / c | ZERO
-
-    def source(self, *operands: str) -> str:
-        return f"divide_or_zero({', '.join(operands)})"
-
-    def onnx(self, graph: Any, *operands: Any) -> Any:
-        a, c = operands
-        quotient = graph.node("Div", a, c)
-        small = graph.node("IsInf", graph.node("Reciprocal", c))
-        lost = graph.node("Or", small, graph.node("IsInf", quotient))
-        return graph.node("Where", lost, graph.number(0.0, like=c), quotient)
-
-
-@dataclass(frozen=True)
-class KeepWhere(Elementwise):
-    """``x`` where ``c`` compares with zero as said, 0 elsewhere."""
-
-    comparison: str
-    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
-
-    KNOWN: ClassVar[dict[str, tuple[Any, str]]] = {
-        "==": (torch.eq, "Equal"),
-        "!=": (torch.ne, "Equal"),
-        ">": (torch.gt, "Greater"),
-        ">=": (torch.ge, "GreaterOrEqual"),
-        "<": (torch.lt, "Less"),
-        "<=": (torch.le, "LessOrEqual"),
-    }
-
-    def run(self, c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return torch.where(self.KNOWN[self.comparison][0](c, 0), x, 0.0)
-
-    def interval(self, *operands: Interval) -> Interval:
-        return operands[1] | ZERO
-
-    def source(self, *operands: str) -> str:
-        c, x = operands
-        return f"torch.where({c} {self.comparison} 0, {x}, 0.0)"
-
-    def onnx(self, graph: Any, *operands: Any) -> Any:
-        c, x = operands
-        zero = graph.number(0.0, like=c)
-        condition = graph.node(self.KNOWN[self.comparison][1], c, zero)
-        chosen = (zero, x) if self.comparison == "!=" else (x, zero)
-        return graph.node("Where", condition, *chosen)
-
-
-@dataclass(frozen=True)
-class OnesLike(Operator):
-    """A tensor of ones with the shape of its operand."""
-
-    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
-
-    def run(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(x)
-
-    def interval(self, *operands: Interval) -> Interval:
-        return ONE
-
-    def source(self, *operands: str) -> str:
-        return f"torch.ones_like({operands[0]})"
-
-    def onnx(self, graph: Any, *operands: Any) -> Any:
-        return graph.filled(1.0, graph.node("Shape", operands[0]), like=operands[0])
-
-
-@dataclass(frozen=True)
-class Ones(Operator):
-    """A constant of ones, of a given shape, with the data type of its operand."""
-
-    shape: Shape
-    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
-
-    def run(self, like: torch.Tensor) -> torch.Tensor:
-        return like.new_ones(self.shape)
-
-    def interval(self, *operands: Interval) -> Interval:
-        return ONE
-
-    def source(self, *operands: str) -> str:
-        return f"{operands[0]}.new_ones({self.shape})"
-
-    def onnx(self, graph: Any, *operands: Any) -> Any:
-        return graph.filled(1.0, graph.integers(self.shape), like=operands[0])
-
-
-@dataclass(frozen=True)
-class Numbers(Operator):
-    """A constant of a few given numbers, of the given shape, with its operand's data type."""
-
-    numbers: tuple[float, ...]
-    shape: Shape
-    levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
-
-    def run(self, like: torch.Tensor) -> torch.Tensor:
-        return like.new_tensor(self.numbers).reshape(self.shape)
-
-    def interval(self, *operands: Interval) -> Interval:
-        return Interval.of(*self.numbers)
-
-    def source(self, *operands: str) -> str:
-        shape = ", ".join(map(str, self.shape))
-        return f"{operands[0]}.new_tensor({list(self.numbers)}).reshape({shape})"
-
-    def onnx(self, graph: Any, *operands: Any) -> Any:
-        return graph.numbers(self.numbers, self.shape, like=operands[0])
-
-
 positive = Positive()
+
+
 negative = Negative()
+
+
 absolute = Absolute()
-divide_or_zero = DivideOrZero()
-ones_like = OnesLike()
-
-
-def stabilize(z: Any, epsilon: float) -> Any:
-    """``stab(z)``: see :class:`Stabilize`."""
-    return Stabilize(float(epsilon))(z)
-
-
-def keep_where(c: Any, comparison: str, x: Any) -> Any:
-    """``x`` where ``c`` compares with zero as said (``">"``, ``"=="`` ...), 0 elsewhere."""
-    return KeepWhere(comparison)(c, x)
-
-
-def ones(like: Any, shape: Shape) -> Any:
-    """A constant of ones of ``shape``, with the data type of ``like``."""
-    return Ones(tuple(shape))(like)
 
 
 ARITHMETIC.update(

@@ -18,7 +18,7 @@ from graphprop.ir.layout import CHANNEL, PLACE, Layout, guessed, sizes
 from graphprop.ir.operation import Shape
 from graphprop.ops import helpers
 from graphprop.ops.base import Operator, Window, from_aten, per_axis, source_call
-from graphprop.ops.shape import Pad
+from graphprop.ops.padding import Pad
 from graphprop.ops.traits import Trait
 
 aten = torch.ops.aten
@@ -81,9 +81,7 @@ class Conv(Weighted):
         # on a CPU a third faster, where nothing needs reordering between convolutions
         return len(self.stride) == 2
 
-    def with_results_scaled(
-        self, weight: torch.Tensor, scale: torch.Tensor
-    ) -> torch.Tensor | None:
+    def with_results_scaled(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor | None:
         return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
 
     def with_operand_scaled(
@@ -157,9 +155,7 @@ class ConvTranspose(Weighted):
             )
         return Conv(self.stride, self.padding, self.dilation, self.groups)
 
-    def with_results_scaled(
-        self, weight: torch.Tensor, scale: torch.Tensor
-    ) -> torch.Tensor | None:
+    def with_results_scaled(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor | None:
         # [in, out / groups, ...]: the group of an output channel is that of its input channels
         grouped = weight.reshape(self.groups, -1, *weight.shape[1:])
         factors = scale.reshape(self.groups, 1, -1, *[1] * (weight.dim() - 2))
@@ -209,9 +205,7 @@ class Linear(Weighted):
         )
         return x.resized(axis, shape[axis], PLACE if mixes else CHANNEL)
 
-    def with_results_scaled(
-        self, weight: torch.Tensor, scale: torch.Tensor
-    ) -> torch.Tensor | None:
+    def with_results_scaled(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor | None:
         return weight * scale.reshape(-1, 1)
 
     def with_operand_scaled(

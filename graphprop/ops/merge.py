@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from graphprop.errors import UnsupportedOperator
-from graphprop.ops.activation import reciprocal, sigmoid_written_out
 from graphprop.ops.base import from_aten
+from graphprop.ops.constants import one_sample
 from graphprop.ops.elementwise import Add, Divide, Multiply, Negate, Subtract
-from graphprop.ops.shape import Expand, one_sample
+from graphprop.ops.power import reciprocal
+from graphprop.ops.simple import sigmoid_written_out
+from graphprop.ops.sums import Expand
 
 aten = torch.ops.aten
 

@@ -22,12 +22,11 @@ from graphprop.errors import UnsupportedOperator
 from graphprop.ir.interval import Interval
 from graphprop.ir.operation import Shape
 from graphprop.ops import helpers
-from graphprop.ops.activation import Power, Simple
 from graphprop.ops.base import Operator, from_aten, source_call
-from graphprop.ops.elementwise import Subtract
-from graphprop.ops.merge import aligned
-from graphprop.ops.resample import _mean
-from graphprop.ops.shape import Expand, Reshape, Sum, _squeeze, axes_of
+from graphprop.ops.power import Power
+from graphprop.ops.shape import Reshape
+from graphprop.ops.simple import Simple
+from graphprop.ops.sums import Expand, Sum
 from graphprop.ops.traits import Trait
 
 aten = torch.ops.aten
@@ -338,55 +337,3 @@ def _batch_norm_of_the_batch(*_: Any) -> Any:
         "a batch norm by the statistics of the batch mixes samples: give it running statistics "
         "(track_running_stats=True, training=False)"
     )
-
-
-# Statistics: they mostly end in a denominator, which is a gate.
-
-
-@from_aten(aten.var.dim, aten.var.correction)
-def _variance(
-    x: Any,
-    axes: Sequence[int] | None = None,
-    unbiased: bool = True,
-    keepdim: bool = False,
-    *,
-    correction: float | None = None,
-) -> Any:
-    chosen = axes_of(axes, x)
-    count = prod(x.shape[axis] for axis in chosen)
-    less = float(unbiased) if correction is None else correction
-    centered = Subtract()(*aligned(x, _mean(x, chosen, True)))
-    variance = Sum(chosen)(Power(2.0)(centered)) * (1.0 / (count - less))
-    return variance if keepdim else _squeeze(variance, chosen)
-
-
-@from_aten(aten.var_mean.dim, aten.var_mean.correction)
-def _variance_and_mean(
-    x: Any,
-    axes: Sequence[int] | None = None,
-    unbiased: bool = True,
-    keepdim: bool = False,
-    **options: Any,
-) -> Any:
-    return _variance(x, axes, unbiased, keepdim, **options), _mean(x, axes, keepdim)
-
-
-@from_aten(aten.std.dim, aten.std.correction)
-def _standard_deviation(*arguments: Any, **options: Any) -> Any:
-    return Simple("sqrt")(_variance(*arguments, **options))
-
-
-@from_aten(aten.linalg_vector_norm.default)
-def _vector_norm(
-    x: Any,
-    order: float = 2,
-    axes: Sequence[int] | None = None,
-    keepdim: bool = False,
-    *,
-    dtype: Any = None,
-) -> Any:
-    if order != 2:
-        raise UnsupportedOperator(f"a vector norm of order {order} has no relevance rule; 2 has")
-    chosen = axes_of(axes, x)
-    norm = Simple("sqrt")(Sum(chosen)(Power(2.0)(x)))
-    return norm if keepdim else _squeeze(norm, chosen)

@@ -19,18 +19,11 @@ from graphprop.ir.layout import Layout, guessed, resized_to
 from graphprop.ir.operation import Shape
 from graphprop.ops import helpers
 from graphprop.ops.base import Operator, from_aten, per_axis
+from graphprop.ops.padding import Pad, _pad
 from graphprop.ops.pool import Places, Route
-from graphprop.ops.shape import (
-    Cat,
-    Pad,
-    Permute,
-    Reshape,
-    Slice,
-    Sum,
-    _pad,
-    axis_of,
-    entries,
-)
+from graphprop.ops.shape import Permute, Reshape, axis_of
+from graphprop.ops.slices import Cat, Slice, entries
+from graphprop.ops.sums import Sum
 
 aten = torch.ops.aten
 

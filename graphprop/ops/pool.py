@@ -15,10 +15,10 @@ from graphprop.ir.interval import NON_NEGATIVE, Interval
 from graphprop.ir.layout import Layout, guessed, resized_to
 from graphprop.ir.operation import Shape
 from graphprop.ops import helpers
-from graphprop.ops.activation import Simple
+from graphprop.ops.average import AdaptiveAvgPool, AvgPool
 from graphprop.ops.base import Operator, from_aten, per_axis, source_call
-from graphprop.ops.resample import AdaptiveAvgPool, AvgPool
 from graphprop.ops.shape import Reshape, _permute, _squeeze, axes_of
+from graphprop.ops.simple import Simple
 from graphprop.ops.traits import Trait
 from graphprop.ops.windows import Pooling, divides, full_size, overhang
 

@@ -23,9 +23,9 @@ from graphprop.frontend.capture import is_user_file, named_leaves
 from graphprop.ir.facts import BATCH, facts_of, origin_of, where
 from graphprop.ir.network import Network
 from graphprop.ir.writer import Value, Writer
-from graphprop.ops import ATEN, Add, Clamp, LogSoftmax, Multiply, Simple, Softmax
+from graphprop.ops import ATEN, Trait
 from graphprop.ops.composed import ATTENTION
-from graphprop.ops.shape import LIKE, Rearrangement
+from graphprop.ops.constants import LIKE
 from graphprop.passes.constants import evaluated
 from graphprop.passes.folded import Folded
 from graphprop.passes.folded_layers import is_folded, over_frames
@@ -366,9 +366,6 @@ def depends_on_input(node: fx.Node, program: ExportedProgram) -> bool:
     return False
 
 
-SQUASHING = {"sigmoid": "sigmoid", "logsigmoid": "log-sigmoid"}
-
-
 def without_tail(node: fx.Node, network: Network) -> fx.Node:
     """The node of the logits: a softmax or sigmoid at the end, and what follows it, is removed.
 
@@ -389,9 +386,9 @@ def without_tail(node: fx.Node, network: Network) -> fx.Node:
         chain.insert(0, logits)
         logits = logits.args[0]
     network.tail = tuple((link.target, link.args[1:]) for link in chain)
-    kept = [link for link in chain if isinstance(link.target, Rearrangement)]
+    kept = [link for link in chain if link.target.has(Trait.REARRANGEMENT)]
     rest = [link for link in chain if link not in kept]
-    removed = [kind_of(link) for link in rest if is_squashing(link)]
+    removed = [str(link.target.squashes) for link in rest if is_squashing(link)]
     others = [str(link.target.__name__) for link in rest if not is_squashing(link)]
     also = f", and what follows it ({', '.join(others)}), is" if others else " is"
     network.notes.append(
@@ -410,18 +407,7 @@ def without_tail(node: fx.Node, network: Network) -> fx.Node:
 
 def is_squashing(node: fx.Node) -> bool:
     """Whether a node turns logits into probabilities, or their logarithms."""
-    if node.op != "call_function":
-        return False
-    return isinstance(node.target, Softmax) or (
-        isinstance(node.target, Simple) and node.target.name in SQUASHING
-    )
-
-
-def kind_of(node: fx.Node) -> str:
-    """What the user calls it."""
-    if isinstance(node.target, Softmax):
-        return "log-softmax" if isinstance(node.target, LogSoftmax) else "softmax"
-    return SQUASHING[node.target.name]
+    return node.op == "call_function" and bool(node.target.squashes)
 
 
 def keeps_order(node: fx.Node) -> bool:
@@ -430,8 +416,7 @@ def keeps_order(node: fx.Node) -> bool:
         return False
     if any(isinstance(operand, fx.Node) for operand in node.args[1:]):
         return False
-    target, rest = node.target, node.args[1:]
-    if isinstance(target, Multiply):
-        return bool(rest[0] > 0)
-    increasing = isinstance(target, Simple) and target.name in ("log", "log1p", "sqrt")
-    return increasing or isinstance(target, Add | Clamp | Rearrangement)
+    target = node.target
+    if target.has(Trait.PRODUCT):
+        return bool(node.args[1] > 0)
+    return any(map(target.has, (Trait.ORDER_PRESERVING, Trait.REARRANGEMENT)))

@@ -21,7 +21,9 @@ from graphprop.ir.facts import BATCH
 from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Value
 from graphprop.ops import ATEN
-from graphprop.ops.shape import LIKE, Expand, Permute, one_sample, reshaped
+from graphprop.ops.constants import LIKE, one_sample
+from graphprop.ops.shape import Permute, reshaped
+from graphprop.ops.sums import Expand
 
 aten = torch.ops.aten
 

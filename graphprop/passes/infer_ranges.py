@@ -17,7 +17,7 @@ from graphprop.ir.facts import facts_of, range_of
 from graphprop.ir.interval import UNIT
 from graphprop.ir.network import Network
 from graphprop.ir.writer import infer
-from graphprop.ops import Add, Divide, Expand, Reshape, Sum
+from graphprop.ops import Trait
 
 
 def infer_ranges(network: Network) -> Network:
@@ -31,17 +31,17 @@ def infer_ranges(network: Network) -> Network:
 
 def is_share_of_sum(node: fx.Node) -> bool:
     """Whether a node is ``s / sum s``, or ``s / (sum s + c)`` with c > 0, and s >= 0."""
-    if not isinstance(node.target, Divide):
+    if not node.target.has(Trait.QUOTIENT):
         return False
     part, whole = node.args
     if not isinstance(part, fx.Node) or range_of(part).low < 0:
         return False
     while isinstance(whole, fx.Node) and whole.op == "call_function":
-        if type(whole.target) is Sum:
+        if whole.target.has(Trait.AXIS_SUM):
             return is_same(whole.args[0], part)
-        guarded = isinstance(whole.target, Add) and len(whole.args) == 2
+        guarded = whole.target.has(Trait.ASSOCIATIVE) and len(whole.args) == 2
         guarded = guarded and range_of(whole.args[1]).low >= 0
-        if not (guarded or isinstance(whole.target, Expand | Reshape)):
+        if not (guarded or whole.target.has(Trait.ALIGNMENT)):
             return False
         whole = whole.args[0]
     return False
