@@ -64,6 +64,9 @@ class Operator(Operation):
 
     A tuple names them by index; every other operand is a gate or a parameter, and gets none."""
 
+    channel_axis: ClassVar[int] = 1
+    """For a layer with weights: the axis of its result that holds channels, 1 or -1."""
+
     inline: ClassVar[bool] = False
     """Whether the generated source may nest it in the expression that uses it."""
 
@@ -118,9 +121,9 @@ class Operator(Operation):
         return None
 
     def with_operand_scaled(
-        self, shape: Shape, weight: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+        self, weight: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor] | str | None:
-        """Take over ``scale * x + shift`` per channel of the first operand, of this shape.
+        """Take over ``scale * x + shift`` per channel of the first operand.
 
         That is how a batch norm is merged into the layer behind it.
 

@@ -33,7 +33,6 @@ class Weighted(Operator):
 
     weighted: ClassVar[bool] = True
     operands: ClassVar[tuple[str, ...]] = ("x", "weight", "bias")
-    channel_axis: ClassVar[int] = 1
 
     def lowered(self, *operands: Any) -> Any:
         x, weight, *bias = operands
@@ -85,7 +84,7 @@ class Conv(Weighted):
         return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
 
     def with_operand_scaled(
-        self, shape: Shape, weight: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+        self, weight: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor] | str | None:
         if any(self.padding):
             return "has padding"
@@ -209,10 +208,8 @@ class Linear(Weighted):
         return weight * scale.reshape(-1, 1)
 
     def with_operand_scaled(
-        self, shape: Shape, weight: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+        self, weight: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor] | str | None:
-        if len(shape) != 2:
-            return "has its channels on another axis"
         return weight * scale.reshape(1, -1), weight @ shift
 
     def adjoint(self, *shapes: Shape) -> Operator:

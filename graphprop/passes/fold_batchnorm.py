@@ -78,7 +78,7 @@ def merge(network: Network, writer: Writer, node: fx.Node) -> str:
     obstacle = why_not_forward(node, follower)
     if obstacle is None:
         weight, bias = parameters(network, follower)
-        moved = follower.target.with_operand_scaled(shape_of(node), weight, scale, shift)
+        moved = follower.target.with_operand_scaled(weight, scale, shift)
         if isinstance(moved, tuple):
             weight, added = moved
             set_parameters(
@@ -123,6 +123,8 @@ def why_not_forward(node: fx.Node, follower: fx.Node) -> str | None:
         return NOT_LINEAR
     if follower.args[0] is not node or node in follower.args[1:]:
         return "what follows it uses it as a weight"
+    if follower.target.channel_axis == -1 and len(shape_of(node)) != 2:
+        return f"{facts_of(follower).label} has its channels on another axis"
     return None
 
 
