@@ -27,17 +27,11 @@ from graphprop.frontend.arguments import (
 from graphprop.frontend.capture import Example, capture, check_logits, unwrapped
 from graphprop.ir.facts import facts_of, shape_of, sign_of
 from graphprop.ir.network import Network
-from graphprop.lowering.legalize import legalize
+from graphprop.lowering import legalization_steps, lowering_steps
 from graphprop.lowering.lower import in_flow, input_label
 from graphprop.ops import helpers
 from graphprop.passes.assign_rules import RuleMap
-from graphprop.passes.pipeline import (
-    Pipeline,
-    analysis_steps,
-    lowering_steps,
-    resolve_parameters,
-    silent,
-)
+from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters, silent
 from graphprop.passes.tag_roles import ROLES, primary_role
 from graphprop.rules import Method, find_method
 
@@ -140,8 +134,7 @@ class CompiledExplainer(nn.Module):
         self.class_names = None if class_names is None else list(class_names)
         self.pipeline = pipeline
         self.notes = lowered.notes
-        self.legal, fired = legalize(lowered, "torch")
-        pipeline.fired += fired
+        self.legal = pipeline.run(legalization_steps("torch"), lowered)
         # a set has no order of its own, and what is written shall be the same every time
         unordered = isinstance(record, set | frozenset)
         self.record_patterns = tuple(sorted(record) if unordered else record)
@@ -449,7 +442,7 @@ def compile(
     network = pipeline.run(analysis_steps(chosen, resolved, rules, roles, output), program)
     network.notes[:0] = notes
     check_logits(model, network, example_input)
-    lowered = pipeline.run(lowering_steps(pipeline, chosen, resolved), network)
+    lowered = pipeline.run(lowering_steps(chosen, resolved), network)
     if class_names is not None:
         check_class_names(class_names, shape_of(network.output.args[0])[1])
     return CompiledExplainer(

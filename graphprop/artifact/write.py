@@ -42,7 +42,7 @@ from graphprop.emit.metadata import metadata_of
 from graphprop.errors import EquivalenceError, OutputError
 from graphprop.explainer import CompiledExplainer
 from graphprop.ir.facts import facts_of, shape_of
-from graphprop.lowering.legalize import legalize
+from graphprop.lowering import legalization_steps
 from graphprop.lowering.lower import in_flow
 from graphprop.rules.registry import BoundRule
 
@@ -167,7 +167,7 @@ def write_files(
     # safetensors lets nobody else read what it writes
     shutil.copymode(folder / "explainer.py", weights)
     if onnx:
-        network, _ = legalize(explainer.lowered, "onnx")
+        network = explainer.pipeline.run(legalization_steps("onnx"), explainer.lowered)
         metadata = metadata_of(
             method=explainer.method.name,
             parameters=plain(explainer.settings),

@@ -201,7 +201,7 @@ class GraphArbiter:
     def _named(self, level: str) -> tuple[Network, dict[fx.Node, str]]:
         """The graph that a backend was printed from, and what its values are called there."""
         explainer = self.explainer
-        network = explainer.legal if level == "torch" else legalize(explainer.lowered, level)[0]
+        network = explainer.legal if level == "torch" else legalize(explainer.lowered, level)
         nodes = [n for n in network.layers if facts_of(n).batched and has_shape(n)]
         names = {n: n.name for n in nodes if facts_of(n).value.is_floating_point()}
         output: Any = network.output.args[0]
