@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erf, expm1, inf, pi, sqrt, tanh
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
@@ -14,10 +15,12 @@ from graphprop.ir.interval import (
     Interval,
 )
 from graphprop.ir.operation import Shape
-from graphprop.ops.base import from_aten
+from graphprop.ir.writer import Operand
+from graphprop.ops.base import Array, from_aten
 from graphprop.ops.elementwise import negative
 from graphprop.ops.guarded import keep_where
 from graphprop.ops.ones import ones_like
+from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.shape import Reshape
 from graphprop.ops.simple import ERF, EXP, TANH, Activation
 from graphprop.ops.traits import Trait
@@ -35,16 +38,18 @@ class Relu(Activation):
     def interval(self, *operands: Interval) -> Interval:
         return operands[0].clipped(low=0.0)
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         return (keep_where(operands[0], ">", r),)
 
-    def slope_at(self, x: Any, *parameters: Any) -> Any:
+    def slope_at(self, x: Array, *parameters: Array) -> Array:
         return keep_where(x, ">", ones_like(x))
 
     def source(self, *operands: str) -> str:
         return f"F.relu({operands[0]})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Relu", *operands)
 
 
@@ -69,14 +74,16 @@ class Clamp(Activation):
         low = -inf if self.low is None else self.low
         return operands[0].clipped(low, inf if self.high is None else self.high).widened()
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         x = operands[0]
         for limit, comparison in ((self.low, ">"), (self.high, "<")):
             if limit is not None:
                 r = keep_where(x - limit if limit else x, comparison, r)
         return (r,)
 
-    def slope_at(self, x: Any, *parameters: Any) -> Any:
+    def slope_at(self, x: Array, *parameters: Array) -> Array:
         return self.gradient(ones_like(x), (x,), ())[0]
 
     def source(self, *operands: str) -> str:
@@ -84,7 +91,7 @@ class Clamp(Activation):
         shown = ", ".join(f"{k}={v!r}" for k, v in limits.items() if v is not None)
         return f"{operands[0]}.clamp({shown})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         x = operands[0]
         limits = [None if v is None else graph.number(v, like=x) for v in (self.low, self.high)]
         return graph.node("Clip", x, *limits)
@@ -103,14 +110,14 @@ class LeakyRelu(Activation):
         x = operands[0]
         return x.clipped(low=0.0) | x.clipped(high=0.0).times(self.slope)
 
-    def slope_at(self, x: Any, *parameters: Any) -> Any:
+    def slope_at(self, x: Array, *parameters: Array) -> Array:
         one = ones_like(x)
         return keep_where(x, ">", one) + self.slope * keep_where(x, "<=", one)
 
     def source(self, *operands: str) -> str:
         return f"F.leaky_relu({operands[0]}, {self.slope!r})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("LeakyRelu", *operands, alpha=self.slope)
 
 
@@ -125,7 +132,7 @@ class Prelu(Activation):
         x, slope = operands
         return x.clipped(low=0.0) | x.clipped(high=0.0) * slope
 
-    def slope_at(self, x: Any, *parameters: Any) -> Any:
+    def slope_at(self, x: Array, *parameters: Array) -> Array:
         rank = len(x.shape)
         shape = (-1,) if rank == 2 else (-1, *[1] * (rank - 2))
         one = ones_like(x)
@@ -135,7 +142,7 @@ class Prelu(Activation):
     def source(self, *operands: str) -> str:
         return f"F.prelu({', '.join(operands)})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         x, slope = operands
         rank = len(graph.shape(x))
         if rank > 2:
@@ -161,7 +168,7 @@ class Elu(Activation):
         below = x.clipped(high=0.0).times(self.input_scale).monotone(expm1).times(factor)
         return x.clipped(low=0.0).times(self.scale) | below
 
-    def slope_at(self, x: Any, *parameters: Any) -> Any:
+    def slope_at(self, x: Array, *parameters: Array) -> Array:
         below = EXP(negative(x) * self.input_scale) * (self.scale * self.alpha * self.input_scale)
         return keep_where(x, ">", ones_like(x)) * self.scale + keep_where(x, "<=", below)
 
@@ -169,7 +176,7 @@ class Elu(Activation):
         numbers = f"{self.alpha!r}, {self.scale!r}, {self.input_scale!r}"
         return f"torch.ops.aten.elu({operands[0]}, {numbers})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         x = operands[0]
         zero = graph.number(0.0, like=x)
         scaled = graph.node("Mul", x, graph.number(self.input_scale, like=x))
@@ -191,7 +198,7 @@ class Gelu(Activation):
         exact = self.approximate == "none"
         return operands[0].valley(_gelu_of if exact else _tanh_gelu_of, -0.17005)
 
-    def slope_at(self, x: Any, *parameters: Any) -> Any:
+    def slope_at(self, x: Array, *parameters: Array) -> Array:
         if self.approximate == "none":
             density = EXP(x * x * -0.5) * (1.0 / sqrt(2.0 * pi))
             return (ERF(x * sqrt(0.5)) + 1.0) * 0.5 + x * density
@@ -204,7 +211,7 @@ class Gelu(Activation):
         option = "" if self.approximate == "none" else f", approximate={self.approximate!r}"
         return f"F.gelu({operands[0]}{option})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Gelu", *operands, approximate=self.approximate)
 
 
@@ -217,67 +224,67 @@ def _tanh_gelu_of(x: float) -> float:
 
 
 @from_aten(aten.relu.default)
-def _relu(x: Any) -> Any:
+def _relu(x: Array) -> Array:
     return Relu()(x)
 
 
 @from_aten(aten.hardtanh.default)
-def _hardtanh(x: Any, low: float = -1.0, high: float = 1.0) -> Any:
+def _hardtanh(x: Array, low: float = -1.0, high: float = 1.0) -> Array:
     return Clamp(float(low), float(high))(x)
 
 
 @from_aten(aten.relu6.default)
-def _relu6(x: Any) -> Any:
+def _relu6(x: Array) -> Array:
     return Clamp(0.0, 6.0)(x)
 
 
 @from_aten(aten.clamp.default)
-def _clamp(x: Any, low: float | None = None, high: float | None = None) -> Any:
+def _clamp(x: Array, low: float | None = None, high: float | None = None) -> Array:
     if low == 0 and high is None:
         return Relu()(x)
     return Clamp(None if low is None else float(low), None if high is None else float(high))(x)
 
 
 @from_aten(aten.clamp_min.default)
-def _clamp_min(x: Any, low: float) -> Any:
+def _clamp_min(x: Array, low: float) -> Array:
     return _clamp(x, low)
 
 
 @from_aten(aten.clamp_max.default)
-def _clamp_max(x: Any, high: float) -> Any:
+def _clamp_max(x: Array, high: float) -> Array:
     return _clamp(x, None, high)
 
 
 @from_aten(aten.leaky_relu.default)
-def _leaky_relu(x: Any, slope: float = 0.01) -> Any:
+def _leaky_relu(x: Array, slope: float = 0.01) -> Array:
     return LeakyRelu(float(slope))(x)
 
 
 @from_aten(aten.prelu.default)
-def _prelu(x: Any, slope: Any) -> Any:
+def _prelu(x: Array, slope: Array) -> Array:
     return Prelu()(x, slope)
 
 
 @from_aten(aten.elu.default)
-def _elu(x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Any:
+def _elu(x: Array, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Array:
     return Elu(float(alpha), float(scale), float(input_scale))(x)
 
 
 @from_aten(aten.selu.default)
-def _selu(x: Any) -> Any:
+def _selu(x: Array) -> Array:
     return Elu(1.6732632423543772848170429916717, 1.0507009873554804934193349852946)(x)
 
 
 @from_aten(aten.celu.default)
-def _celu(x: Any, alpha: float = 1.0) -> Any:
+def _celu(x: Array, alpha: float = 1.0) -> Array:
     return Elu(float(alpha), 1.0, 1.0 / alpha)(x)
 
 
 @from_aten(aten.gelu.default)
-def _gelu(x: Any, *, approximate: str = "none") -> Any:
+def _gelu(x: Array, *, approximate: str = "none") -> Array:
     return Gelu(approximate)(x)
 
 
 @from_aten(aten.rrelu.default)
-def _rrelu(x: Any, low: float = 1.0 / 8, high: float = 1.0 / 3, training: bool = False) -> Any:
+def _rrelu(x: Array, low: float = 1.0 / 8, high: float = 1.0 / 3, training: bool = False) -> Array:
     return LeakyRelu((low + high) / 2)(x)

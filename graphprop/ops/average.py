@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
+import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interval import NON_NEGATIVE, NON_POSITIVE, ZERO, Interval
 from graphprop.ir.operation import Shape
-from graphprop.ops.base import from_aten, per_axis, source_call
+from graphprop.ops.base import Array, Ints, from_aten, per_axis, source_call
+from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.resample import Resampling
 from graphprop.ops.shape import _squeeze, axes_of
 from graphprop.ops.sums import Mean
@@ -84,7 +85,7 @@ class AvgPool(Resampling):
     def onnx_exact(self, shape: Shape) -> bool:
         return True
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         x = operands[0]
         lengths = graph.shape(x)[2:]
         behind = overhang(lengths, self.kernel, self)
@@ -131,7 +132,7 @@ class AdaptiveAvgPool(Resampling):
     def onnx_exact(self, shape: Shape) -> bool:
         return all(length == 1 for length in self.size)
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         if self.onnx_exact(()):
             return graph.node("GlobalAveragePool", *operands)
         raise TypeError("an adaptive average is written as matrix products: legalize it first")
@@ -139,14 +140,14 @@ class AdaptiveAvgPool(Resampling):
 
 @from_aten(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default)
 def _avg_pool(
-    x: Any,
-    kernel: Any,
-    stride: Any = (),
-    padding: Any = 0,
+    x: Array,
+    kernel: Ints,
+    stride: Ints = (),
+    padding: Ints = 0,
     ceil: bool = False,
     count_padding: bool = True,
     divisor: int | None = None,
-) -> Any:
+) -> Array:
     rank = len(x.shape) - 2
     kernel, stride = per_axis(kernel, rank), per_axis(stride or kernel, rank)
     return AvgPool(kernel, stride, per_axis(padding, rank), ceil, count_padding, divisor)(x)
@@ -157,7 +158,7 @@ def _avg_pool(
     aten.adaptive_avg_pool2d.default,
     aten.adaptive_avg_pool3d.default,
 )
-def _adaptive_avg_pool(x: Any, size: Any) -> Any:
+def _adaptive_avg_pool(x: Array, size: Ints) -> Array:
     size = full_size(x, size)
     lengths = tuple(x.shape[2:])
     if size == lengths:
@@ -172,8 +173,12 @@ def _adaptive_avg_pool(x: Any, size: Any) -> Any:
 
 @from_aten(aten.mean.dim, aten.mean.default)
 def _mean(
-    x: Any, axes: Sequence[int] | None = None, keepdim: bool = False, *, dtype: Any = None
-) -> Any:
+    x: Array,
+    axes: Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Array:
     rank = len(x.shape)
     chosen = axes_of(axes, x)
     if rank > 2 and chosen == tuple(range(2, rank)):

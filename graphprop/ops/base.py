@@ -26,14 +26,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, TypeGuard
 
+import onnx_ir as ir
 import torch
 
+from graphprop.ir.layout import Layout, joined
 from graphprop.ir.operation import Operation, Shape
+from graphprop.ir.writer import Operand, Value
 from graphprop.ops import helpers
 from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.traits import Signal, Trait
+
+Array: TypeAlias = "Value | torch.Tensor"
+"""What the mathematics is applied to: a value being written, or a tensor."""
+
+
+def is_value(operand: object) -> TypeGuard[Value]:
+    """Whether an operand is a value being written: what depends on the input is one."""
+    return isinstance(operand, Value)
+
+
+Ints: TypeAlias = int | Sequence[int]
+"""An attribute given once for all axes, or once per axis."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,24 @@ class Operator(Operation):
         """Name the rule of its own, by a method's parameters: `relevance`, or another one."""
         return self.relevance
 
+    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+        """Infer the layout of the result: see `Operation.layout`.
+
+        Overridden by operators that ask the layouts of several operands. That of one whose first
+        operand does not depend on the input, or that acts entry by entry, is what its operands
+        have in common.
+        """
+        first = operands[0] if operands else None
+        found = None if first is None else self.layout_from(shape, first)
+        return joined(shape, operands) if found is None else found
+
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
+        """Infer what the axes of a result of a shape mean from those of the first operand.
+
+        None, the default, means that the operator acts entry by entry.
+        """
+        return None
+
     def window(self, *shapes: Shape) -> Window | None:
         """How far a result reaches over the places of the first operand; None: over no windows."""
         return None
@@ -143,7 +176,9 @@ class Operator(Operation):
         """
         raise TypeError(f"{self.__name__} is not linear")
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         """Carry r back to the operands: the vector-Jacobian product, one entry for each.
 
         ``shapes`` are the shapes of the operands that have one. An entry may be left out at the
@@ -152,7 +187,7 @@ class Operator(Operation):
         """
         return (self.adjoint(*shapes)(r, *operands[1:]),)
 
-    def lowered(self, *operands: Any) -> Any:
+    def lowered(self, *operands: Operand) -> Array:
         """Write the operator's forward part into the lowered graph."""
         return self(*operands)
 
@@ -160,8 +195,11 @@ class Operator(Operation):
         """Print the operator as torch source, the operands being expressions."""
         raise TypeError(f"{self.__name__} has no torch source: legalize it first")
 
-    def onnx(self, graph: OnnxWriter, *operands: Any) -> Any:
-        """Write the operator as ONNX nodes."""
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value | tuple[ir.Value, ...]:
+        """Write the operator as ONNX nodes; returns its result, or several.
+
+        An operand that is a number stays one: `OnnxWriter.node` makes a constant of it.
+        """
         raise TypeError(f"{self.__name__} has no ONNX form: legalize it first")
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from graphprop.errors import UnsupportedOperator
 from graphprop.ir.facts import BATCH, facts_of
-from graphprop.ops.base import from_aten
+from graphprop.ops.base import Array, from_aten
 
 aten = torch.ops.aten
 
@@ -36,7 +35,7 @@ def one_sample(constant: torch.Tensor) -> torch.Tensor:
     aten.to.dtype,
     aten.type_as.default,
 )
-def _identity(x: Any, *arguments: Any, **options: Any) -> Any:
+def _identity(x: Array, *arguments: Array, **options: object) -> Array:
     for option in (*arguments, *options.values()):
         if not facts_of(x.node).varies:
             break  # a mask has no fraction
@@ -47,7 +46,7 @@ def _identity(x: Any, *arguments: Any, **options: Any) -> Any:
     return x
 
 
-def filled(like: Any, shape: Sequence[int], value: float, dtype: Any) -> torch.Tensor:
+def filled(like: Array, shape: Sequence[int], value: float, dtype: torch.dtype) -> torch.Tensor:
     """A constant: one row, repeated for the batch without memory where that leads the shape."""
     lengths = [BATCH if length == -1 else int(length) for length in shape]
     rows = lengths and lengths[0] and lengths[0] % BATCH == 0
@@ -57,22 +56,28 @@ def filled(like: Any, shape: Sequence[int], value: float, dtype: Any) -> torch.T
 
 
 @from_aten(aten.zeros_like.default, aten.new_zeros.default)
-def _zeros(x: Any, shape: Sequence[int] | None = None, *, dtype: Any = None, **_: Any) -> Any:
+def _zeros(
+    x: Array, shape: Sequence[int] | None = None, *, dtype: torch.dtype | None = None, **_: object
+) -> Array:
     return filled(x, x.shape if shape is None else shape, 0, dtype)
 
 
 @from_aten(aten.ones_like.default, aten.new_ones.default)
-def _ones(x: Any, shape: Sequence[int] | None = None, *, dtype: Any = None, **_: Any) -> Any:
+def _ones(
+    x: Array, shape: Sequence[int] | None = None, *, dtype: torch.dtype | None = None, **_: object
+) -> Array:
     return filled(x, x.shape if shape is None else shape, 1, dtype)
 
 
 @from_aten(aten.full_like.default)
-def _full_like(x: Any, value: float, *, dtype: Any = None, **_: Any) -> Any:
+def _full_like(x: Array, value: float, *, dtype: torch.dtype | None = None, **_: object) -> Array:
     return filled(x, x.shape, value, dtype)
 
 
 @from_aten(aten.new_full.default)
-def _new_full(x: Any, shape: Sequence[int], value: float, *, dtype: Any = None, **_: Any) -> Any:
+def _new_full(
+    x: Array, shape: Sequence[int], value: float, *, dtype: torch.dtype | None = None, **_: object
+) -> Array:
     return filled(x, shape, value, dtype)
 
 
@@ -84,5 +89,5 @@ LIKE = (
 
 
 @from_aten(aten._assert_tensor_metadata.default)
-def _nothing(*_: Any, **__: Any) -> None:
+def _nothing(*_: object, **__: object) -> None:
     return None

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
 import torch
 
 from graphprop.ir.interval import Interval
 from graphprop.ir.operation import Shape
-from graphprop.ir.writer import ARITHMETIC
-from graphprop.ops.base import Operator
+from graphprop.ir.writer import ARITHMETIC, Operand
+from graphprop.ops.base import Array, Operator
+from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.traits import Signal, Trait
 
 
@@ -44,19 +46,21 @@ class Add(Elementwise):
         | Trait.POOLED_ARITHMETIC
     )
 
-    def run(self, *operands: Any) -> Any:
+    def run(self, *operands: torch.Tensor) -> torch.Tensor:
         return reduce(add, operands)
 
     def interval(self, *operands: Interval) -> Interval:
         return reduce(add, operands)
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         return (r,) * len(operands)
 
     def source(self, *operands: str) -> str:
         return " + ".join(operands)
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return reduce(lambda x, y: graph.node("Add", x, y), operands)
 
 
@@ -69,19 +73,21 @@ class Subtract(Elementwise):
     infix: ClassVar[bool] = True
     traits: ClassVar[Trait] = Trait.ENTRYWISE | Trait.SUM | Trait.POOLED_ARITHMETIC
 
-    def run(self, x: Any, y: Any) -> Any:
+    def run(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x - y
 
     def interval(self, *operands: Interval) -> Interval:
         return operands[0] - operands[1]
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         return r, -r
 
     def source(self, *operands: str) -> str:
         return f"{operands[0]} - {operands[1]}"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Sub", *operands)
 
 
@@ -94,20 +100,22 @@ class Multiply(Elementwise):
     infix: ClassVar[bool] = True
     traits: ClassVar[Trait] = Trait.ENTRYWISE | Trait.PRODUCT | Trait.POOLED_ARITHMETIC
 
-    def run(self, x: Any, y: Any) -> Any:
+    def run(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x * y
 
     def interval(self, *operands: Interval) -> Interval:
         return operands[0] * operands[1]
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         x, y = operands
         return r * y, r * x
 
     def source(self, *operands: str) -> str:
         return f"{operands[0]} * {operands[1]}"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Mul", *operands)
 
 
@@ -120,13 +128,15 @@ class Divide(Elementwise):
     infix: ClassVar[bool] = True
     traits: ClassVar[Trait] = Trait.ENTRYWISE | Trait.QUOTIENT | Trait.POOLED_ARITHMETIC
 
-    def run(self, x: Any, y: Any) -> Any:
+    def run(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x / y
 
     def interval(self, *operands: Interval) -> Interval:
         return operands[0] / operands[1]
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         x, y = operands
         q = r / y
         return q, -q * (x / y)
@@ -134,7 +144,7 @@ class Divide(Elementwise):
     def source(self, *operands: str) -> str:
         return f"{operands[0]} / {operands[1]}"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Div", *operands)
 
 
@@ -145,19 +155,21 @@ class Negate(Elementwise):
     relevance: ClassVar[str | None] = "pass"
     infix: ClassVar[bool] = True
 
-    def run(self, x: Any) -> Any:
+    def run(self, x: torch.Tensor) -> torch.Tensor:
         return -x
 
     def interval(self, *operands: Interval) -> Interval:
         return -operands[0]
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         return (-r,)
 
     def source(self, *operands: str) -> str:
         return f"-{operands[0]}"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Neg", *operands)
 
 
@@ -176,7 +188,7 @@ class Positive(Elementwise):
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.clamp(min=0)"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Relu", *operands)
 
 
@@ -195,7 +207,7 @@ class Negative(Elementwise):
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.clamp(max=0)"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Min", operands[0], graph.number(0.0, like=operands[0]))
 
 
@@ -214,7 +226,7 @@ class Absolute(Elementwise):
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.abs()"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Abs", *operands)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import onnx_ir as ir
 import torch
 
 from graphprop.ir.interval import ZERO, Interval
 from graphprop.ops import helpers
+from graphprop.ops.base import Array
 from graphprop.ops.elementwise import Elementwise
+from graphprop.ops.onnx_writer import OnnxWriter
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Stabilize(Elementwise):
     def source(self, *operands: str) -> str:
         return f"stabilize({operands[0]}, {self.epsilon!r})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         z = operands[0]
         epsilon, zero = graph.number(self.epsilon, like=z), graph.number(0.0, like=z)
         below = graph.number(-self.epsilon, like=z)
@@ -55,7 +58,7 @@ class DivideOrZero(Elementwise):
     levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
     helpers: ClassVar[tuple[str, ...]] = ("divide_or_zero",)
 
-    def run(self, a: Any, c: torch.Tensor) -> torch.Tensor:
+    def run(self, a: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         return helpers.divide_or_zero(a, c)
 
     def interval(self, *operands: Interval) -> Interval:
@@ -65,7 +68,7 @@ class DivideOrZero(Elementwise):
     def source(self, *operands: str) -> str:
         return f"divide_or_zero({', '.join(operands)})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         a, c = operands
         quotient = graph.node("Div", a, c)
         small = graph.node("IsInf", graph.node("Reciprocal", c))
@@ -99,7 +102,7 @@ class KeepWhere(Elementwise):
         c, x = operands
         return f"torch.where({c} {self.comparison} 0, {x}, 0.0)"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         c, x = operands
         zero = graph.number(0.0, like=c)
         condition = graph.node(self.KNOWN[self.comparison][1], c, zero)
@@ -110,11 +113,11 @@ class KeepWhere(Elementwise):
 divide_or_zero = DivideOrZero()
 
 
-def stabilize(z: Any, epsilon: float) -> Any:
+def stabilize(z: Array, epsilon: float) -> Array:
     """``stab(z)``: see :class:`Stabilize`."""
     return Stabilize(float(epsilon))(z)
 
 
-def keep_where(c: Any, comparison: str, x: Any) -> Any:
+def keep_where(c: Array, comparison: str, x: Array) -> Array:
     """``x`` where ``c`` compares with zero as said (``">"``, ``"=="`` ...), 0 elsewhere."""
     return KeepWhere(comparison)(c, x)

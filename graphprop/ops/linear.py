@@ -7,8 +7,9 @@ that is what rules use: the lowered graph adds the bias by an operator of its ow
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
@@ -16,8 +17,10 @@ from graphprop.errors import UnsupportedOperator
 from graphprop.ir.interval import ZERO, Interval
 from graphprop.ir.layout import CHANNEL, PLACE, Layout, guessed, sizes
 from graphprop.ir.operation import Shape
+from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, Window, from_aten, per_axis, source_call
+from graphprop.ops.base import Array, Ints, Operator, Window, from_aten, per_axis, source_call
+from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.padding import Pad
 from graphprop.ops.traits import Trait
 
@@ -34,7 +37,7 @@ class Weighted(Operator):
     weighted: ClassVar[bool] = True
     operands: ClassVar[tuple[str, ...]] = ("x", "weight", "bias")
 
-    def lowered(self, *operands: Any) -> Any:
+    def lowered(self, *operands: Operand) -> Array:
         x, weight, *bias = operands
         product = self(x, weight)
         return AddBias(self.channel_axis)(product, *bias) if bias else product
@@ -43,11 +46,11 @@ class Weighted(Operator):
         product = (operands[0] * operands[1]).cone()
         return product + operands[2] if len(operands) > 2 else product
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
         # by the definition of a convolution; but where it runs over the axis of the channels, as in
         # ECA, its result has no places
-        found, x = guessed(shape), operands[0]
-        if x is None or sizes(x)[0] > 1:
+        found = guessed(shape)
+        if sizes(x)[0] > 1:
             return found
         for axis in range(2, len(shape)):
             if x.kind(axis) == CHANNEL:
@@ -111,7 +114,7 @@ class Conv(Weighted):
             groups=(self.groups, 1),
         )
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node(
             "Conv",
             *operands,
@@ -172,7 +175,7 @@ class ConvTranspose(Weighted):
             dilation=(self.dilation, per_axis(1, rank)),
         )
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node(
             "ConvTranspose",
             *operands,
@@ -194,10 +197,8 @@ class Linear(Weighted):
     def run(self, *operands: torch.Tensor) -> torch.Tensor:
         return F.linear(*operands)
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        x, axis = operands[0], len(shape) - 1
-        if x is None:
-            return guessed(shape)
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
+        axis = len(shape) - 1
         # over the places where the channels lie on another axis: it mixes tokens
         mixes = x.kind(axis) == PLACE and any(
             factor.kind == CHANNEL and factor.size > 1 for other in x.axes[:-1] for factor in other
@@ -218,7 +219,7 @@ class Linear(Weighted):
     def source(self, *operands: str) -> str:
         return f"F.linear({', '.join(operands)})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         x, weight, *bias = operands
         if len(graph.shape(x)) == 2:
             return graph.node("Gemm", x, weight, *bias, transB=1)
@@ -236,8 +237,8 @@ class LinearTranspose(Weighted):
     def run(self, *operands: torch.Tensor) -> torch.Tensor:
         return operands[0] @ operands[1]
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        return Linear().layout(shape, *operands)
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
+        return Linear().layout_from(shape, x)
 
     def adjoint(self, *shapes: Shape) -> Operator:
         return Linear()
@@ -245,7 +246,7 @@ class LinearTranspose(Weighted):
     def source(self, *operands: str) -> str:
         return f"torch.matmul({', '.join(operands)})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("MatMul", *operands)
 
 
@@ -285,7 +286,7 @@ class TransposeWeight(Operator):
     def source(self, *operands: str) -> str:
         return f"transpose_weight({operands[0]}, groups={self.groups}, flip={self.flip})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         weight = operands[0]
         out, inner, *kernel = graph.shape(weight)
         rank, groups = len(kernel), self.groups
@@ -327,14 +328,14 @@ class Dilate(Operator):
 
 @from_aten(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 def _conv(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    dilation: Ints = 1,
     groups: int = 1,
-) -> Any:
+) -> Array:
     rank = len(weight.shape) - 2
     operands = (x, weight) if bias is None else (x, weight, bias)
     stride, padding, dilation = (per_axis(value, rank) for value in (stride, padding, dilation))
@@ -343,14 +344,14 @@ def _conv(
 
 @from_aten(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding)
 def _conv_named_padding(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Ints = 1,
     padding: str = "valid",
-    dilation: Any = 1,
+    dilation: Ints = 1,
     groups: int = 1,
-) -> Any:
+) -> Array:
     rank = len(weight.shape) - 2
     if padding == "valid":
         return _conv(x, weight, bias, stride, 0, dilation, groups)
@@ -364,15 +365,15 @@ def _conv_named_padding(
 
 @from_aten(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
 def _conv_transpose(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
     groups: int = 1,
-    dilation: Any = 1,
-) -> Any:
+    dilation: Ints = 1,
+) -> Array:
     rank = len(weight.shape) - 2
     operands = (x, weight) if bias is None else (x, weight, bias)
     stride, padding, dilation = (per_axis(value, rank) for value in (stride, padding, dilation))
@@ -381,5 +382,5 @@ def _conv_transpose(
 
 
 @from_aten(aten.linear.default)
-def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
+def _linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     return Linear()(x, weight) if bias is None else Linear()(x, weight, bias)

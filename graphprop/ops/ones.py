@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
 import torch
 
 from graphprop.ir.interval import ONE, Interval
 from graphprop.ir.operation import Shape
-from graphprop.ops.base import Operator
+from graphprop.ops.base import Array, Operator
+from graphprop.ops.onnx_writer import OnnxWriter
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class OnesLike(Operator):
     def source(self, *operands: str) -> str:
         return f"torch.ones_like({operands[0]})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.filled(1.0, graph.node("Shape", operands[0]), like=operands[0])
 
 
@@ -47,7 +49,7 @@ class Ones(Operator):
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.new_ones({self.shape})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.filled(1.0, graph.integers(self.shape), like=operands[0])
 
 
@@ -69,13 +71,13 @@ class Numbers(Operator):
         shape = ", ".join(map(str, self.shape))
         return f"{operands[0]}.new_tensor({list(self.numbers)}).reshape({shape})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.numbers(self.numbers, self.shape, like=operands[0])
 
 
 ones_like = OnesLike()
 
 
-def ones(like: Any, shape: Shape) -> Any:
+def ones(like: Array, shape: Shape) -> Array:
     """A constant of ones of ``shape``, with the data type of ``like``."""
     return Ones(tuple(shape))(like)

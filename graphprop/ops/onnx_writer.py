@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import onnx
@@ -26,6 +26,11 @@ IR_VERSION = 10  # the first in which a node can carry metadata
 
 SMALL = 1024
 """Of a tensor of at most this many bytes the content is looked at where a shape is inferred."""
+
+Input: TypeAlias = ir.Value | float | None
+"""What an ONNX node is given: a value, a number that becomes a constant, or nothing."""
+
+Attribute: TypeAlias = "float | str | Sequence[int] | ir.Tensor[Any] | ir.TensorProtocol | ir.Graph"
 
 BATCH_NAME = "N"
 SAMPLES_NAME = "samples"
@@ -81,7 +86,19 @@ class OnnxWriter:
         """A constant."""
         return self._constant(True, ir.DataType.BOOL)
 
-    def node(self, op_type: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
+    @overload
+    def node(
+        self, op_type: str, *inputs: Input, outputs: Literal[1] = 1, **attributes: Attribute
+    ) -> ir.Value: ...
+
+    @overload
+    def node(
+        self, op_type: str, *inputs: Input, outputs: int, **attributes: Attribute
+    ) -> ir.Value | tuple[ir.Value, ...]: ...
+
+    def node(
+        self, op_type: str, *inputs: Input, outputs: int = 1, **attributes: Attribute
+    ) -> ir.Value | tuple[ir.Value, ...]:
         """Write one ONNX node.
 
         Parameters
@@ -139,8 +156,7 @@ class OnnxWriter:
     def filled(self, value: float, shape: ir.Value, *, like: ir.Value) -> ir.Value:
         """A tensor full of one number, of a computed shape and of the type of ``like``."""
         content = ir.tensor(np.array([value], self.dtype(like).numpy()))
-        filled: ir.Value = self.node("ConstantOfShape", shape, value=content)
-        return filled
+        return self.node("ConstantOfShape", shape, value=content)
 
     def shape(self, value: ir.Value) -> Shape:
         """The shape of a value, -1 standing for what isn't known: the batch."""

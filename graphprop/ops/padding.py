@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
@@ -13,11 +13,11 @@ from graphprop.errors import UnsupportedOperator
 from graphprop.ir.interval import Interval
 from graphprop.ir.layout import (
     Layout,
-    guessed,
     resized_to,
 )
 from graphprop.ir.operation import Shape
-from graphprop.ops.base import Operator, from_aten
+from graphprop.ops.base import Array, Operator, from_aten
+from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.shape import Rearrangement
 from graphprop.ops.slices import Cat, Flip, Slice, entries
 from graphprop.ops.sums import Expand
@@ -38,9 +38,8 @@ class Pad(Rearrangement):
     def interval(self, *operands: Interval) -> Interval:
         return operands[0] | Interval.of(self.value)
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        (x,) = operands
-        return guessed(shape) if x is None else resized_to(x, shape)
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
+        return resized_to(x, shape)
 
     def adjoint(self, *shapes: Shape) -> Operator:
         return Pad(tuple((-before, -after) for before, after in self.amounts))
@@ -50,7 +49,7 @@ class Pad(Rearrangement):
         amounts = ", ".join(map(str, self._torch_amounts()))
         return f"F.pad({operands[0]}, ({amounts}){value})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         x = operands[0]
         # onnx.reference can't crop by padding
         cropped = [axis for axis, pair in enumerate(self.amounts) if min(pair) < 0]
@@ -72,7 +71,9 @@ class Pad(Rearrangement):
 
 
 @from_aten(aten.pad.default)
-def _pad(x: Any, amounts: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
+def _pad(
+    x: Array, amounts: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Array:
     pairs = [(int(amounts[i]), int(amounts[i + 1])) for i in range(0, len(amounts), 2)]
     full = [(0, 0)] * (len(x.shape) - len(pairs)) + pairs[::-1]
     if full[0] != (0, 0):
@@ -88,7 +89,7 @@ def _pad(x: Any, amounts: Sequence[int], mode: str = "constant", value: float | 
     return x
 
 
-def _pad_by_copying(x: Any, axis: int, before: int, after: int, mode: str) -> Any:
+def _pad_by_copying(x: Array, axis: int, before: int, after: int, mode: str) -> Array:
     """Pad one axis with copies of its own entries: reflect, replicate, circular."""
     length = x.shape[axis]
     parts = [x]
@@ -99,7 +100,7 @@ def _pad_by_copying(x: Any, axis: int, before: int, after: int, mode: str) -> An
     return Cat(axis)(*parts) if len(parts) > 1 else x
 
 
-def _border(x: Any, axis: int, mode: str, amount: int, length: int, *, front: bool) -> Any:
+def _border(x: Array, axis: int, mode: str, amount: int, length: int, *, front: bool) -> Array:
     if mode == "reflect":
         span = (1, amount + 1) if front else (length - amount - 1, length - 1)
         return Flip((axis,))(Slice(axis, *span)(x))
@@ -112,5 +113,5 @@ def _border(x: Any, axis: int, mode: str, amount: int, length: int, *, front: bo
 
 
 @from_aten(aten.constant_pad_nd.default)
-def _constant_pad(x: Any, amounts: Sequence[int], value: float = 0.0) -> Any:
+def _constant_pad(x: Array, amounts: Sequence[int], value: float = 0.0) -> Array:
     return _pad(x, amounts, "constant", value)

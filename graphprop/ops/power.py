@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
 import torch
 
 from graphprop.errors import UnsupportedOperator
@@ -12,9 +13,10 @@ from graphprop.ir.interval import (
     ONE,
     Interval,
 )
-from graphprop.ops.base import from_aten
+from graphprop.ops.base import Array, from_aten
 from graphprop.ops.constants import filled
 from graphprop.ops.elementwise import Divide
+from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.simple import Activation, Simple, sigmoid_written_out
 from graphprop.ops.traits import Trait
 
@@ -53,7 +55,7 @@ class Power(Activation):
         found = size.monotone(lambda number: number**power)
         return found if self.exponent > 0 else ONE / found
 
-    def slope_at(self, x: Any, *parameters: Any) -> Any:
+    def slope_at(self, x: Array, *parameters: Array) -> Array:
         if self.exponent == 2:
             return x * 2.0
         return Power(self.exponent - 1)(x) * self.exponent
@@ -61,12 +63,12 @@ class Power(Activation):
     def source(self, *operands: str) -> str:
         return f"torch.pow({operands[0]}, {self.exponent!r})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Pow", *operands, self.exponent)
 
 
 @from_aten(aten.pow.Tensor_Scalar)
-def _pow(x: Any, exponent: float) -> Any:
+def _pow(x: Array, exponent: float) -> Array:
     if exponent == -1:
         return reciprocal(x)
     if exponent == 0:
@@ -77,7 +79,7 @@ def _pow(x: Any, exponent: float) -> Any:
 
 
 @from_aten(aten.pow.Tensor_Tensor)
-def _pow_tensor(x: Any, exponent: Any) -> Any:
+def _pow_tensor(x: Array, exponent: Array) -> Array:
     if isinstance(x, torch.Tensor) or not isinstance(exponent, torch.Tensor):
         raise UnsupportedOperator("an exponent that depends on the input has no relevance rule")
     if exponent.numel() > 1:
@@ -86,16 +88,16 @@ def _pow_tensor(x: Any, exponent: Any) -> Any:
 
 
 @from_aten(aten.square.default)
-def _square(x: Any) -> Any:
+def _square(x: Array) -> Array:
     return Power(2.0)(x)
 
 
 @from_aten(aten.rsqrt.default)
-def _rsqrt(x: Any) -> Any:
+def _rsqrt(x: Array) -> Array:
     return Power(-0.5)(x)
 
 
-def reciprocal(x: Any) -> Any:
+def reciprocal(x: Array) -> Array:
     """``1 / x``, or what it spells: a sigmoid, a power."""
     found = sigmoid_written_out(1.0, x)
     return Divide()(1.0, x) if found is None else found

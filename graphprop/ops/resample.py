@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
 import torch
 
 from graphprop.ir.interval import NON_NEGATIVE, Interval
 from graphprop.ir.operation import Shape
 from graphprop.ops.base import Operator
+from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.windows import Pooling
 
 aten = torch.ops.aten
@@ -125,7 +127,7 @@ class ApplyMatrix(Operator):
             return f"torch.matmul({matrix}.T, {x})"
         return f"torch.matmul({x}.transpose({self.axis}, -1), {matrix}).transpose({self.axis}, -1)"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         x, matrix = operands
         if self.axis == -1:
             return graph.node("MatMul", x, matrix)

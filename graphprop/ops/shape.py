@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
 import torch
 
 from graphprop.errors import UnsupportedOperator
@@ -17,10 +18,10 @@ from graphprop.ir.facts import BATCH
 from graphprop.ir.interval import Interval
 from graphprop.ir.layout import (
     Layout,
-    guessed,
 )
 from graphprop.ir.operation import Shape
-from graphprop.ops.base import Operator, from_aten
+from graphprop.ops.base import Array, Operator, from_aten
+from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.traits import Trait
 
 aten = torch.ops.aten
@@ -48,9 +49,8 @@ class Reshape(Rearrangement):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.reshape(self.shape)
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        (x,) = operands
-        return guessed(shape) if x is None else x.regrouped(shape)
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
+        return x.regrouped(shape)
 
     def adjoint(self, *shapes: Shape) -> Operator:
         return Reshape(shapes[0])
@@ -58,7 +58,7 @@ class Reshape(Rearrangement):
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.reshape({', '.join(map(str, self.shape))})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Reshape", operands[0], graph.integers(self.shape))
 
 
@@ -71,9 +71,8 @@ class Permute(Rearrangement):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.permute(self.axes)
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        (x,) = operands
-        return guessed(shape) if x is None else x.permuted(self.axes)
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
+        return x.permuted(self.axes)
 
     def adjoint(self, *shapes: Shape) -> Operator:
         return Permute(tuple(self.axes.index(axis) for axis in range(len(self.axes))))
@@ -81,11 +80,11 @@ class Permute(Rearrangement):
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.permute({', '.join(map(str, self.axes))})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Transpose", operands[0], perm=self.axes)
 
 
-def axis_of(axis: int, value: Any) -> int:
+def axis_of(axis: int, value: Array) -> int:
     """Count an axis from the front; the batch axis is refused."""
     axis = axis % len(value.shape)
     if axis == 0:
@@ -93,7 +92,7 @@ def axis_of(axis: int, value: Any) -> int:
     return axis
 
 
-def axes_of(axes: Sequence[int] | None, value: Any) -> tuple[int, ...]:
+def axes_of(axes: Sequence[int] | None, value: Array) -> tuple[int, ...]:
     """Count the axes of a reduction from the front, in order; none at all means every axis."""
     return tuple(sorted(axis_of(axis, value) for axis in axes or range(len(value.shape))))
 
@@ -103,7 +102,7 @@ def rearranged_shape(shape: Sequence[int]) -> Shape:
     return tuple(-1 if length % BATCH == 0 and length else int(length) for length in shape)
 
 
-def reshaped(x: Any, shape: Sequence[int]) -> Any:
+def reshaped(x: Array, shape: Sequence[int]) -> Array:
     """Reshape, unless the shape stays; a -1 of the user's is worked out."""
     wanted = list(rearranged_shape(shape))
     if wanted.count(-1) > 1:
@@ -118,19 +117,19 @@ def reshaped(x: Any, shape: Sequence[int]) -> Any:
 
 
 @from_aten(aten.view.default, aten.reshape.default, aten._unsafe_view.default)
-def _view(x: Any, shape: Sequence[int]) -> Any:
+def _view(x: Array, shape: Sequence[int]) -> Array:
     return reshaped(x, shape)
 
 
 @from_aten(aten.flatten.using_ints)
-def _flatten(x: Any, start: int = 0, end: int = -1) -> Any:
+def _flatten(x: Array, start: int = 0, end: int = -1) -> Array:
     start, end = axis_of(start, x), end % len(x.shape)
     merged = prod(x.shape[start : end + 1])
     return reshaped(x, (*x.shape[:start], merged, *x.shape[end + 1 :]))
 
 
 @from_aten(aten.unflatten.int)
-def _unflatten(x: Any, axis: int, sizes: Sequence[int]) -> Any:
+def _unflatten(x: Array, axis: int, sizes: Sequence[int]) -> Array:
     axis = axis_of(axis, x)
     sizes = list(sizes)
     if -1 in sizes:
@@ -140,13 +139,13 @@ def _unflatten(x: Any, axis: int, sizes: Sequence[int]) -> Any:
 
 
 @from_aten(aten.unsqueeze.default)
-def _unsqueeze(x: Any, axis: int) -> Any:
+def _unsqueeze(x: Array, axis: int) -> Array:
     axis = axis % (len(x.shape) + 1)
     return reshaped(x, (*x.shape[:axis], 1, *x.shape[axis:]))
 
 
 @from_aten(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
-def _squeeze(x: Any, axes: int | Sequence[int] | None = None) -> Any:
+def _squeeze(x: Array, axes: int | Sequence[int] | None = None) -> Array:
     if axes is None:
         axes = range(1, len(x.shape))
     chosen = {a % len(x.shape) for a in ([axes] if isinstance(axes, int) else axes)}
@@ -155,7 +154,7 @@ def _squeeze(x: Any, axes: int | Sequence[int] | None = None) -> Any:
 
 
 @from_aten(aten.permute.default)
-def _permute(x: Any, axes: Sequence[int]) -> Any:
+def _permute(x: Array, axes: Sequence[int]) -> Array:
     order = tuple(axis % len(x.shape) for axis in axes)
     if order[0] != 0:
         raise UnsupportedOperator("a permutation moves the batch away from the first axis")
@@ -163,7 +162,7 @@ def _permute(x: Any, axes: Sequence[int]) -> Any:
 
 
 @from_aten(aten.transpose.int)
-def _transpose(x: Any, first: int, second: int) -> Any:
+def _transpose(x: Array, first: int, second: int) -> Array:
     order = list(range(len(x.shape)))
     first, second = first % len(order), second % len(order)
     order[first], order[second] = order[second], order[first]
@@ -171,7 +170,7 @@ def _transpose(x: Any, first: int, second: int) -> Any:
 
 
 @from_aten(aten.pixel_shuffle.default)
-def _pixel_shuffle(x: Any, factor: int) -> Any:
+def _pixel_shuffle(x: Array, factor: int) -> Array:
     _, channels, height, width = x.shape
     out = channels // factor**2
     x = Reshape((-1, out, factor, factor, height, width))(x)
@@ -180,7 +179,7 @@ def _pixel_shuffle(x: Any, factor: int) -> Any:
 
 
 @from_aten(aten.pixel_unshuffle.default)
-def _pixel_unshuffle(x: Any, factor: int) -> Any:
+def _pixel_unshuffle(x: Array, factor: int) -> Array:
     _, channels, height, width = x.shape
     x = Reshape((-1, channels, height // factor, factor, width // factor, factor))(x)
     x = Permute((0, 1, 3, 5, 2, 4))(x)
@@ -188,7 +187,7 @@ def _pixel_unshuffle(x: Any, factor: int) -> Any:
 
 
 @from_aten(aten.channel_shuffle.default)
-def _channel_shuffle(x: Any, groups: int) -> Any:
+def _channel_shuffle(x: Array, groups: int) -> Array:
     _, channels, *size = x.shape
     x = Reshape((-1, groups, channels // groups, *size))(x)
     x = Permute((0, 2, 1, *range(3, len(size) + 3)))(x)

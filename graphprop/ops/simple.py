@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import copysign, erf, exp, expm1, inf, log, log1p, pi, sqrt, tanh
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx_ir as ir
 import torch
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from graphprop.errors import UnsupportedOperator
 from graphprop.ir.interval import Interval
 from graphprop.ir.operation import Shape
-from graphprop.ops.base import Operator, from_aten
+from graphprop.ir.writer import Operand, Value
+from graphprop.ops.base import Array, Operator, from_aten, is_value
 from graphprop.ops.elementwise import absolute
 from graphprop.ops.guarded import divide_or_zero, keep_where
 from graphprop.ops.ones import ones_like
@@ -31,10 +32,12 @@ class Activation(Operator):
     relevance: ClassVar[str | None] = "pass"
     traits: ClassVar[Trait] = Trait.ENTRYWISE
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         return (r * self.slope_at(*operands),)
 
-    def slope_at(self, x: Any, *parameters: Any) -> Any:
+    def slope_at(self, x: Array, *parameters: Array) -> Array:
         """The derivative at x."""
         raise NotImplementedError(f"the derivative of {self.__name__}")
 
@@ -61,7 +64,7 @@ class Function:
     source: str
     onnx: str | Callable[[OnnxWriter, ir.Value], ir.Value]
     interval: Callable[[Interval], Interval]
-    slope: Callable[[Any], Any]
+    slope: Callable[[Array], Array]
     traits: Trait = Trait.ENTRYWISE
     squashes: str = ""
 
@@ -103,7 +106,7 @@ class Simple(Activation):
     def interval(self, *operands: Interval) -> Interval:
         return self.function.interval(operands[0])
 
-    def slope_at(self, x: Any, *parameters: Any) -> Any:
+    def slope_at(self, x: Array, *parameters: Array) -> Array:
         return self.function.slope(x)
 
     def source(self, *operands: str) -> str:
@@ -162,24 +165,24 @@ LOWEST_SILU, LOWEST_HARDSWISH, LOWEST_MISH = -0.27847, -0.375, -0.30885
 # Derivatives
 
 
-def _between(x: Any, low: float, high: float, value: Any) -> Any:
+def _between(x: Array, low: float, high: float, value: Array) -> Array:
     return keep_where(x - low, ">", keep_where(x - high, "<", value))
 
 
-def _logistic(x: Any) -> Any:
+def _logistic(x: Array) -> Array:
     return SIGMOID(x) * SIGMOID(-x)
 
 
-def _hardswish(x: Any) -> Any:
+def _hardswish(x: Array) -> Array:
     return _between(x, -3.0, 3.0, x * (1.0 / 3.0) + 0.5) + keep_where(x - 3.0, ">=", ones_like(x))
 
 
-def _mish(x: Any) -> Any:
+def _mish(x: Array) -> Array:
     t = TANH(SOFTPLUS(x))
     return t + x * SIGMOID(x) * (1.0 - t * t)
 
 
-def _softsign(x: Any) -> Any:
+def _softsign(x: Array) -> Array:
     width = absolute(x) + 1.0
     return ones_like(x) / (width * width)
 
@@ -335,7 +338,7 @@ SIGMOID: Simple = Simple("sigmoid")
 SOFTPLUS: Simple = Simple("softplus")
 
 
-def _simple(name: str) -> Any:
+def _simple(name: str) -> Callable[[Array], Array]:
     return lambda x: Simple(name)(x)
 
 
@@ -349,7 +352,7 @@ from_aten(aten.log_sigmoid.default)(_simple("logsigmoid"))
 
 
 @from_aten(aten.softplus.default)
-def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+def _softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
     # torch's default: above 20 the softplus equals the identity in float32, and log1p(exp(x)) is it
     if threshold < 20:
         raise UnsupportedOperator(
@@ -364,7 +367,7 @@ def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
 # The sigmoid in arithmetic
 
 
-def sigmoid_written_out(numerator: Any, denominator: Any) -> Any:
+def sigmoid_written_out(numerator: Operand, denominator: Operand) -> Value | None:
     """The sigmoid that ``1 / (1 + exp(-x))`` or ``exp(x) / (1 + exp(x))`` spells, or None."""
     exponential = exponential_plus_one(denominator)
     if exponential is None:
@@ -381,17 +384,17 @@ def sigmoid_written_out(numerator: Any, denominator: Any) -> Any:
     return SIGMOID(operand_of(x)) if is_one and negated else None
 
 
-def exponential_plus_one(x: Any) -> Any:
+def exponential_plus_one(x: Operand) -> Value | None:
     """The exponential e of ``1 + e``, or None."""
-    if not hasattr(x, "tracer") or getattr(x.node.target, "__name__", "") != "add":
+    if not is_value(x) or getattr(x.node.target, "__name__", "") != "add":
         return None
     numbers = [a for a in x.node.args if isinstance(a, float | int)]
     values = [a for a in x.node.args if getattr(a, "target", None) == EXP]
     if numbers != [1] or len(values) != 1:
         return None
-    return type(x)(values[0], x.tracer)
+    return Value(values[0], x.tracer)
 
 
-def operand_of(x: Any) -> Any:
+def operand_of(x: Value) -> Value:
     """The first operand of a value's operator, as a value."""
-    return type(x)(x.node.args[0], x.tracer)
+    return Value(x.node.args[0], x.tracer)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
 import torch
 
 from graphprop.errors import UnsupportedOperator
@@ -15,11 +16,12 @@ from graphprop.ir.interval import ZERO, Interval
 from graphprop.ir.layout import (
     Layout,
     concatenated,
-    guessed,
 )
 from graphprop.ir.operation import Shape
+from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, from_aten
+from graphprop.ops.base import Array, Operator, from_aten
+from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.shape import Rearrangement, _squeeze, axis_of
 from graphprop.ops.traits import Signal, Trait
 
@@ -40,9 +42,8 @@ class Slice(Rearrangement):
         index[self.axis] = slice(self.start, self.stop, self.step)
         return x[tuple(index)]
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        (x,) = operands
-        return guessed(shape) if x is None else x.resized(self.axis, shape[self.axis])
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
+        return x.resized(self.axis, shape[self.axis])
 
     def adjoint(self, *shapes: Shape) -> Operator:
         return Unslice(self.axis, self.start, self.stop, self.step, shapes[0][self.axis])
@@ -52,7 +53,7 @@ class Slice(Rearrangement):
         before = ":, " * self.axis
         return f"{operands[0]}[{before}{self.start}:{self.stop}{step}]"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         limits = [(self.start,), (self.stop,), (self.axis,), (self.step,)]
         return graph.node("Slice", operands[0], *map(graph.integers, limits))
 
@@ -84,7 +85,7 @@ class Unslice(Rearrangement):
             f"unslice({operands[0]}, axis={self.axis}, start={self.start}{step}, size={self.size})"
         )
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         x = operands[0]
         shape = graph.shape(x)
         rank, length = len(shape), shape[self.axis]
@@ -131,13 +132,15 @@ class Cat(Rearrangement):
         start = sum(shape[self.axis] for shape in shapes[:index])
         return Slice(self.axis, start, start + shapes[index][self.axis])
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         return tuple(self.part(index, shapes)(r) for index in range(len(operands)))
 
     def source(self, *operands: str) -> str:
         return f"torch.cat([{', '.join(operands)}], dim={self.axis})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("Concat", *operands, axis=self.axis)
 
 
@@ -156,7 +159,7 @@ class Flip(Rearrangement):
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.flip({', '.join(map(str, self.axes))})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         backward = graph.integers([-1] * len(self.axes))
         lowest = graph.integers([-(2**31)] * len(self.axes))
         return graph.node(
@@ -166,8 +169,8 @@ class Flip(Rearrangement):
 
 @from_aten(aten.slice.Tensor)
 def _slice(
-    x: Any, axis: int = 0, start: int | None = None, stop: int | None = None, step: int = 1
-) -> Any:
+    x: Array, axis: int = 0, start: int | None = None, stop: int | None = None, step: int = 1
+) -> Array:
     rank = len(x.shape)
     if axis % rank == 0 and start in (None, 0) and (stop is None or stop > 2**31) and step == 1:
         return x
@@ -178,7 +181,7 @@ def _slice(
     return Slice(axis, first, max(first, last), step)(x)
 
 
-def entries(x: Any, axis: int, start: int, stop: int) -> Any:
+def entries(x: Array, axis: int, start: int, stop: int) -> Array:
     """The entries from ``start`` to ``stop`` of an axis, of a value or a constant."""
     if isinstance(x, torch.Tensor):
         return x.narrow(axis, start, stop - start)
@@ -186,48 +189,48 @@ def entries(x: Any, axis: int, start: int, stop: int) -> Any:
 
 
 @from_aten(aten.narrow.default)
-def _narrow(x: Any, axis: int, start: int, length: int) -> Any:
+def _narrow(x: Array, axis: int, start: int, length: int) -> Array:
     return _slice(x, axis, start, start + length)
 
 
 @from_aten(aten.select.int)
-def _select(x: Any, axis: int, index: int) -> Any:
+def _select(x: Array, axis: int, index: int) -> Array:
     axis = axis_of(axis, x)
     index = index % x.shape[axis]
     return _squeeze(_slice(x, axis, index, index + 1), axis)
 
 
 @from_aten(aten.split.Tensor)
-def _split(x: Any, size: int, axis: int = 0) -> Any:
+def _split(x: Array, size: int, axis: int = 0) -> list[Array]:
     axis = axis_of(axis, x)
     return [_slice(x, axis, i, i + size) for i in range(0, x.shape[axis], size)]
 
 
 @from_aten(aten.split_with_sizes.default, aten.split.sizes)
-def _split_with_sizes(x: Any, sizes: Sequence[int], axis: int = 0) -> Any:
+def _split_with_sizes(x: Array, sizes: Sequence[int], axis: int = 0) -> list[Array]:
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return [_narrow(x, axis, start, size) for start, size in zip(starts, sizes, strict=True)]
 
 
 @from_aten(aten.chunk.default)
-def _chunk(x: Any, chunks: int, axis: int = 0) -> Any:
+def _chunk(x: Array, chunks: int, axis: int = 0) -> list[Array]:
     axis = axis_of(axis, x)
     return _split(x, -(-x.shape[axis] // chunks), axis)
 
 
 @from_aten(aten.unbind.int)
-def _unbind(x: Any, axis: int = 0) -> Any:
+def _unbind(x: Array, axis: int = 0) -> list[Array]:
     axis = axis_of(axis, x)
     return [_select(x, axis, index) for index in range(x.shape[axis])]
 
 
 @from_aten(aten.flip.default)
-def _flip(x: Any, axes: Sequence[int]) -> Any:
+def _flip(x: Array, axes: Sequence[int]) -> Array:
     return Flip(tuple(axis_of(axis, x) for axis in axes))(x)
 
 
 @from_aten(aten.roll.default)
-def _roll(x: Any, shifts: Sequence[int], axes: Sequence[int] = ()) -> Any:
+def _roll(x: Array, shifts: Sequence[int], axes: Sequence[int] = ()) -> Array:
     for shift, axis in zip(shifts, axes, strict=True):
         axis = axis_of(axis, x)
         cut = -shift % x.shape[axis]
@@ -237,7 +240,7 @@ def _roll(x: Any, shifts: Sequence[int], axes: Sequence[int] = ()) -> Any:
 
 
 @from_aten(aten.repeat.default)
-def _repeat(x: Any, counts: Sequence[int]) -> Any:
+def _repeat(x: Array, counts: Sequence[int]) -> Array:
     if len(counts) != len(x.shape) or counts[0] != 1:
         raise UnsupportedOperator("a repeat along the batch axis mixes samples")
     for axis, count in enumerate(counts):
@@ -247,5 +250,5 @@ def _repeat(x: Any, counts: Sequence[int]) -> Any:
 
 
 @from_aten(aten.tile.default)
-def _tile(x: Any, counts: Sequence[int]) -> Any:
+def _tile(x: Array, counts: Sequence[int]) -> Array:
     return _repeat(x, [1] * (len(x.shape) - len(counts)) + list(counts))

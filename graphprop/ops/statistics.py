@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import torch
 
 from graphprop.errors import UnsupportedOperator
 from graphprop.ops.average import _mean
-from graphprop.ops.base import from_aten
+from graphprop.ops.base import Array, from_aten
 from graphprop.ops.elementwise import Subtract
 from graphprop.ops.merge import aligned
 from graphprop.ops.power import Power
@@ -26,13 +25,13 @@ aten = torch.ops.aten
 
 @from_aten(aten.var.dim, aten.var.correction)
 def _variance(
-    x: Any,
+    x: Array,
     axes: Sequence[int] | None = None,
     unbiased: bool = True,
     keepdim: bool = False,
     *,
     correction: float | None = None,
-) -> Any:
+) -> Array:
     chosen = axes_of(axes, x)
     count = prod(x.shape[axis] for axis in chosen)
     less = float(unbiased) if correction is None else correction
@@ -43,29 +42,29 @@ def _variance(
 
 @from_aten(aten.var_mean.dim, aten.var_mean.correction)
 def _variance_and_mean(
-    x: Any,
+    x: Array,
     axes: Sequence[int] | None = None,
     unbiased: bool = True,
     keepdim: bool = False,
-    **options: Any,
-) -> Any:
+    **options: object,
+) -> tuple[Array, Array]:
     return _variance(x, axes, unbiased, keepdim, **options), _mean(x, axes, keepdim)
 
 
 @from_aten(aten.std.dim, aten.std.correction)
-def _standard_deviation(*arguments: Any, **options: Any) -> Any:
+def _standard_deviation(*arguments: Array, **options: object) -> Array:
     return Simple("sqrt")(_variance(*arguments, **options))
 
 
 @from_aten(aten.linalg_vector_norm.default)
 def _vector_norm(
-    x: Any,
+    x: Array,
     order: float = 2,
     axes: Sequence[int] | None = None,
     keepdim: bool = False,
     *,
-    dtype: Any = None,
-) -> Any:
+    dtype: torch.dtype | None = None,
+) -> Array:
     if order != 2:
         raise UnsupportedOperator(f"a vector norm of order {order} has no relevance rule; 2 has")
     chosen = axes_of(axes, x)

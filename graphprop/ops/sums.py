@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
 import torch
 
 from graphprop.errors import UnsupportedOperator
@@ -16,12 +17,12 @@ from graphprop.ir.layout import (
     PLACE,
     Factor,
     Layout,
-    guessed,
     resized_to,
     sizes,
 )
 from graphprop.ir.operation import Shape
-from graphprop.ops.base import Operator, from_aten
+from graphprop.ops.base import Array, Operator, from_aten
+from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.shape import Rearrangement, Reshape, _squeeze, axes_of
 from graphprop.ops.traits import Trait
 
@@ -39,10 +40,7 @@ class Expand(Rearrangement):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.expand(self.shape)
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        (x,) = operands
-        if x is None:
-            return guessed(shape)
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
         pairs = enumerate(zip(sizes(x), shape[1:], strict=True))
         axes = list(x.axes)
         for index in (index for index, (before, after) in pairs if before != after):
@@ -61,7 +59,7 @@ class Expand(Rearrangement):
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.expand({', '.join(map(str, self.shape))})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         shape = [max(length, 1) for length in self.shape]
         return graph.node("Expand", operands[0], graph.integers(shape))
 
@@ -80,9 +78,8 @@ class Sum(Operator):
     def interval_at(self, shapes: Sequence[Shape], *operands: Interval) -> Interval:
         return operands[0].times(prod(shapes[0][axis] for axis in self.axes))
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        (x,) = operands
-        return guessed(shape) if x is None else resized_to(x, shape)
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
+        return resized_to(x, shape)
 
     def adjoint(self, *shapes: Shape) -> Operator:
         return Expand(shapes[0])
@@ -94,7 +91,7 @@ class Sum(Operator):
     def source(self, *operands: str) -> str:
         return f"{operands[0]}.sum({self.axes}, keepdim=True)"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("ReduceSum", operands[0], graph.integers(self.axes), keepdims=1)
 
 
@@ -116,7 +113,7 @@ class Mean(Sum):
     def source(self, *operands: str) -> str:
         return f"torch.mean({operands[0]}, {self.axes}, keepdim=True)"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("ReduceMean", operands[0], graph.integers(self.axes), keepdims=1)
 
 
@@ -140,7 +137,7 @@ class Spread(Rearrangement):
 
 
 @from_aten(aten.expand.default)
-def _expand(x: Any, shape: Sequence[int]) -> Any:
+def _expand(x: Array, shape: Sequence[int]) -> Array:
     added = len(shape) - len(x.shape)
     if added:
         raise UnsupportedOperator("an expand that adds axes in front moves the batch")
@@ -149,7 +146,9 @@ def _expand(x: Any, shape: Sequence[int]) -> Any:
 
 
 @from_aten(aten.sum.dim_IntList)
-def _sum(x: Any, axes: Sequence[int] | None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+def _sum(
+    x: Array, axes: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Array:
     chosen = axes_of(axes, x)
     total = Sum(chosen)(x)
     return total if keepdim else _squeeze(total, chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from graphprop.ir.interval import Interval
-from graphprop.ops.base import from_aten, source_call
+from graphprop.ops.base import Array, from_aten, source_call
 from graphprop.ops.resample import Resampling, apply_along
 
 aten = torch.ops.aten
@@ -78,8 +79,8 @@ class Upsample(Resampling):
         )
 
 
-def _upsample(mode: str, smooth: bool = False) -> Any:
-    def capture(x: Any, size: Any, *rest: Any) -> Any:
+def _upsample(mode: str, smooth: bool = False) -> Callable[..., Array]:
+    def capture(x: Array, size: Sequence[int] | None, *rest: Any) -> Array:
         *corners, scales = rest
         align = bool(corners[0]) if corners else False
         lengths = x.shape[2:]

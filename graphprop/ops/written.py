@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import torch
 
 from graphprop.ir.facts import BATCH
 from graphprop.ir.writer import Value
-from graphprop.ops.base import from_aten
+from graphprop.ops.base import Array, from_aten
 from graphprop.ops.constants import filled, one_sample
 from graphprop.ops.elementwise import Multiply
 from graphprop.ops.padding import Pad
@@ -23,13 +22,13 @@ aten = torch.ops.aten
 
 @from_aten(aten.slice_scatter.default)
 def _slice_scatter(
-    x: Any,
-    new: Any,
+    x: Array,
+    new: Array,
     axis: int = 0,
     start: int | None = None,
     stop: int | None = None,
     step: int = 1,
-) -> Any:
+) -> Array:
     """A slice written anew: what lies before it, the new entries, and what lies behind."""
     axis = axis % len(x.shape)
     if start in (None, 0) and (stop is None or stop > 2**31) and step == 1:
@@ -43,7 +42,7 @@ def _slice_scatter(
     return _cat([part for part in parts if part.shape[axis]], axis)
 
 
-def _every_written(x: Any, new: Any, axis: int, places: range) -> Any:
+def _every_written(x: Array, new: Array, axis: int, places: range) -> Array:
     """Entries in some places written anew: one after another."""
     parts, done = [], 0
     for count, place in enumerate(places):
@@ -54,7 +53,7 @@ def _every_written(x: Any, new: Any, axis: int, places: range) -> Any:
 
 
 @from_aten(aten.select_scatter.default)
-def _select_scatter(x: Any, new: Any, axis: int, index: int) -> Any:
+def _select_scatter(x: Array, new: Array, axis: int, index: int) -> Array:
     axis = axis_of(axis, x)
     index = index % x.shape[axis]
     new = new.unsqueeze(axis) if isinstance(new, torch.Tensor) else _unsqueeze(new, axis)
@@ -62,7 +61,7 @@ def _select_scatter(x: Any, new: Any, axis: int, index: int) -> Any:
 
 
 @from_aten(aten.copy.default)
-def _copy(x: Any, new: Any, non_blocking: bool = False) -> Any:
+def _copy(x: Array, new: Array, non_blocking: bool = False) -> Array:
     """What is written over x: another value or constant, broadcast to its shape."""
     if isinstance(new, torch.Tensor):
         return new.expand([BATCH if length == -1 else length for length in x.shape])
@@ -73,12 +72,12 @@ def _copy(x: Any, new: Any, non_blocking: bool = False) -> Any:
 
 
 @from_aten(aten.fill.Scalar, aten.fill.Tensor)
-def _fill(x: Any, value: Any) -> Any:
+def _fill(x: Array, value: Array) -> Array:
     return filled(x, x.shape, float(value), None)
 
 
 @from_aten(aten.cat.default)
-def _cat(values: Sequence[Any], axis: int = 0) -> Any:
+def _cat(values: Sequence[Array], axis: int = 0) -> Array:
     first = next(value for value in values if isinstance(value, Value))
     axis = axis_of(axis, first)
     if any(not isinstance(value, Value) for value in values):
@@ -87,7 +86,7 @@ def _cat(values: Sequence[Any], axis: int = 0) -> Any:
     return Cat(axis)(*values)
 
 
-def _with_batch(constant: torch.Tensor, like: Any) -> Any:
+def _with_batch(constant: torch.Tensor, like: Array) -> Array:
     """A constant as a value: added to a zero that has the batch of ``like``.
 
     The zero is a piece of padding, so that its relevance is nobody's.
@@ -103,7 +102,7 @@ def _with_batch(constant: torch.Tensor, like: Any) -> Any:
 
 
 @from_aten(aten.stack.default)
-def _stack(values: Sequence[Any], axis: int = 0) -> Any:
+def _stack(values: Sequence[Array], axis: int = 0) -> Array:
     return _cat(
         [_unsqueeze(v, axis % (len(v.shape) + 1)) for v in values],
         axis % (len(values[0].shape) + 1),
