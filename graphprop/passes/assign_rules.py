@@ -76,7 +76,7 @@ def count_in_stack(network: Network) -> None:
     They are counted along the longest way. A pool is as far as the next layer with weights behind
     it; those behind the whole stack are as far as its last layer. The head is at infinity.
     """
-    before: dict[Any, float] = {}
+    before: dict[fx.Node, float] = {}
     for node in network.layers:
         ways = [node.args[index] for index in facts_of(node).signal]
         counts = [before[way] + way.target.weighted for way in ways if way in before]
@@ -93,7 +93,7 @@ def count_in_stack(network: Network) -> None:
 def totals_changed(network: Network) -> list[str]:
     """Say what becomes of the total where alpha and beta do not differ by 1."""
     factors: dict[fx.Node, float] = {}
-    longest: dict[Any, int] = {}
+    longest: dict[fx.Node, int] = {}
     for node in network.layers:
         rule = facts_of(node).rule
         if rule is not None and rule.name == "alpha_beta":

@@ -9,14 +9,12 @@ alone is found here: a quotient ``s / sum s`` of values that are not negative li
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import fx
 
 from graphprop.ir.facts import facts_of, range_of
 from graphprop.ir.interval import UNIT
 from graphprop.ir.network import Network
-from graphprop.ir.writer import infer
+from graphprop.ir.writer import Argument, infer
 from graphprop.ops import Trait
 
 
@@ -47,7 +45,9 @@ def is_share_of_sum(node: fx.Node) -> bool:
     return False
 
 
-def is_same(first: Any, second: Any, known: dict[Any, bool] | None = None) -> bool:
+def is_same(
+    first: Argument, second: Argument, known: dict[tuple[fx.Node, fx.Node], bool] | None = None
+) -> bool:
     """Whether two operands are computed alike: a function called twice gives two nodes."""
     if first is second:
         return True

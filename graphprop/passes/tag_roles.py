@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 import networkx as nx
 from torch import fx
@@ -24,6 +23,7 @@ from torch import fx
 from graphprop.errors import MethodError, UnsupportedOperator, nearest
 from graphprop.ir.facts import facts_of, layout_of, range_of, shape_of, where
 from graphprop.ir.network import Network
+from graphprop.ir.writer import Argument
 from graphprop.ops import Pad, Signal, Trait
 from graphprop.ops.base import Window
 
@@ -136,7 +136,7 @@ GATE_LIMIT = 2.0
 """How large a gate can be: 1 + erf and 2 * sigmoid, as in GELU and SE written out, reach 2."""
 
 
-def is_reciprocal(operand: Any) -> bool:
+def is_reciprocal(operand: Argument) -> bool:
     """Whether a value is ``c / x`` with a constant c, broadcast or scaled by constants."""
     while isinstance(operand, fx.Node) and operand.op == "call_function":
         target, live = operand.target, live_operands(operand)
@@ -148,7 +148,7 @@ def is_reciprocal(operand: Any) -> bool:
     return False
 
 
-def places_of(operand: Any) -> int:
+def places_of(operand: Argument) -> int:
     """How many places a value has that can differ from each other."""
     layout = layout_of(operand) if isinstance(operand, fx.Node) else None
     return 1 if layout is None else layout.places
@@ -263,7 +263,7 @@ def shortcuts(flow: nx.DiGraph, network: Network) -> set[fx.Node]:
     return found
 
 
-def flow_branch(flow: nx.DiGraph, fork: Any, end: fx.Node) -> set[fx.Node]:
+def flow_branch(flow: nx.DiGraph, fork: fx.Node | str, end: fx.Node) -> set[fx.Node]:
     """The nodes on the ways from a fork to the end of one of its branches."""
     if end is fork:
         return set()
