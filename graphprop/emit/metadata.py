@@ -1,4 +1,4 @@
-"""What an ONNX model says of itself: its ``metadata_props``, so that the file can be read alone.
+"""The ``metadata_props`` of an ONNX model, which describe it where the file is read alone.
 
 ============================ ================================================================
 ``graphprop.version``         the version of graphprop that wrote it

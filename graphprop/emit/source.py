@@ -1,4 +1,4 @@
-"""Generated source as a whole: the functions copied into it, its format, and what it may call.
+"""Generated source: the functions copied into it, its format, and what it may call.
 
 Generated source calls functions of torch, the methods of tensors listed here, and what its
 operators declare (`Operator.calls`, `Operator.helpers`).
@@ -19,7 +19,7 @@ from ruff import __main__ as ruff
 
 from graphprop.errors import OperatorError, VerificationError
 from graphprop.ops import Operator, helpers
-from graphprop.ops.base import name_of
+from graphprop.ops.source import name_of
 
 KNOWN = {"torch": torch, "F": F}
 """What a function that is copied into generated source can use."""
@@ -113,7 +113,7 @@ def check_calls(source: str, functions: Iterable[str], methods: Iterable[str] = 
     Parameters
     ----------
     functions, methods
-        What may be called besides torch, by the operators' declarations.
+        What may be called in addition to torch, by the operators' declarations.
 
     Raises
     ------

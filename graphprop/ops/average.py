@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interval import NON_NEGATIVE, NON_POSITIVE, ZERO, Interval
 from graphprop.ir.operation import Shape
-from graphprop.ops.base import Array, Ints, from_aten, per_axis, source_call
+from graphprop.ops.base import Array, Ints, from_aten, per_axis
 from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.resample import Resampling
 from graphprop.ops.shape import _squeeze, axes_of
+from graphprop.ops.source import source_call
 from graphprop.ops.sums import Mean
 from graphprop.ops.windows import divides, full_size, overhang
 

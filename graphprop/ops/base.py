@@ -1,24 +1,29 @@
-"""What an operator is: one frozen dataclass that says everything the compiler needs to know of it.
+"""What an operator is: one frozen dataclass that declares everything the compiler needs of it.
 
 An operator's fields are its static attributes (stride, axis ...); what it is called with are its
 operands (tensors). Calling an operator with tensors runs it; calling it with a
 :class:`~graphprop.ir.writer.Value` writes a node into that value's graph. So one piece of
 mathematics serves as eager reference and as code generator.
 
-To add an operator: subclass :class:`Operator` in the file of this folder it belongs to, give it
+To add an operator, subclass :class:`Operator`, in this package or outside it, and give it
 
-- ``run``: what it computes, in torch;
-- ``interval``: what the ranges of its operands say about the range of its result;
-- ``layout``: what the axes of its result mean, where they are not those of its operands;
-- ``adjoint``: where it is linear in its first operand, the operator of its transpose;
-- ``gradient``: where it isn't, or depends on the input in other operands too;
-- ``source``: the torch source text it prints as;
-- ``onnx``: the ONNX nodes it becomes;
-- ``relevance``: the name of the rule that carries relevance through it, if it has no weights;
-- ``calls`` and ``helpers``: the methods of tensors, and the functions, that its source calls;
-- a function decorated with :func:`from_aten` that builds it from what ``torch.export`` captured,
+========================= =====================================================================
+``run``                   what it computes, in torch
+``interval``              the range of its result, from the ranges of its operands
+``layout_from``           what the axes of its result mean, if it does not act entry by entry
+``relevance``             the rule that carries relevance through it, if it has no weights
+``signal``                which operands relevance flows to, if not to the first alone
+``traits``                what passes may take it for: a pooling, a norm, a sum ...
+``adjoint``               where it is linear in its first operand, the operator of its transpose
+``gradient``              where it isn't, or has other operands that depend on the input
+``source``                the torch source that it prints as
+``calls``, ``helpers``    the methods of tensors, and the functions, that its source calls
+``onnx``                  the ONNX nodes that it becomes
+========================= =====================================================================
 
-and a case in ``tests/cases.py``: the laws are then tested for it.
+and a function decorated with :func:`from_aten` that builds it from what ``torch.export`` captured.
+No pass, rule or printer has to be changed: they ask for these declarations, not for classes. The
+laws that every operator obeys are tested for each case in the tests.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ from graphprop.ir.operation import Operation, Shape
 from graphprop.ir.writer import Operand, Value
 from graphprop.ops import helpers
 from graphprop.ops.onnx_writer import OnnxWriter
+from graphprop.ops.source import name_of
 from graphprop.ops.traits import Signal, Trait
 
 Array: TypeAlias = "Value | torch.Tensor"
@@ -69,7 +75,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Operator(Operation):
-    """One operator: what a graph needs to know of it, its adjoint, and how it is printed."""
+    """One operator: what a graph needs of it, how relevance passes it, and how it is printed."""
 
     traits: ClassVar[Trait] = Trait.NONE
     """What passes may take the operator for, see `Trait`."""
@@ -143,7 +149,7 @@ class Operator(Operation):
         return None
 
     def window(self, *shapes: Shape) -> Window | None:
-        """How far a result reaches over the places of the first operand; None: over no windows."""
+        """The windows that results are computed from; None for an operator without windows."""
         return None
 
     def with_results_scaled(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor | None:
@@ -187,6 +193,10 @@ class Operator(Operation):
         """
         return (self.adjoint(*shapes)(r, *operands[1:]),)
 
+    def coefficient(self, x: Array, *parameters: Array) -> Array:
+        """The slope of a map that is affine in x, shaped to multiply x: for the rule ``affine``."""
+        raise TypeError(f"{self.__name__} is not affine")
+
     def lowered(self, *operands: Operand) -> Array:
         """Write the operator's forward part into the lowered graph."""
         return self(*operands)
@@ -201,28 +211,6 @@ class Operator(Operation):
         An operand that is a number stays one: `OnnxWriter.node` makes a constant of it.
         """
         raise TypeError(f"{self.__name__} has no ONNX form: legalize it first")
-
-
-def name_of(helper: str | Callable[..., Any]) -> str:
-    """What a helper is called in generated source."""
-    return helper if isinstance(helper, str) else helper.__name__
-
-
-def source_tuple(numbers: Sequence[int]) -> str:
-    """Print a per-axis attribute the way a person writes it: one number where all are equal."""
-    if len(set(numbers)) == 1:
-        return str(numbers[0])
-    return "(" + ", ".join(map(str, numbers)) + ")"
-
-
-def source_call(function: str, *arguments: str, **options: tuple[Any, Any]) -> str:
-    """Print a call, leaving out every option (value, default) that has its default."""
-    shown = list(arguments)
-    for name, (value, default) in options.items():
-        if value != default:
-            printed = source_tuple(value) if isinstance(value, tuple) else repr(value)
-            shown.append(f"{name}={printed}")
-    return f"{function}({', '.join(shown)})"
 
 
 def per_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:

@@ -98,7 +98,7 @@ class Minimum(Extremum):
 
 @dataclass(frozen=True)
 class Mask(Operator):
-    """1 where x compares with zero as said, else 0."""
+    """1 where x compares with zero by the given comparison, else 0."""
 
     comparison: str
     levels: ClassVar[frozenset[str]] = frozenset({"canonical", "lowered", "torch", "onnx"})
@@ -230,7 +230,7 @@ def _threshold(x: Array, limit: float, value: float) -> Array:
 def _index_put(
     x: Array, indices: Sequence[Array | None], value: Array, accumulate: bool = False
 ) -> Array:
-    """Constants written where a mask, or fixed indices, say."""
+    """Constants written to the places that a mask or fixed indices select."""
     given = [index for index in indices if index is not None]
     fixed = not is_value(x) or not any(map(is_value, given))
     if accumulate or is_value(value) or not is_value(x):

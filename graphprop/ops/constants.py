@@ -1,4 +1,4 @@
-"""Constants made from the shape of a value, and operators that change nothing."""
+"""Constants of the shape or type of a value, and captured operators that change nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 
 def one_sample(constant: torch.Tensor) -> torch.Tensor:
-    """A constant that was made as large as the batch, for one sample."""
+    """A constant that has a row for each sample, as one row."""
     if constant.dim() == 0 or not constant.shape[0] or constant.shape[0] % BATCH:
         return constant
     if constant.stride(0) and not torch.equal(constant, constant[:1].expand_as(constant)):

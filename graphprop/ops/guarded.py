@@ -78,7 +78,7 @@ class DivideOrZero(Elementwise):
 
 @dataclass(frozen=True)
 class KeepWhere(Elementwise):
-    """``x`` where ``c`` compares with zero as said, 0 elsewhere."""
+    """``x`` where ``c`` compares with zero by the given comparison, 0 elsewhere."""
 
     comparison: str
     levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
@@ -119,5 +119,5 @@ def stabilize(z: Array, epsilon: float) -> Array:
 
 
 def keep_where(c: Array, comparison: str, x: Array) -> Array:
-    """``x`` where ``c`` compares with zero as said (``">"``, ``"=="`` ...), 0 elsewhere."""
+    """``x`` where ``c`` compares with zero (``">"``, ``"=="`` ...), 0 elsewhere."""
     return KeepWhere(comparison)(c, x)

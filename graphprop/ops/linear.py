@@ -19,9 +19,10 @@ from graphprop.ir.layout import CHANNEL, PLACE, Layout, guessed, sizes
 from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
-from graphprop.ops.base import Array, Ints, Operator, Window, from_aten, per_axis, source_call
+from graphprop.ops.base import Array, Ints, Operator, Window, from_aten, per_axis
 from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.padding import Pad
+from graphprop.ops.source import source_call
 from graphprop.ops.traits import Trait
 
 aten = torch.ops.aten
@@ -32,7 +33,7 @@ CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transp
 
 @dataclass(frozen=True)
 class Weighted(Operator):
-    """What all layers with weights share."""
+    """What all layers with weights share: a bias of their own, and the range of a weighted sum."""
 
     weighted: ClassVar[bool] = True
     operands: ClassVar[tuple[str, ...]] = ("x", "weight", "bias")

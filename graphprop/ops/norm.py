@@ -1,4 +1,4 @@
-"""Normalization layers, and the statistics that normalizations written by hand are made of.
+"""Normalization layers.
 
 Batch norm at inference is a fixed scale and shift per channel. The other norms take a mean m and a
 deviation s from the sample itself: ``(x - m) / s * weight + bias``. Relevance passes through them.
@@ -24,11 +24,12 @@ from graphprop.ir.interval import Interval
 from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
-from graphprop.ops.base import Array, Operator, from_aten, source_call
+from graphprop.ops.base import Array, Operator, from_aten
 from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.power import Power
 from graphprop.ops.shape import Reshape
 from graphprop.ops.simple import Simple
+from graphprop.ops.source import source_call
 from graphprop.ops.sums import Expand, Sum
 from graphprop.ops.traits import Trait
 
@@ -51,9 +52,8 @@ class BatchNorm(Operator):
         strategy = str(parameters.get("batch_norm"))
         return strategy if strategy in ("affine", "compensate") else self.relevance
 
-    def coefficient(self, x: Array, scale: Array, shift: Array) -> Array:
-        """The slope of the affine map, shaped to multiply x."""
-        return per_channel(scale, x)
+    def coefficient(self, x: Array, *parameters: Array) -> Array:
+        return per_channel(parameters[0], x)
 
     def gradient(
         self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
@@ -79,10 +79,6 @@ class SampleNorm(Operator):
 
     def rule_for(self, parameters: Mapping[str, Any]) -> str | None:
         return "affine" if parameters.get("norm") == "affine" else self.relevance
-
-    def coefficient(self, x: Array, *parameters: Array) -> Array:
-        """The slope ``weight / s`` of the map that is affine in x, shaped to multiply x."""
-        raise NotImplementedError
 
     def averaged(self, x: Array) -> Array:
         """The mean over what the statistics are taken over, shaped to meet x."""
@@ -243,7 +239,7 @@ def last_axes(shape: Shape, x: Array) -> range:
 
 
 def wrong_axes(shape: Shape, whole: Shape) -> str | None:
-    """Say so where a norm is not over the last axes of its operand, or over the batch."""
+    """What is wrong with a norm that is not over the last axes, or is over the batch."""
     if len(shape) >= len(whole) or whole[-len(shape) :] != shape:
         return f"the norm is over {shape}, which are not the last axes of {whole}"
     return None

@@ -25,7 +25,9 @@ OPSET = 20
 IR_VERSION = 10  # the first in which a node can carry metadata
 
 SMALL = 1024
-"""Of a tensor of at most this many bytes the content is looked at where a shape is inferred."""
+"""How many bytes a constant has at most whose content is read where a shape is inferred.
+
+Shapes and axes have a few dozen; weights, which no shape depends on, have thousands."""
 
 Input: TypeAlias = ir.Value | float | None
 """What an ONNX node is given: a value, a number that becomes a constant, or nothing."""
@@ -178,7 +180,7 @@ class OnnxWriter:
         if from_torch_dtype(tensor.dtype) == dtype:
             content = TorchTensor(tensor, name=name)
         else:
-            # converted when it is written, so that the weights aren't held twice
+            # converted when it is written, so that the weights aren't in memory twice
             content = ir.LazyTensor(
                 lambda: TorchTensor(tensor.float()), dtype, ir.Shape(tensor.shape), name=name
             )

@@ -18,10 +18,11 @@ from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
 from graphprop.ops.average import AdaptiveAvgPool, AvgPool
-from graphprop.ops.base import Array, Ints, Operator, from_aten, per_axis, source_call
+from graphprop.ops.base import Array, Ints, Operator, from_aten, per_axis
 from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.shape import Reshape, _permute, _squeeze, axes_of
 from graphprop.ops.simple import Simple
+from graphprop.ops.source import source_call
 from graphprop.ops.traits import Trait
 from graphprop.ops.windows import Pooling, divides, full_size, overhang
 

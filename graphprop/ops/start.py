@@ -1,4 +1,4 @@
-"""Where relevance starts: at the logits; and what the target says, in ONNX.
+"""Where relevance starts: at the logits. How a target is read in ONNX.
 
 In Python `helpers.target_of` reads the target, and refuses what is no class by an error. A graph
 can't raise one: there, what is no class makes the relevance of its sample NaN.

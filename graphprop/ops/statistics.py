@@ -1,4 +1,4 @@
-"""The statistics that normalizations written by hand are made of.
+"""Variance, deviation and norm: what normalizations written by hand are composed of.
 
 They mostly end in a denominator, which is a gate.
 """

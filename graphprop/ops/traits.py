@@ -13,7 +13,7 @@ class Trait(enum.Flag):
     """A property of an operator that a pass asks for."""
 
     NONE = 0
-    """The operator has no property that a pass knows."""
+    """No property at all."""
 
     ENTRYWISE = enum.auto()
     """Each entry of the result is computed from the entries of the operands at its own place."""
@@ -62,8 +62,8 @@ class Trait(enum.Flag):
     """A layer with weights that reads a vector of features, and no places around it."""
 
     CHANNELS_SECOND = enum.auto()
-    """A layer with weights that reads channels on axis 1 and places behind: it says what axes are.
-    """
+    """A layer with weights that reads channels on axis 1 and places on the axes behind it: layouts
+    are inferred from it."""
 
     ORDER_PRESERVING = enum.auto()
     """With constants as its other operands it keeps the order of the entries: at the end of a

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 
 from graphprop.ir.interval import Interval
-from graphprop.ops.base import Array, from_aten, source_call
+from graphprop.ops.base import Array, from_aten
 from graphprop.ops.resample import Resampling, apply_along
+from graphprop.ops.source import source_call
 
 aten = torch.ops.aten
 

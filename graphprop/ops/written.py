@@ -81,7 +81,7 @@ def _cat(values: Sequence[Array], axis: int = 0) -> Array:
     first = next(value for value in values if isinstance(value, Value))
     axis = axis_of(axis, first)
     if any(not isinstance(value, Value) for value in values):
-        # a constant beside values: give it the batch
+        # a constant among values: give it the batch
         values = [v if isinstance(v, Value) else _with_batch(v, first) for v in values]
     return Cat(axis)(*values)
 

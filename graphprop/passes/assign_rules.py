@@ -71,7 +71,7 @@ def assign_rules(
 
 
 def count_in_stack(network: Network) -> None:
-    """Say how many layers with weights lie before each layer of the conv stack, and each pool.
+    """Count the layers with weights before each layer of the conv stack, and before each pool.
 
     They are counted along the longest way. A pool is as far as the next layer with weights behind
     it; those behind the whole stack are as far as its last layer. The head is at infinity.
@@ -91,7 +91,7 @@ def count_in_stack(network: Network) -> None:
 
 
 def totals_changed(network: Network) -> list[str]:
-    """Say what becomes of the total where alpha and beta do not differ by 1."""
+    """The note on what becomes of the total where alpha and beta do not differ by 1."""
     factors: dict[fx.Node, float] = {}
     longest: dict[fx.Node, int] = {}
     for node in network.layers:

@@ -235,7 +235,7 @@ def name_written(
 
 
 def what_was_fine(network: Network) -> str:
-    """Say how far the translation came."""
+    """The end of a refusal: how many layers were translated before it."""
     layers = [node for node in network.layers if node.target.weighted]
     if not layers:
         return ""

@@ -66,7 +66,7 @@ def find_layer(network: Network, method: Method, parameters: Mapping[str, Any]) 
 
 
 def shape_text(node: fx.Node) -> str:
-    """A value's shape in words."""
+    """A value's shape for a message."""
     return "shape (" + ", ".join(map(str, shape_of(node)[1:])) + ")"
 
 

@@ -61,7 +61,7 @@ def fold_batchnorm(network: Network, strategy: str = "merge") -> Network:
 
 
 def merge(network: Network, writer: Writer, node: fx.Node) -> str:
-    """Merge one batch norm where possible; say what was done and why."""
+    """Merge one batch norm where possible; returns what was done, and why."""
     source = node.args[0]
     scale, shift = (network.tensor(argument).double() for argument in node.args[1:])
     reason = why_not_backward(node, source)

@@ -38,7 +38,7 @@ aten = torch.ops.aten
 
 
 def spatial(x: Folded, what: str) -> int:
-    """How many axes of places there are, one of which the frames can be beside."""
+    """The number of axes of places, which may be 1 or 2: the frames take one more axis."""
     rank = x.rank - 2
     if rank not in (1, 2):
         raise UnsupportedOperator(
@@ -182,7 +182,7 @@ UPSAMPLE = {
     aten._upsample_nearest_exact1d.vec: aten._upsample_nearest_exact2d.vec,
     aten._upsample_nearest_exact2d.vec: aten._upsample_nearest_exact3d.vec,
 }
-"""What resizes maps, and what does so beside one more axis."""
+"""What resizes maps, and what does so with one more axis, that of the frames."""
 
 
 @handles(*UPSAMPLE)

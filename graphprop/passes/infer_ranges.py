@@ -48,7 +48,7 @@ def is_share_of_sum(node: fx.Node) -> bool:
 def is_same(
     first: Argument, second: Argument, known: dict[tuple[fx.Node, fx.Node], bool] | None = None
 ) -> bool:
-    """Whether two operands are computed alike: a function called twice gives two nodes."""
+    """Whether two operands are computed in the same way: a function called twice has two nodes."""
     if first is second:
         return True
     if not (isinstance(first, fx.Node) and isinstance(second, fx.Node)):

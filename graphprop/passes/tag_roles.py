@@ -204,7 +204,7 @@ def is_pooled(node: fx.Node) -> bool:
 
 
 def covers_map(node: fx.Node) -> bool:
-    """Whether each result of a weighted layer reads the whole of its map, and no padding."""
+    """Whether each result of a weighted layer reads its entire map, and no padding."""
     window = window_of(node)
     if window is None:
         return node.target.has(Trait.DENSE) and places_of(node) == 1
