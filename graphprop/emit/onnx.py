@@ -75,7 +75,7 @@ def to_onnx(
         Of opset 20, with a symbolic batch size ``N``.
     """
     writer = OnnxWriter(node.name for node in network.graph.nodes if node.op != "placeholder")
-    values: dict[fx.Node, Any] = {}
+    values: dict[fx.Node, ir.Value] = {}
     inputs: list[ir.Value] = []
     classes, count = None, 0
     for node in network.graph.nodes:
@@ -165,7 +165,7 @@ def documentation(graph: ir.Graph, classes: int) -> str:
 
 
 def mean_over_samples(
-    writer: OnnxWriter, network: Network, samples: Samples, values: Mapping[fx.Node, Any]
+    writer: OnnxWriter, network: Network, samples: Samples, values: Mapping[fx.Node, ir.Value]
 ) -> ir.Value:
     """Write a loop that explains a chunk of the samples at a time, and sums up by weight.
 
