@@ -185,6 +185,13 @@ class Elu(Activation):
         return graph.node("Mul", total, graph.number(self.scale, like=x))
 
 
+LOWEST_GELU = -0.17005
+"""The lowest point of GELU, and of its tanh approximation, rounded down in the last digit."""
+
+CUBIC = 0.044715
+"""The coefficient in the tanh approximation of GELU (Hendrycks and Gimpel 2016)."""
+
+
 @dataclass(frozen=True)
 class Gelu(Activation):
     """``x * Phi(x)``, exact or by the tanh approximation."""
@@ -196,13 +203,13 @@ class Gelu(Activation):
 
     def interval(self, *operands: Interval) -> Interval:
         exact = self.approximate == "none"
-        return operands[0].valley(_gelu_of if exact else _tanh_gelu_of, -0.17005)
+        return operands[0].valley(_gelu_of if exact else _tanh_gelu_of, LOWEST_GELU)
 
     def slope_at(self, x: Array, *parameters: Array) -> Array:
         if self.approximate == "none":
             density = EXP(x * x * -0.5) * (1.0 / sqrt(2.0 * pi))
             return (ERF(x * sqrt(0.5)) + 1.0) * 0.5 + x * density
-        factor, cubic = sqrt(2.0 / pi), 0.044715
+        factor, cubic = sqrt(2.0 / pi), CUBIC
         t = TANH((x + x * x * x * cubic) * factor)
         inner = (x * x * (3.0 * cubic) + 1.0) * factor
         return (t + 1.0) * 0.5 + x * ((t * t) * -1.0 + 1.0) * inner * 0.5
@@ -220,7 +227,7 @@ def _gelu_of(x: float) -> float:
 
 
 def _tanh_gelu_of(x: float) -> float:
-    return x * (1.0 + tanh(sqrt(2.0 / pi) * (x + 0.044715 * x**3))) / 2.0
+    return x * (1.0 + tanh(sqrt(2.0 / pi) * (x + CUBIC * x**3))) / 2.0
 
 
 @from_aten(aten.relu.default)
@@ -272,6 +279,7 @@ def _elu(x: Array, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 
 
 @from_aten(aten.selu.default)
 def _selu(x: Array) -> Array:
+    # alpha and lambda of Klambauer et al. 2017, in the digits that torch has
     return Elu(1.6732632423543772848170429916717, 1.0507009873554804934193349852946)(x)
 
 

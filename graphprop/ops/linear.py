@@ -20,7 +20,7 @@ from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
 from graphprop.ops.base import Array, Ints, Operator, Window, from_aten, per_axis
-from graphprop.ops.onnx_writer import OnnxWriter
+from graphprop.ops.onnx_writer import FROM_THE_END, TO_THE_FRONT, OnnxWriter
 from graphprop.ops.padding import Pad
 from graphprop.ops.source import source_call
 from graphprop.ops.traits import Trait
@@ -302,8 +302,8 @@ class TransposeWeight(Operator):
             weight = graph.node("Transpose", weight, perm=(1, 0, *range(2, rank + 2)))
         if self.flip and any(length > 1 for length in kernel):
             axes = graph.integers(range(2, rank + 2))
-            backward = graph.integers([-1] * rank)
-            lowest = graph.integers([-(2**31)] * rank)
+            backward = graph.integers([FROM_THE_END] * rank)
+            lowest = graph.integers([TO_THE_FRONT] * rank)
             weight = graph.node("Slice", weight, backward, lowest, axes, backward)
         return weight
 

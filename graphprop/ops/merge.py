@@ -36,6 +36,7 @@ def aligned(*operands: Operand) -> list[Operand]:
 
 
 def _length(size: int) -> int:
+    # the batch is larger than any length: it stays the batch where it meets a length of 1
     return 2**31 if size == -1 else size
 
 

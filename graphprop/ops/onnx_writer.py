@@ -34,8 +34,14 @@ Input: TypeAlias = ir.Value | float | None
 
 Attribute: TypeAlias = "float | str | Sequence[int] | ir.Tensor[Any] | ir.TensorProtocol | ir.Graph"
 
+FROM_THE_END, TO_THE_FRONT = -1, -(2**31)
+"""Start and end of an ONNX slice that runs backward over a full axis: an end below any index."""
+
 BATCH_NAME = "N"
+"""The symbolic length of the batch axis."""
+
 SAMPLES_NAME = "samples"
+"""The symbolic length of the batch axis in the body of a loop over samples."""
 
 
 def with_type_of(value: ir.Value, node: fx.Node, batch: str = BATCH_NAME) -> ir.Value:

@@ -55,6 +55,7 @@ class Pad(Rearrangement):
         cropped = [axis for axis, pair in enumerate(self.amounts) if min(pair) < 0]
         if cropped:
             starts = [max(-self.amounts[axis][0], 0) for axis in cropped]
+            # an end above any index: nothing is cut off there
             ends = [min(self.amounts[axis][1], 0) or 2**31 for axis in cropped]
             x = graph.node("Slice", x, *map(graph.integers, (starts, ends, cropped)))
         sides = [*zip(*self.amounts, strict=True)]

@@ -56,6 +56,7 @@ class Resampling(Pooling):
         return _matrices(self, tuple(size))
 
 
+# a large network has some dozen resamplings, and each is probed at every level and check
 @lru_cache(maxsize=256)
 def _matrices(operator: Resampling, size: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
     found = []

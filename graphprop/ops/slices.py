@@ -21,7 +21,7 @@ from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
 from graphprop.ops.base import Array, Operator, from_aten
-from graphprop.ops.onnx_writer import OnnxWriter
+from graphprop.ops.onnx_writer import FROM_THE_END, TO_THE_FRONT, OnnxWriter
 from graphprop.ops.shape import Rearrangement, _squeeze, axis_of
 from graphprop.ops.traits import Signal, Trait
 
@@ -160,8 +160,8 @@ class Flip(Rearrangement):
         return f"{operands[0]}.flip({', '.join(map(str, self.axes))})"
 
     def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
-        backward = graph.integers([-1] * len(self.axes))
-        lowest = graph.integers([-(2**31)] * len(self.axes))
+        backward = graph.integers([FROM_THE_END] * len(self.axes))
+        lowest = graph.integers([TO_THE_FRONT] * len(self.axes))
         return graph.node(
             "Slice", operands[0], backward, lowest, graph.integers(self.axes), backward
         )
@@ -172,6 +172,7 @@ def _slice(
     x: Array, axis: int = 0, start: int | None = None, stop: int | None = None, step: int = 1
 ) -> Array:
     rank = len(x.shape)
+    # torch.export writes a slice of everything, x[:], with the largest int64 as its end
     if axis % rank == 0 and start in (None, 0) and (stop is None or stop > 2**31) and step == 1:
         return x
     axis = axis_of(axis, x)
