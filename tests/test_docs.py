@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
+from torch import nn
 
 import graphprop
 from graphprop.cli import main
@@ -80,6 +82,26 @@ def test_every_method_and_rule_has_a_section_with_its_parameters_and_defaults(ki
             assert shown(default) in table[parameter], (name, parameter)
         assert "Cost:" in documented[name], name
         assert "Conserves" in documented[name] or "**Laws.**" in documented[name], name
+
+
+def operations_of(rule: str, activation: nn.Module) -> int:
+    """How many convolutions a rule adds at a hidden layer: those of the source, less the others."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), activation, nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3)
+    )
+    rules = {"0": "epsilon", "2": rule}
+    explainer = graphprop.compile(model.eval(), torch.zeros(1, 2, 8, 8), "lrp_z", rules=rules)
+    forward = explainer.source[explainer.source.index("    def forward(") :]
+    return len(re.findall(r"F\.conv\w*2d\(", forward)) - 3  # two forward, one of layer "0"
+
+
+@pytest.mark.parametrize("rule", ["z", "alpha_beta", "z_plus", "flat", "rap"])
+def test_the_cost_of_a_rule_is_what_its_source_holds(rule):
+    section = sections(text_of("methods.md"), "Rule")[rule]
+    above, mixed = map(int, re.search(r"Cost: (\d) / (\d)", section).groups())
+    assert operations_of(rule, nn.ReLU()) == above
+    if mixed != above:
+        assert operations_of(rule, nn.LeakyReLU()) == mixed
 
 
 def test_every_parameter_has_a_meaning():
@@ -204,7 +226,6 @@ def test_the_operator_of_the_recipe_is_compiled_and_checked(tmp_path, monkeypatc
     recipe = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "recipe", recipe)
     spec.loader.exec_module(recipe)
-    torch, nn, bent = recipe.torch, recipe.nn, recipe.bent
 
     class Net(nn.Module):
         def __init__(self):
@@ -212,7 +233,7 @@ def test_the_operator_of_the_recipe_is_compiled_and_checked(tmp_path, monkeypatc
             self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
 
         def forward(self, x):
-            return self.head(bent(self.conv(x), 0.1).mean((2, 3)))
+            return self.head(recipe.bent(self.conv(x), 0.1).mean((2, 3)))
 
     explainer = graphprop.compile(Net().eval(), torch.zeros(1, 1, 8, 8))
     assert "bent" in {layer.operator for layer in explainer.layers}
