@@ -27,8 +27,7 @@ from graphprop.frontend.arguments import (
 from graphprop.frontend.capture import Example, capture, check_logits, unwrapped
 from graphprop.ir.facts import facts_of, shape_of, sign_of
 from graphprop.ir.network import Network
-from graphprop.lowering import legalization_steps, lowering_steps
-from graphprop.lowering.lower import in_flow, input_label
+from graphprop.lowering import in_flow, input_label, legalization_steps, lowering_steps
 from graphprop.ops import helpers
 from graphprop.passes.assign_rules import RuleMap
 from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters, silent

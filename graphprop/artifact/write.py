@@ -42,8 +42,7 @@ from graphprop.emit.metadata import metadata_of
 from graphprop.errors import EquivalenceError, OutputError
 from graphprop.explainer import CompiledExplainer
 from graphprop.ir.facts import facts_of, shape_of
-from graphprop.lowering import legalization_steps
-from graphprop.lowering.lower import in_flow
+from graphprop.lowering import in_flow, legalization_steps
 from graphprop.rules.registry import BoundRule
 
 if TYPE_CHECKING:

@@ -22,6 +22,22 @@ class Place(int):
 
 
 @dataclass
+class RewriteLog:
+    """What the rules of a `RewriteTable` did to a network.
+
+    Attributes
+    ----------
+    fired
+        ``"rule: node (operator) -> node (operator)"``, in order.
+    refused
+        ``"rule: node (operator): reason"``, for nodes that are still there.
+    """
+
+    fired: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Network:
     """A graph at one level of the compiler, with its tensors and the notes made on the way.
 
@@ -47,6 +63,8 @@ class Network:
         Which of the model's results is explained; empty where it returns but one.
     samples
         In a lowered graph: the inputs whose maps are averaged, if the map is such a mean.
+    log
+        What rewrite rules did since the pass before.
     """
 
     graph: fx.Graph = field(default_factory=fx.Graph)
@@ -57,6 +75,7 @@ class Network:
     tail: tuple[tuple[Operation, tuple[Any, ...]], ...] = ()
     output_name: str = ""
     samples: Samples | None = None
+    log: RewriteLog = field(default_factory=RewriteLog)
 
     @property
     def inputs(self) -> list[fx.Node]:
@@ -148,6 +167,7 @@ class Network:
             tensors=dict(self.tensors),
             notes=list(self.notes),
             decisions=dict(self.decisions),
+            log=RewriteLog(list(self.log.fired), list(self.log.refused)),
         )
         for node, copy in mapping.items():
             copy_facts(node, copy)

@@ -6,7 +6,7 @@ Arithmetic with values, and calls of operators on them, write nodes into the wri
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
@@ -104,6 +104,14 @@ class Writer(fx.proxy.GraphAppendingTracer):
         node = self.graph.create_node("placeholder", name, name=name)
         facts_of(node).update(value=value, batched=True, varies=True, range=range, label=name)
         return Value(node, self)
+
+    def value(self, node: fx.Node) -> Value:
+        """Return a node of the graph as a value to compute with."""
+        return Value(node, self)
+
+    def values(self, operands: Iterable[Argument]) -> list[Value | float]:
+        """Return arguments of a node as operands to compute with: numbers stay what they are."""
+        return [Value(a, self) if isinstance(a, fx.Node) else a for a in operands]
 
     def tensor(self, tensor: torch.Tensor, name: str = "constant") -> Value:
         """Refer to a tensor, adding it to the network under ``name`` where it is new."""
