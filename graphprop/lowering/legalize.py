@@ -119,14 +119,14 @@ def products(
     return x
 
 
-@LEGALIZE.rule("broadcast of what has the shape already", Expand)
+@LEGALIZE.rule("broadcast to the same shape", Expand)
 def _expand_nothing(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
     # ONNX Runtime 1.31 loses the result of such a one, where the batch is not known
     return x if shape_of(x) == shape_of(node) else None
 
 
-@LEGALIZE.rule("gate broadcast by the product itself", Multiply, Divide)
+@LEGALIZE.rule("broadcast left to the product or quotient", Multiply, Divide)
 def _expanded_operand(node: fx.Node, writer: Writer) -> Replacement:
     for index, operand in enumerate(node.args):
         other = node.args[1 - index]

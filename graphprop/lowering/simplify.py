@@ -53,22 +53,27 @@ def simplify(network: Network) -> Network:
     return network
 
 
+def sign_unknown(x: fx.Node) -> Refusal | None:
+    """Refuse what needs a sign; of a parameter it is never known, and that is not worth a line."""
+    return Refusal(f"its operand lies in {range_of(x)}") if facts_of(x).batched else None
+
+
 @SIMPLIFY.rule("clamp of a known sign", Positive)
 def _positive(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
-    return x if range_of(x).low >= 0 else Refusal(f"its operand lies in {range_of(x)}")
+    return x if range_of(x).low >= 0 else sign_unknown(x)
 
 
 @SIMPLIFY.rule("clamp of a known sign", Negative)
 def _negative(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
-    return x if range_of(x).high <= 0 else Refusal(f"its operand lies in {range_of(x)}")
+    return x if range_of(x).high <= 0 else sign_unknown(x)
 
 
 @SIMPLIFY.rule("absolute value of a known sign", Absolute)
 def _absolute(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
-    return x if range_of(x).low >= 0 else Refusal(f"its operand lies in {range_of(x)}")
+    return x if range_of(x).low >= 0 else sign_unknown(x)
 
 
 @SIMPLIFY.rule("stabilizer of a known sign", Stabilize)
@@ -158,13 +163,13 @@ def _sum_first(node: fx.Node, writer: Writer) -> Replacement:
     return x.target(node.target(writer.value(numerator)), writer.value(denominator))
 
 
-@SIMPLIFY.rule("winners that nobody asks for", Item)
+@SIMPLIFY.rule("indices that nothing reads", Item)
 def _without_indices(node: fx.Node, writer: Writer) -> Replacement:
     pool = node.args[0]
     if node.target.index != 0 or not is_call(pool, MaxPool, AdaptiveMaxPool):
         return None
     if len(pool.users) > 1:
-        return Refusal("the winners are read, too")
+        return Refusal("the indices are read")
     return writer.write(replace(pool.target, indices=False), (writer.value(pool.args[0]),))
 
 
@@ -195,7 +200,7 @@ def _ones_back(node: fx.Node, writer: Writer) -> Replacement:
     return Expand(shape_of(node))(spread)
 
 
-@SIMPLIFY.rule("bias of nothing", AddBias)
+@SIMPLIFY.rule("bias of zero", AddBias)
 def _no_bias(node: fx.Node, writer: Writer) -> Replacement:
     z, bias = node.args
     return z if is_zero(bias) and isinstance(z, fx.Node) else None

@@ -66,7 +66,7 @@ NAMES = (
     "legalize_torch",
     "legalize_onnx",
 )
-"""The passes in order. `legalize_onnx` starts from what `simplify` returned, too."""
+"""The passes in order. ``legalize_onnx`` starts from what ``simplify`` returned, too."""
 
 REGISTERED: list[tuple[str, Step]] = []
 """The passes that were added, each with the name of the pass it runs after."""
@@ -85,14 +85,14 @@ def register(step: Step, *, after: str) -> None:
 
     Raises
     ------
-    ValueError
+    MethodError
         If there is no pass ``after``, or already one of the name.
     """
     known = (*NAMES, *(added.name for _, added in REGISTERED))
     if after not in known:
-        raise ValueError(f"there is no pass {after!r}: {nearest(after, known)}")
+        raise MethodError(f"there is no pass {after!r}: {nearest(after, known)}")
     if step.name in known:
-        raise ValueError(f"there is already a pass {step.name!r}")
+        raise MethodError(f"there is already a pass {step.name!r}")
     REGISTERED.append((after, step))
 
 
@@ -112,7 +112,7 @@ def registered(step: Step, *, after: str) -> Iterator[None]:
 
 
 def with_registered(steps: Sequence[Step]) -> list[Step]:
-    """Return the steps with those that were added after them."""
+    """Return the steps, each followed by those that were registered to run after it."""
     found: list[Step] = []
     for step in steps:
         added = [other for after, other in REGISTERED if after == step.name]
