@@ -1,8 +1,8 @@
-"""Legalize: to what the target prints, each adjoint in the form that is fastest there.
+"""Legalize: turn a lowered graph into one that a target prints, in the form that is fastest there.
 
 - A bias goes into its layer's call where nothing else reads the sum without it.
-- Adjoints of averages and resizing become a division where one result stands for all, else one
-  matrix product per axis.
+- Adjoints of averages and resizing become a division where all results are equal, else one matrix
+  product per axis.
 - torch: a 1x1 transposed convolution is a convolution with its channels exchanged, dilated where
   it has a stride.
 - ONNX: a transposed convolution of stride 1 and 8 or more channels is a convolution with flipped
@@ -51,7 +51,7 @@ from graphprop.ops import (
 LEGALIZE, LEGALIZE_TORCH, LEGALIZE_ONNX = RewriteTable(), RewriteTable(), RewriteTable()
 
 ONNX_CONV_CHANNELS = 8
-"""From how many channels on ONNX Runtime's Conv beats its ConvTranspose."""
+"""The number of channels from which on ONNX Runtime's Conv is faster than its ConvTranspose."""
 
 
 def legalize(network: Network, target: str) -> Network:
@@ -65,9 +65,9 @@ def legalize(network: Network, target: str) -> Network:
 
 
 def tidy_names(network: Network) -> None:
-    """Drop the numbers from names whose first bearer has been simplified away.
+    """Drop the numbers from names where the node without a number has been simplified away.
 
-    A name that was given on purpose keeps its number: it is the layer's.
+    The name of a layer, or one that a rule chose, keeps its number.
     """
     names = {node.name for node in network.graph.nodes}
     for node in network.graph.nodes:
@@ -91,7 +91,7 @@ def _bias_inside(node: fx.Node, writer: Writer) -> Replacement:
 @LEGALIZE.rule("even spread", Spread)
 def _spread(node: fx.Node, writer: Writer) -> Replacement:
     r, count = writer.value(node.args[0]), node.target.count
-    # a product with 1 is lost by ONNX Runtime 1.31 where a broadcast that changes nothing follows
+    # ONNX Runtime 1.31 drops a product with 1 where a broadcast that changes nothing follows it
     return Expand(node.target.shape)(r * (1.0 / count) if count > 1 else r)
 
 
@@ -122,7 +122,7 @@ def products(
 @LEGALIZE.rule("broadcast to the same shape", Expand)
 def _expand_nothing(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
-    # ONNX Runtime 1.31 loses the result of such a one, where the batch is not known
+    # ONNX Runtime 1.31 loses the result of such a broadcast where the batch size is not known
     return x if shape_of(x) == shape_of(node) else None
 
 
@@ -148,7 +148,7 @@ def _scale_inside(node: fx.Node, writer: Writer) -> Replacement:
 
 
 def is_pointwise(target: ConvTranspose, kernel: tuple[int, ...]) -> bool:
-    """Whether a transposed convolution looks at one place at a time."""
+    """Whether a transposed convolution reads one place at a time."""
     return all(length == 1 for length in kernel) and not any(target.padding)
 
 

@@ -1,6 +1,6 @@
-"""Simplify: what need not be computed. One table, each entry with its reason.
+"""Simplify: leave out what need not be computed. One table of rewrites.
 
-Signs pay here: where x >= 0, its negative part is zero, and with it half of alpha-beta and gamma
+Known signs pay off here: where x >= 0, its negative part is zero, and half of alpha-beta and gamma
 disappears; where a denominator is known to be positive, its stabilizer is a plain sum.
 """
 
