@@ -26,7 +26,7 @@ def relevances_written(method: Method) -> Condition:
         for node in network.layers:
             label = facts_of(node).records
             for flow in method.flow_names:
-                r = relevances.get(in_flow(label, flow)) if label else None
+                r = None if label is None else relevances.get(in_flow(label, flow))
                 if r is not None and shape_of(r) != shape_of(node):
                     yield Fault(r, f"it has the shape {shape_of(r)}, {node.name} {shape_of(node)}")
 

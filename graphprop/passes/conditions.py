@@ -21,18 +21,16 @@ from graphprop.passes.join_sums import is_sum
 from graphprop.rules.registry import Method
 
 
-def _unlabeled(network: Network) -> Iterator[Fault]:
+def _labeled_twice(network: Network) -> Iterator[Fault]:
     labels: set[str] = set()
     for node in network.layers:
         label = facts_of(node).label
-        if not label:
-            yield Fault(node, "it has no label")
         if label in labels:
             yield Fault(node, f"another layer has the label {label!r}")
         labels.add(label)
 
 
-LABELED = Condition("every layer has a label of its own", _unlabeled)
+LABELED = Condition("every layer has a label of its own", _labeled_twice)
 
 
 def _unjoined(node: fx.Node) -> str | None:

@@ -147,7 +147,6 @@ def set_facts(name: str, **facts: Any) -> Harm:
 @pytest.mark.parametrize(
     ("name", "harm", "expected"),
     [
-        ("canonicalize", set_facts("conv", label=""), "its own: conv: it has no label"),
         (
             "canonicalize",
             set_facts("conv", label="before"),
