@@ -151,7 +151,7 @@ def compiled(
     """Compile a network; it is captured but once, which takes longer than all that follows."""
     if network not in PROGRAMS:
         PROGRAMS[network] = capture(network, x)
-    with mock.patch("graphprop.explainer.capture", return_value=PROGRAMS[network]):
+    with mock.patch("graphprop.api.capture", return_value=PROGRAMS[network]):
         return graphprop.compile(network, x, method, **parameters)
 
 

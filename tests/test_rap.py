@@ -22,10 +22,10 @@ from torch import nn
 
 import graphprop
 from graphprop import Layer
+from graphprop.api import CompiledExplainer
 from graphprop.emit.execute import run_source
 from graphprop.emit.onnx import to_onnx
 from graphprop.errors import MethodError
-from graphprop.explainer import CompiledExplainer
 from graphprop.ir.interpret import interpret
 from graphprop.lowering.legalize import legalize
 from graphprop.ops import Add, Conv, ConvTranspose, Linear, Operator, Subtract, divide_or_zero
