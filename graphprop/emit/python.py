@@ -40,15 +40,11 @@ class PythonModule:
     results, relevances
         Layer's label -> the name of the local variable of ``forward`` that holds its result,
         or the relevance of its result.
-    variables
-        The local variables of ``forward`` that there are: an expression nested in another one has
-        none, nor has what a mean over samples is taken of.
     """
 
     source: str
     results: dict[str, str] = field(default_factory=dict)
     relevances: dict[str, str] = field(default_factory=dict)
-    variables: tuple[str, ...] = ()
 
 
 def to_python(
@@ -96,10 +92,7 @@ def to_python(
         if facts_of(node).records and node in printer.names
     }
     return PythonModule(
-        source,
-        results,
-        {label: printer.names[node] for label, node in relevances.items()},
-        printer.variables(),
+        source, results, {label: printer.names[node] for label, node in relevances.items()}
     )
 
 
@@ -239,14 +232,6 @@ class Printer:
             targets = ", ".join(items.get(i, "_") for i in range(len(facts_of(node).value)))
             return [f"{targets} = {self.expression(node)}"]
         return [f"{self.names[node]} = {self.expression(node)}"]
-
-    def variables(self) -> tuple[str, ...]:
-        """The local variables of ``forward``, in order."""
-        if self.network.samples is not None:
-            return ("logits", "relevance")  # see `averaging`
-        nodes = [n for n in self.network.layers if facts_of(n).batched and n not in self.inlined]
-        single = [node for node in nodes if not isinstance(facts_of(node).value, tuple)]
-        return tuple(dict.fromkeys(self.names[node] for node in single))
 
     def class_text(self, body: list[str]) -> str:
         """The class with its buffers and ``forward``."""
