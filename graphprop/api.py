@@ -54,15 +54,9 @@ from graphprop.frontend.arguments import (
 from graphprop.frontend.capture import Example, capture, check_logits, inputs_of, unwrapped
 from graphprop.ir.facts import shape_of
 from graphprop.ir.network import Network
-from graphprop.lowering.legalize import legalize
+from graphprop.lowering import legalization_steps, lowering_steps
 from graphprop.passes.assign_rules import RuleMap
-from graphprop.passes.pipeline import (
-    Pipeline,
-    analysis_steps,
-    lowering_steps,
-    resolve_parameters,
-    silent,
-)
+from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters, silent
 from graphprop.pictures.explain import Explanation, explain_images
 from graphprop.rules import Method, find_method
 from graphprop.version import __version__
@@ -389,12 +383,14 @@ def compile(
     network = pipeline.run(analysis_steps(chosen, settings, rules, roles, output), program)
     network.notes[:0] = unwrapping
     check_logits(model, network, example_input)
-    lowered = pipeline.run(lowering_steps(pipeline, chosen, settings), network)
+    lowered = pipeline.run(lowering_steps(chosen, settings), network)
     if class_names is not None:
         check_class_names(class_names, shape_of(network.output.args[0])[1])
     # a set has no order of its own, and what is written must be the same every time
     patterns = tuple(sorted(record) if isinstance(record, set | frozenset) else record)
-    legal, legal_onnx = (legalize(lowered, target)[0] for target in ("torch", "onnx"))
+    legal, legal_onnx = (
+        pipeline.run(legalization_steps(target), lowered) for target in ("torch", "onnx")
+    )
     name = name or type(model).__name__
     shared = ", ".join(f"{key}={value}" for key, value in settings.items())
     generated = to_python(

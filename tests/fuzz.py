@@ -724,7 +724,7 @@ def in_single(network: Network) -> Network:
 
 def in_onnx(network: Network, x: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor]:
     """Logits and relevance by ONNX Runtime, in this process."""
-    proto = onnx_ir.to_proto(to_onnx(legalize(in_single(network), "onnx")[0]))
+    proto = onnx_ir.to_proto(to_onnx(legalize(in_single(network), "onnx")))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True

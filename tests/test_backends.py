@@ -227,7 +227,7 @@ def test_backends_agree(network: str, method: str) -> None:
     truth.holds(logits, relevance)
     with torch.no_grad():
         assert error(logits, given.model(given.x)) <= 1e-5
-    legal, _ = legalize(explainer.lowered, "onnx")
+    legal = legalize(explainer.lowered, "onnx")
     # not in pytest's own folder, which keeps half a gigabyte of weights for days
     with TemporaryDirectory() as folder:
         path = Path(folder) / "explainer.onnx"
@@ -254,7 +254,7 @@ def test_logits_in_double_precision_are_the_models(network: str, method: str) ->
 
 def test_names_are_those_of_the_user() -> None:
     explainer = subject("alexnet").compile("epsilon_plus_flat")
-    legal, _ = legalize(explainer.lowered, "onnx")
+    legal = legalize(explainer.lowered, "onnx")
     model = to_onnx(legal)
     written = {node.name for node in model.graph}
     assert {"features_0", "features_12", "r_features_11", "r_features_12", "view"} <= written

@@ -238,7 +238,7 @@ def affine_map(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def in_onnx(explainer: CompiledExplainer, **inputs: torch.Tensor) -> list[torch.Tensor]:
-    legal, _ = legalize(explainer.lowered, "onnx")
+    legal = legalize(explainer.lowered, "onnx")
     proto = onnx_ir.to_proto(to_onnx(legal))
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1

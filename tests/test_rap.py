@@ -625,7 +625,7 @@ def scaled(explainer: CompiledExplainer, which: str, factor: float) -> dict[str,
 
 def session_of(explainer: CompiledExplainer, **tensors: torch.Tensor) -> Any:
     """ONNX Runtime with the explainer, some of its tensors replaced."""
-    legal, _ = legalize(explainer.lowered, "onnx")
+    legal = legalize(explainer.lowered, "onnx")
     legal.tensors.update({k: t for k, t in tensors.items() if k in legal.tensors})
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -379,7 +379,7 @@ def test_rules_are_their_formulas(
         assert_equal(found, expected, f"compiled {setting}")
         # what becomes ONNX is the same in other operators; it takes an index as target
         index = torch.arange(len(x)) % logits.shape[1]
-        legal, _ = legalize(explainer.lowered, "onnx")
+        legal = legalize(explainer.lowered, "onnx")
         (_, found, _), _ = interpret(legal, {"x": x, "target": index})
         assert_equal(found, explainer(x, index)[1], f"compiled for ONNX {setting}")
 

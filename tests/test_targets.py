@@ -71,7 +71,7 @@ def explainer_of(kind, method="epsilon_plus", **options):
 
 @lru_cache
 def session_of(explainer):
-    network, _ = legalize(explainer.lowered, "onnx")
+    network = legalize(explainer.lowered, "onnx")
     model = onnx_ir.to_proto(to_onnx(network, explainer.compiled.recorded_nodes(network)))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
