@@ -419,7 +419,7 @@ def held(explainer, tmp_path, *shape, **options):
     arbiter = GraphArbiter(explainer.compiled, stages, samples)
     session = Session(tmp_path, stages, arbiter, arbiter.truth(), lambda text: None)
     session.begin()
-    return session.hold("noisy", Noisy(explainer, **options))
+    return session.compare("noisy", Noisy(explainer, **options))
 
 
 @pytest.mark.parametrize("wrong", ["", "r_first"])

@@ -51,7 +51,7 @@ DISTRIBUTIONS = (
     "safetensors",
     "torch",
 )
-"""What the bytes of a directory depend on besides graphprop and Python."""
+"""What the bytes of a directory depend on, apart from graphprop and Python."""
 
 MOST_ENTRIES = 64
 """Entries of a tensor up to which a parameter is recorded as numbers: bounds of an input have one
@@ -74,10 +74,10 @@ def write_files(
     try:
         save_file(contiguous(compiled.legal.stored), weights)
     except SafetensorError as error:
-        said = re.search(r"os error (\d+)", str(error))  # a full disk among others
-        if said is None:
+        number = re.search(r"os error (\d+)", str(error))  # a full disk among others
+        if number is None:
             raise
-        raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
     # safetensors lets nobody else read what it writes
     shutil.copymode(folder / "explainer.py", weights)
     if onnx:

@@ -1,4 +1,4 @@
-"""What backends are held against: the same mathematics in float64, and how far float32 is off.
+"""The reference of a check: the same mathematics in float64, and the error of float32.
 
 At compile time the arbiter is the explainer's graph, run node by node. Of a compiled directory it
 is the generated module itself, in float64.
@@ -36,26 +36,29 @@ from graphprop.ir.network import Network
 from graphprop.lowering.interpret_map import interpret_map
 
 FLOOR = 1e-5
-"""An error below this is never a failure."""
+"""An error below this is never a failure: float32 has seven digits, and sums lose two of them."""
 
 MARGIN = 10.0
-"""How many times the error of float32 a backend may be off."""
+"""How many times the error of torch in float32 a backend may be off: another order of summation, or
+a fused operation, changes the error by a small factor, a wrong step by far more."""
 
 CEILING = 1e-4
-"""An error above this is never taken for rounding unasked: every step is looked at."""
+"""An error above this is never taken for rounding alone: then every step is checked by itself. A
+map that is off by this much looks the same, one off by a hundred times as much does not."""
 
 LOOSEST = 1e-2
-"""The same where steps can't be looked at: within a mean over samples."""
+"""The same where steps can't be checked by themselves: within a mean over samples."""
 
 SAME = 1e-6
-"""How far two graphs that mean the same may be apart in float64."""
+"""How far two equivalent graphs may be apart in float64: rounding is 1e-16, and quotients by small
+denominators magnify it; a change of the mathematics is larger than 1e-4."""
 
 Observer = Callable[[fx.Node, Any], Any]
 
 
 @dataclass
 class Truth:
-    """What the arbiter found.
+    """What the arbiter computed.
 
     Attributes
     ----------
@@ -77,7 +80,7 @@ class Truth:
 
     @classmethod
     def nothing(cls, samples: Probes) -> Truth:
-        """What an arbiter finds that does not run."""
+        """The result of an arbiter that does not run."""
         return cls(samples, torch.empty(0), torch.empty(0), {"logits": [], "relevance": []}, {})
 
     def only(self, rows: Sequence[int]) -> Truth:
@@ -93,7 +96,7 @@ class Truth:
 
 
 class Arbiter(Protocol):
-    """What knows the right values."""
+    """What computes the reference values."""
 
     name: str
 
@@ -167,7 +170,7 @@ class GraphArbiter:
         return Truth(self.samples, logits, relevance, float32, self.measures)
 
     def follow(self, truth: Truth) -> None:
-        """Go on with some of the rows."""
+        """Continue with some of the rows."""
         self.samples, self.measures = truth.samples, truth.measures
 
     def conditioning(self, sample: int) -> dict[int, float]:
@@ -403,7 +406,7 @@ def resolved(samples: Probes, logits: torch.Tensor) -> Probes:
 
 
 def nodes_of(source: bytes) -> Iterator[ast.AST]:
-    """All there is in a source."""
+    """All nodes of the syntax tree of a source."""
     return ast.walk(ast.parse(source))
 
 

@@ -50,14 +50,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where a backend first leaves the arbiter.
+    """Where a backend first differs from the arbiter.
 
     Attributes
     ----------
     layers
-        The layers whose forward computation or rule is to blame: one, or all that add up there.
+        The layers whose forward computation or rule is wrong: one, or all that add up there.
     place
-        The value that is off, in words.
+        The value that is off, for people.
     error, allowed
         By how much it is off, and by how much it may be.
     """
@@ -85,7 +85,7 @@ class BackendResult:
     seconds
         How long it took, None where that isn't recorded.
     problem
-        What is wrong, in words, where the numbers alone don't say it.
+        What is wrong other than an error above its limit.
     divergence
         Where it first diverges, if it does.
     explained
@@ -143,7 +143,7 @@ class Report:
     Attributes
     ----------
     arbiter
-        What the backends were held against.
+        What the backends were compared with.
     targets
         The class explained, per sample; -2 where it was weights.
     float32
@@ -241,7 +241,7 @@ class Report:
         finite = [e for values in self.float32.values() for e in values if e == e]
         if finite:
             lines.append(
-                f"  {len(self.samples or self.targets)} samples, held against {self.arbiter}; "
+                f"  {len(self.samples or self.targets)} samples, compared with {self.arbiter}; "
                 f"torch's own float32 is off by up to {number(max(finite, key=finite_last))}"
             )
         lines += [f"  {change}" for change in self.changes]
@@ -298,7 +298,7 @@ def names_of(result: BackendResult) -> list[str]:
 
 
 def backend_lines(result: BackendResult, timing: bool = True) -> list[str]:
-    """One verdict in words."""
+    """One verdict as lines of text."""
     if result.skipped:
         return [f"{result.name:14} skipped: {result.skipped}"]
     worst = errors_of(result.worst) if result.worst else ""
