@@ -50,8 +50,8 @@ LOOSEST = 1e-2
 """The same where steps can't be checked by themselves: within a mean over samples."""
 
 SAME = 1e-6
-"""How far two equivalent graphs may be apart in float64: rounding is 1e-16, and quotients by small
-denominators magnify it; a change of the mathematics is larger than 1e-4."""
+"""How far two equivalent graphs may be apart in float64: rounding is 1e-16, which quotients by
+small denominators magnify, and what changes a map by less is no matter."""
 
 Observer = Callable[[fx.Node, Any], Any]
 

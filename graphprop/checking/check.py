@@ -144,8 +144,8 @@ def check_directory(
     """Check what was compiled into a directory, without the model.
 
     The arbiter is ``explainer.py`` in float64, which is first compared with what was recorded when
-    it was compiled. Its code is run, unless ``backends`` leaves Python out: then the ONNX engines are
-    compared with the record alone.
+    it was compiled. Its code is run, unless ``backends`` leaves Python out: then the ONNX engines
+    are compared with the record alone.
 
     Parameters
     ----------

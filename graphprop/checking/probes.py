@@ -37,8 +37,8 @@ LARGEST_BATCH = 8
 """How many samples run at once: every intermediate value of a batch is in memory."""
 
 CLEAR = 1e-3
-"""How far the largest logit must lead, relative to it, for every precision to find it: logits in
-float32 are off by up to 1e-5."""
+"""How far the largest logit must lead, relative to it, for every precision to find it: a hundred
+times what logits may be off by."""
 
 PICTURES = (".png", ".jpg", ".jpeg")
 CONSTANT = 0.5

@@ -24,8 +24,8 @@ from graphprop.ir.network import Network
 Result = TypeVar("Result")
 
 LARGE = 2_000_000
-"""From how many entries of intermediate values on samples run side by side: below, one takes a few
-milliseconds, about what starting a thread costs."""
+"""From how many entries of intermediate values on samples run side by side: small operations are
+not faster for it."""
 
 MOST = 4
 """How many samples run side by side at most: each holds its own values in memory."""
