@@ -222,7 +222,9 @@ def layer_entries(compiled: Compiled) -> list[dict[str, Any]]:
 def onnx_names(compiled: Compiled) -> dict[str, str]:
     """Variable of ``forward`` -> ONNX value, for those that aren't called alike."""
     logits, _, relevances = compiled.legal.output.args[0]
-    renamed = {compiled.generated.results[facts_of(logits).records]: "logits"}
+    label = facts_of(logits).records
+    assert label is not None
+    renamed = {compiled.generated.results[label]: "logits"}
     recorded = compiled.recorded_nodes(compiled.legal)
     for name, node in emit_onnx.named_outputs(compiled.legal, recorded).items():
         labels = [label for label, other in relevances.items() if other is node]
