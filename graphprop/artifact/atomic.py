@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from graphprop.artifact.manifest import FILES, GENERATOR, MANIFEST, is_hash, read_json, sha256
+from graphprop.artifact.manifest import FILES, GENERATOR, MANIFEST, read_json, sha256
+from graphprop.artifact.schema import is_hash
 from graphprop.errors import OutputError
 
 CACHE = "__pycache__"
 LONGEST_NAME = 255
-"""Bytes of a file's name."""
+"""Bytes of a file's name that common file systems take."""
 
 
 def refuse_foreign(directory: Path, force: bool = False, *, keep: Iterable[Path] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Hold backends against the arbiter, and find the first layer at which one leaves it."""
+"""Compare backends with the arbiter, and find the first layer at which one differs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ from graphprop.checking.stages import Stage, stage_name
 ENGINES = {"onnxruntime": OnnxRuntime, "onnx.reference": OnnxReference}
 
 ILL_CONDITIONED = 1e-2
-"""Above this error of float32 a map depends on rounding."""
+"""Above this error of float32 a map depends visibly on rounding: of the 256 steps of a picture's
+scale it is several."""
 
 MOST_FOLLOWED = 3
 """How many samples are followed step by step, the worst ones: each takes as long as a sample in
@@ -49,7 +50,7 @@ float64 and its bounds."""
 
 REFERENCE_PARAMETERS = 200_000
 REFERENCE_ENTRIES = 3 * 64 * 64
-"""Above these sizes onnx.reference takes minutes."""
+"""Above these sizes onnx.reference, which loops over windows in Python, takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Tolerance:
 
 
 class Session:
-    """One check: holds backends against the arbiter, and collects what it finds.
+    """One check: compares backends with the arbiter, and collects the results.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ class Session:
         self.sound = True
 
     def begin(self) -> Report:
-        """Look at the arbiter itself: its ledger, whether it holds numbers."""
+        """Examine the arbiter itself: its ledger, whether its values are finite."""
         self._leave_out()
         samples, report = self.truth.samples, self.report
         report.samples = [samples.name(row) for row in range(len(samples))]
@@ -211,8 +212,8 @@ class Session:
             "method that divides by less small numbers, or a larger epsilon"
         )
 
-    def hold_onnx(self, chosen: Sequence[str], *, explicit: bool) -> None:
-        """Hold the ONNX engines against the arbiter; ``explicit``: however long that takes."""
+    def compare_onnx(self, chosen: Sequence[str], *, explicit: bool) -> None:
+        """Compare the ONNX engines with the arbiter; ``explicit``: however long that takes."""
         path = self.directory / "explainer.onnx"
         for name in (name for name in chosen if name in ENGINES):
             skipped = problem = None
@@ -227,7 +228,7 @@ class Session:
                 result = BackendResult(name, problem=problem, skipped=skipped)
                 self.report.backends.append(result)
             else:
-                self.hold(name, OnnxBackend(name, path))
+                self.compare(name, OnnxBackend(name, path))
 
     def _too_large(self, path: Path) -> str | None:
         tensors = load_graph(path).graph.initializer
@@ -237,8 +238,8 @@ class Session:
             return None
         return f"too slow for {parameters:,} parameters and inputs of {entries:,} entries"
 
-    def hold(self, name: str, backend: Backend) -> BackendResult:
-        """Hold one backend against the arbiter."""
+    def compare(self, name: str, backend: Backend) -> BackendResult:
+        """Compare one backend with the arbiter."""
         self.say(f"check: {name}")
         result = BackendResult(name)
         self.report.backends.append(result)
@@ -356,7 +357,7 @@ def timed(result: BackendResult) -> Iterator[None]:
 
 
 class Backend:
-    """What is held against the arbiter.
+    """What is compared with the arbiter.
 
     Attributes
     ----------

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprop
+from graphprop.api import CompiledExplainer
 from graphprop.emit.onnx import to_onnx
 from graphprop.errors import MethodError
-from graphprop.explainer import CompiledExplainer
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interpret import interpret
 from graphprop.lowering import in_flow
