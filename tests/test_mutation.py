@@ -68,7 +68,7 @@ from graphprop.ops import (
     helpers,
 )
 from graphprop.passes.assign_rules import assign_rules
-from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
+from graphprop.passes.pipeline import Pipeline, analysis_steps
 from graphprop.rules import (
     METHODS,
     RULES,
@@ -84,6 +84,7 @@ from graphprop.rules import (
     registry,
 )
 from graphprop.rules import structure as structure_rules
+from graphprop.rules.parameters import resolve_parameters
 
 MODULES = {
     "lrp": lrp,

@@ -27,8 +27,8 @@ from graphprop.frontend.capture import capture
 from graphprop.ir.interpret import interpret
 from graphprop.lowering.legalize import legalize
 from graphprop.ops import Conv, ConvTranspose, Linear, Operator, divide_or_zero
-from graphprop.passes.pipeline import resolve_parameters
 from graphprop.rules import RULES, find_rule
+from graphprop.rules.parameters import resolve_parameters
 
 TOLERANCE = 1e-10
 CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

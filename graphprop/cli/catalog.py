@@ -11,7 +11,7 @@ from graphprop.cli import console
 from graphprop.errors import MethodError, nearest
 from graphprop.explainer import DEFAULT_METHOD
 from graphprop.rules import METHODS, RULES, Method, Rule
-from graphprop.rules.registry import CHOICES
+from graphprop.rules.parameters import CHOICES
 
 PATTERNS = {
     "*": "every layer with weights",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
@@ -51,6 +51,9 @@ class Value(fx.Proxy):
             "functions of graphprop.ops"
         )
 
+
+Operand: TypeAlias = torch.Tensor | Value
+"""What operators and rules compute with: tensors, or values that are being compiled."""
 
 ARITHMETIC: dict[Any, Callable[..., Any]] = {operator.pos: lambda value: value}
 """What ``+ - * /`` between values write; `graphprop.ops.elementwise` registers its operators."""
