@@ -21,27 +21,9 @@ from types import CodeType, ModuleType
 from typing import Any
 from unittest import mock
 
-import hedge_reference
 import numpy as np
 import pytest
-import rap_reference as reference
 import torch
-from test_rules import (
-    EXAMPLES,
-    SETTINGS,
-    Example,
-    Setting,
-    alpha_beta,
-    by_shares,
-    dense,
-    matrix,
-    negative_part,
-    over,
-    plus,
-    relevance_of,
-    samples,
-    suited,
-)
 from torch import nn
 
 from graphprop.errors import MethodError
@@ -85,6 +67,24 @@ from graphprop.rules import (
 )
 from graphprop.rules import structure as structure_rules
 from graphprop.rules.parameters import resolve_parameters
+from support import hedge_reference
+from support import rap_reference as reference
+from support.formulas import (
+    EXAMPLES,
+    SETTINGS,
+    Example,
+    Setting,
+    alpha_beta,
+    by_shares,
+    dense,
+    matrix,
+    negative_part,
+    over,
+    plus,
+    relevance_of,
+    samples,
+    suited,
+)
 
 MODULES = {
     "lrp": lrp,
@@ -163,7 +163,7 @@ WORDS = {
 }
 OPPOSITES = (
     ("positive", "negative"),
-    ("positive", "minus"),
+    ("positive", "negative_part"),
     ("excitatory", "inhibitory"),
     ("smallest", "largest"),
     ("above", "below"),
@@ -183,7 +183,7 @@ OPPOSITES = (
 UNWRAPPED = {
     "positive": 0,
     "negative": 0,
-    "minus": 0,
+    "negative_part": 0,
     "absolute": 0,
     "total": 0,
     "ones_like": 0,
