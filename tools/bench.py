@@ -54,9 +54,9 @@ from torch import fx, nn
 from torch.export import Dim
 
 import graphprop
-from graphprop.artifact.write import read_manifest
+from graphprop.api import CompiledExplainer
+from graphprop.artifact.manifest import read_manifest
 from graphprop.emit.python import heading_of
-from graphprop.explainer import CompiledExplainer
 from graphprop.frontend.load import LoadedModel, load_source
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interpret import interpret

@@ -43,11 +43,11 @@ from timm_families import SIZES as TIMM_SIZES
 from torch import nn
 
 import graphprop
+from graphprop.api import CompiledExplainer, ledger
 from graphprop.checking.check import BACKENDS
-from graphprop.checking.ledger import TOLERANCE, LedgerEntry, ledger
+from graphprop.checking.ledger import TOLERANCE, LedgerEntry
 from graphprop.cli.console import say, say_table
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
-from graphprop.explainer import CompiledExplainer
 
 JSON_VERSION = 1
 MIB = 2**20

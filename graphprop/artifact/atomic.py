@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from graphprop.artifact.manifest import FILES, GENERATOR, MANIFEST, is_hash, read_json, sha256
+from graphprop.artifact.manifest import FILES, GENERATOR, MANIFEST, read_json, sha256
+from graphprop.artifact.schema import is_hash
 from graphprop.errors import OutputError
 
 CACHE = "__pycache__"

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any
 
+from graphprop.api import DEFAULT_METHOD
 from graphprop.cli import console
 from graphprop.errors import MethodError, nearest
-from graphprop.explainer import DEFAULT_METHOD
 from graphprop.rules import METHODS, RULES, Method, Rule
 from graphprop.rules.parameters import CHOICES
 

@@ -6,7 +6,6 @@ Which passes run is plain data: `steps` is the list for a method.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,6 @@ from graphprop.errors import VerificationError
 from graphprop.ir.network import Network
 from graphprop.ir.show import show
 from graphprop.ir.verify import verify
-from graphprop.lowering.lower import lower
-from graphprop.lowering.simplify import simplify
 from graphprop.passes.assign_rules import RuleMap, assign_rules
 from graphprop.passes.canonicalize import canonicalize
 from graphprop.passes.find_layer import find_layer
@@ -29,7 +26,22 @@ from graphprop.passes.tag_roles import tag_roles
 from graphprop.rules.parameters import resolve_parameters as resolve_parameters
 from graphprop.rules.registry import Method
 
-Step = tuple[str, Callable[[Any], Any]]
+
+@dataclass(frozen=True)
+class Step:
+    """A pass of the pipeline.
+
+    Attributes
+    ----------
+    name
+        What the pass is called in messages and dumps.
+    function
+        Takes the network (the first pass: a captured program), and returns the one to go on with:
+        the same one, changed, or another.
+    """
+
+    name: str
+    function: Callable[[Any], Network]
 
 
 def silent(name: str) -> None:
@@ -44,8 +56,6 @@ class Pipeline:
     ----------
     seconds
         Pass -> the time it took.
-    fired
-        How often each simplification fired.
     dump
         A folder for the printed network after each pass, or None.
     progress
@@ -55,16 +65,16 @@ class Pipeline:
     dump: Path | None = None
     progress: Callable[[str], None] = silent
     seconds: dict[str, float] = field(default_factory=dict)
-    fired: Counter[str] = field(default_factory=Counter)
 
     def run(self, steps: Sequence[Step], start: Any) -> Any:
         """Run the steps, each on what the one before it gave."""
         current = start
-        for name, function in steps:
+        for step in steps:
+            name = step.name
             self.progress(name)
             began = time.perf_counter()
             try:
-                current = function(current)
+                current = step.function(current)
                 verify(current)
             except VerificationError as error:
                 before = ", ".join(self.seconds) or "none"
@@ -74,14 +84,9 @@ class Pipeline:
             self.seconds[name] = time.perf_counter() - began
             if self.dump is not None:
                 self.dump.mkdir(parents=True, exist_ok=True)
-                number = len(self.seconds)
+                number = list(self.seconds).index(name) + 1
                 (self.dump / f"{number:02}_{name}.txt").write_text(show(current))
         return current
-
-    def simplify(self, network: Network) -> Network:
-        """Simplify, keeping count."""
-        self.fired += simplify(network)
-        return network
 
 
 def analysis_steps(
@@ -93,20 +98,12 @@ def analysis_steps(
 ) -> list[Step]:
     """The passes from a captured program to a network in which every layer has its rule."""
     return [
-        ("canonicalize", lambda program: canonicalize(program, output)),
-        ("join_sums", join_sums),
-        ("fold_batchnorm", lambda n: fold_batchnorm(n, parameters["batch_norm"])),
-        ("infer_ranges", infer_ranges),
-        ("infer_layouts", infer_layouts),
-        ("tag_roles", lambda n: tag_roles(n, roles)),
-        ("find_layer", lambda n: find_layer(n, method, parameters)),
-        ("assign_rules", lambda n: assign_rules(n, method, parameters, rules)),
-    ]
-
-
-def lowering_steps(pipeline: Pipeline, method: Method, parameters: Mapping[str, Any]) -> list[Step]:
-    """The passes from there to the simplified graph of the explainer."""
-    return [
-        ("lower", lambda n: lower(n, method, parameters)),
-        ("simplify", pipeline.simplify),
+        Step("canonicalize", lambda program: canonicalize(program, output)),
+        Step("join_sums", join_sums),
+        Step("fold_batchnorm", lambda n: fold_batchnorm(n, parameters["batch_norm"])),
+        Step("infer_ranges", infer_ranges),
+        Step("infer_layouts", infer_layouts),
+        Step("tag_roles", lambda n: tag_roles(n, roles)),
+        Step("find_layer", lambda n: find_layer(n, method, parameters)),
+        Step("assign_rules", lambda n: assign_rules(n, method, parameters, rules)),
     ]

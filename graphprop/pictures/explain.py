@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from graphprop.artifact.conservation import of_map
 from graphprop.artifact.engines import Engine, engine_of, largest
 from graphprop.artifact.manifest import read_manifest
-from graphprop.checking.conservation import of_map
 from graphprop.errors import InputError, OutputError
 from graphprop.pictures import heatmap
 from graphprop.pictures.preprocessing import Preprocessing

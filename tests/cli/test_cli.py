@@ -71,7 +71,7 @@ def test_every_command_has_help_with_an_example(name):
 
 
 def test_help_names_the_default_method():
-    from graphprop.explainer import DEFAULT_METHOD
+    from graphprop.api import DEFAULT_METHOD
 
     assert f"[default: {DEFAULT_METHOD}]" in graphprop_command("compile", "--help").output
 
@@ -418,7 +418,7 @@ def test_check_fails_with_1(compiled, monkeypatch):
     from graphprop.checking.report import BackendResult, Report
 
     report = Report("float64", [0], {}, [BackendResult("onnx", problem="it is off")])
-    monkeypatch.setattr("graphprop.checking.check.check_directory", lambda *a, **k: report)
+    monkeypatch.setattr("graphprop.api.check_directory", lambda *a, **k: report)
     done = graphprop_command("check", compiled[0])
     assert done.exit_code == 1
     assert "check: FAILED" in done.stdout

@@ -1062,7 +1062,7 @@ def tagged(network_of: type[nn.Module], batch_norm: str) -> Network:
     torch.manual_seed(0)
     program = capture(network_of().eval(), torch.zeros(2, 3, 14, 14))
     steps = analysis_steps(METHODS["lrp_z"], {"batch_norm": batch_norm})
-    assert steps[-1][0] == "assign_rules"
+    assert steps[-1].name == "assign_rules"
     return Pipeline().run(steps[:-1], program)
 
 
