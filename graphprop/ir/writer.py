@@ -59,9 +59,6 @@ class Value(fx.Proxy):
         )
 
 
-Operand: TypeAlias = torch.Tensor | Value
-"""What operators and rules compute with: tensors, or values that are being compiled."""
-
 ARITHMETIC: dict[Any, Callable[..., Any]] = {operator.pos: lambda value: value}
 """What ``+ - * /`` between values write; `graphprop.ops.elementwise` registers its operators."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from graphprop.ir.writer import Operand
 from graphprop.ops import divide_or_zero, positive, total
-from graphprop.rules.layer import Layer
+from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.registry import rule
 
 
 @rule
-def excitation(layer: Layer, x: Operand, r: Operand) -> Operand:
+def excitation(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Excitation: relevance by the excitatory connections alone, ``J(x+, w+, r)``.
 
     That is z-plus with x clamped at 0, and the bias ignored.
@@ -22,7 +21,7 @@ def excitation(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule
-def excitation_top(layer: Layer, x: Operand, r: Operand, *, negated: bool = False) -> Operand:
+def excitation_top(layer: Layer, x: Tensor, r: Tensor, *, negated: bool = False) -> Tensor:
     """Excitation at the logit layer, ``J(x+, w+, r)``, or of the negated weights.
 
     Parameters
@@ -38,14 +37,14 @@ def excitation_top(layer: Layer, x: Operand, r: Operand, *, negated: bool = Fals
     return excited(layer, x, r, positive(-layer.weight if negated else layer.weight))
 
 
-def excited(layer: Layer, x: Operand, r: Operand, weight: Operand) -> Operand:
+def excited(layer: Layer, x: Tensor, r: Tensor, weight: Tensor) -> Tensor:
     """``J(x+, w, r)``."""
     above = positive(x)
     return above * layer.opT(weight, divide_or_zero(r, layer.op(above, weight)))
 
 
 @rule
-def difference(layer: Layer, x: Operand, r: Operand) -> Operand:
+def difference(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The first flow of relevance less the second, ``r_1 - r_2``.
 
     References
@@ -57,7 +56,7 @@ def difference(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule
-def contrast(layer: Layer, x: Operand, r: Operand) -> Operand:
+def contrast(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Contrastive LRP: the target's map less the others', ``R_t - R_o * sum R_t / sum R_o``.
 
     References
@@ -69,7 +68,7 @@ def contrast(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule
-def above_zero(layer: Layer, x: Operand, r: Operand) -> Operand:
+def above_zero(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The positive part of a map, ``r+``.
 
     References

@@ -7,7 +7,6 @@ among them. The rules at the end make a map of what arrives at a layer or at the
 from __future__ import annotations
 
 from graphprop.errors import MethodError
-from graphprop.ir.writer import Operand
 from graphprop.ops import (
     Activation,
     AdaptiveAvgPool,
@@ -32,11 +31,11 @@ from graphprop.ops import (
     smallest,
 )
 from graphprop.ops.arrange import channels_first
-from graphprop.rules.layer import Layer
+from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.registry import rule
 
 
-def carried_back(layer: Layer, r: Operand) -> tuple[Operand, ...]:
+def carried_back(layer: Layer, r: Tensor) -> tuple[Tensor, ...]:
     """The vector-Jacobian product of r, for the operands that depend on the input."""
     if layer.weight is not None:
         return (layer.opT(layer.weight, r),)
@@ -45,7 +44,7 @@ def carried_back(layer: Layer, r: Operand) -> tuple[Operand, ...]:
 
 
 @rule(everywhere=True)
-def gradient(layer: Layer, x: Operand, r: Operand) -> Operand:
+def gradient(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The vector-Jacobian product, ``(dy/dx)^T r``; a ReLU gates by ``x > 0``.
 
     References
@@ -56,7 +55,7 @@ def gradient(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule(everywhere=True)
-def guided(layer: Layer, x: Operand, r: Operand) -> Operand:
+def guided(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Guided backpropagation: at a ReLU what is positive, where it was active, ``r+ where x > 0``.
 
     References
@@ -67,7 +66,7 @@ def guided(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule(everywhere=True)
-def deconvnet(layer: Layer, x: Operand, r: Operand) -> Operand:
+def deconvnet(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Deconvnet: at a ReLU what is positive, whatever its input was, ``r+``.
 
     References
@@ -78,7 +77,7 @@ def deconvnet(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule(everywhere=True)
-def deeplift(layer: Layer, x: Operand, r: Operand, *, nearest: float = 1e-7) -> Operand:
+def deeplift(layer: Layer, x: Tensor, r: Tensor, *, nearest: float = 1e-7) -> Tensor:
     """DeepLIFT's rescale rule: a non-linearity has the multiplier ``dy / dx``.
 
     dx and dy are how far its input and result are from where the baseline puts them. A product of
@@ -114,7 +113,7 @@ def deeplift(layer: Layer, x: Operand, r: Operand, *, nearest: float = 1e-7) -> 
     return carried_back(layer, r)
 
 
-def rescaled(layer: Layer, x: Operand, r: Operand, nearest: float) -> Operand:
+def rescaled(layer: Layer, x: Tensor, r: Tensor, nearest: float) -> Tensor:
     """``r * dy / dx`` through a non-linearity."""
     parameters = layer.operands[1:]
     dx = x - layer.reference[0]
@@ -124,7 +123,7 @@ def rescaled(layer: Layer, x: Operand, r: Operand, nearest: float) -> Operand:
     )
 
 
-def rescaled_maximum(layer: Layer, x: Operand, r: Operand, nearest: float) -> Operand:
+def rescaled_maximum(layer: Layer, x: Tensor, r: Tensor, nearest: float) -> Tensor:
     """What a max pool's multipliers come to, at its winners and at the baseline's."""
     x0 = x * 0.0 + layer.reference[0]  # as many as there are samples
     y, indices = (Item(index)(layer.operator.with_indices(x)) for index in (0, 1))
@@ -136,7 +135,7 @@ def rescaled_maximum(layer: Layer, x: Operand, r: Operand, nearest: float) -> Op
     return chosen(dx, divide_or_zero(moved, where_far(dx, nearest)), route(r, indices), nearest)
 
 
-def rescaled_choice(layer: Layer, r: Operand, nearest: float) -> Operand:
+def rescaled_choice(layer: Layer, r: Tensor, nearest: float) -> Tensor:
     """``r * dy / dx`` through a choice between one value and constants."""
     (index,) = layer.signal
     dx = layer.operands[index] - layer.reference[index]
@@ -146,7 +145,7 @@ def rescaled_choice(layer: Layer, r: Operand, nearest: float) -> Operand:
     )
 
 
-def rescaled_extremum(layer: Layer, r: Operand, nearest: float) -> tuple[Operand, ...]:
+def rescaled_extremum(layer: Layer, r: Tensor, nearest: float) -> tuple[Tensor, ...]:
     """The multipliers of two values: each one's change, the mean over which changes first."""
     (x, y), (x0, y0) = layer.operands, layer.reference
     of, derivatives = layer.operator, carried_back(layer, r)
@@ -160,18 +159,18 @@ def rescaled_extremum(layer: Layer, r: Operand, nearest: float) -> tuple[Operand
     )
 
 
-def where_far(dx: Operand, nearest: float) -> Operand:
+def where_far(dx: Tensor, nearest: float) -> Tensor:
     """The difference dx where it isn't too small to be divided by, else 0."""
     return keep_where(absolute(dx) - nearest, ">=", dx)
 
 
-def chosen(dx: Operand, quotient: Operand, derivative: Operand, nearest: float) -> Operand:
+def chosen(dx: Tensor, quotient: Tensor, derivative: Tensor, nearest: float) -> Tensor:
     """The quotient, or the derivative where dx is too small."""
     return quotient + keep_where(absolute(dx) - nearest, "<", derivative)
 
 
 @rule(everywhere=True)
-def bias_map(layer: Layer, x: Operand, r: Operand) -> Operand:
+def bias_map(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """What a layer's bias adds to FullGrad's map: ``psi(b * df/dy)``.
 
     psi takes the size, rescales it to [0, 1] per sample, enlarges it to the image, and sums over
@@ -192,7 +191,7 @@ def bias_map(layer: Layer, x: Operand, r: Operand) -> Operand:
     return psi(layer, channels_first(gradient, layer.layout))
 
 
-def psi(layer: Layer, r: Operand) -> Operand:
+def psi(layer: Layer, r: Tensor) -> Tensor:
     """FullGrad's psi: see `bias_map`."""
     size = absolute(r)
     low = smallest(size)
@@ -200,7 +199,7 @@ def psi(layer: Layer, r: Operand) -> Operand:
     return Sum((1,))(resized(rescaled, layer, "linear", align=True))
 
 
-def resized(x: Operand, layer: Layer, mode: str, *, align: bool = False) -> Operand:
+def resized(x: Tensor, layer: Layer, mode: str, *, align: bool = False) -> Tensor:
     """A map at the size of the model's input."""
     size = tuple(layer.image[2:])
     if len(size) != len(x.shape) - 2:
@@ -214,7 +213,7 @@ def resized(x: Operand, layer: Layer, mode: str, *, align: bool = False) -> Oper
 
 
 @rule
-def times_input(layer: Layer, x: Operand, r: Operand) -> Operand:
+def times_input(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The map ``x * r``.
 
     References
@@ -225,7 +224,7 @@ def times_input(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule
-def times_difference(layer: Layer, x: Operand, r: Operand) -> Operand:
+def times_difference(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The map ``(x - baseline) * r``.
 
     References
@@ -236,7 +235,7 @@ def times_difference(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule
-def full_gradient(layer: Layer, x: Operand, r: Operand) -> Operand:
+def full_gradient(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """FullGrad's term of the input: ``psi(x * df/dx)``, psi as in `bias_map`.
 
     References
@@ -247,7 +246,7 @@ def full_gradient(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule
-def gradient_cam(layer: Layer, x: Operand, r: Operand, *, upsample: str = "none") -> Operand:
+def gradient_cam(layer: Layer, x: Tensor, r: Tensor, *, upsample: str = "none") -> Tensor:
     """Grad-CAM: channels weighted by their mean gradient, ``relu(sum_c A_c mean_hw(dy/dA_c))``.
 
     Parameters
@@ -264,7 +263,7 @@ def gradient_cam(layer: Layer, x: Operand, r: Operand, *, upsample: str = "none"
 
 
 @rule
-def relevance_cam(layer: Layer, x: Operand, r: Operand, *, upsample: str = "none") -> Operand:
+def relevance_cam(layer: Layer, x: Tensor, r: Tensor, *, upsample: str = "none") -> Tensor:
     """Relevance-CAM: channels weighted by their mean relevance, ``sum_c A_c mean_hw(R_c)``.
 
     Parameters
@@ -279,13 +278,13 @@ def relevance_cam(layer: Layer, x: Operand, r: Operand, *, upsample: str = "none
     return enlarged(layer, weighted_sum(layer, x, r), upsample)
 
 
-def weighted_sum(layer: Layer, x: Operand, r: Operand) -> Operand:
+def weighted_sum(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """``sum_c x_c mean_hw(r_c)``, of the shape ``[N, 1, places ...]`` in every layout."""
     x, r = (channels_first(value, layer.layout) for value in (x, r))
     return Sum((1,))(x * mean_over_places(r))
 
 
-def mean_over_places(r: Operand) -> Operand:
+def mean_over_places(r: Tensor) -> Tensor:
     """``mean_hw(r_c)`` of a value ``[N, C, places ...]``; one without places makes no map."""
     if len(r.shape) <= 2:
         raise MethodError(
@@ -295,7 +294,7 @@ def mean_over_places(r: Operand) -> Operand:
     return AdaptiveAvgPool((1,) * (len(r.shape) - 2))(r)
 
 
-def enlarged(layer: Layer, r: Operand, upsample: str) -> Operand:
+def enlarged(layer: Layer, r: Tensor, upsample: str) -> Tensor:
     """A map as it is, or at the image's size."""
     if upsample not in ("none", "linear", "nearest"):
         raise MethodError(f"upsample is 'none', 'linear' or 'nearest', not {upsample!r}")

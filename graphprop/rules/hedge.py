@@ -11,7 +11,6 @@ from functools import reduce
 from operator import add
 
 from graphprop.errors import MethodError
-from graphprop.ir.writer import Operand
 from graphprop.ops import (
     Expand,
     Linear,
@@ -27,7 +26,7 @@ from graphprop.ops import (
 )
 from graphprop.ops.arrange import arranged_as, channels_first
 from graphprop.rules.gradient import mean_over_places
-from graphprop.rules.layer import Layer
+from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.registry import rule
 
 TERMS = "CAUS"
@@ -38,7 +37,7 @@ LEAST = 1e-9
 
 
 @rule
-def hedge_start(layer: Layer, x: Operand, r: Operand) -> Operand:
+def hedge_start(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The initial map: ``G / |sum G|`` with ``G = x * mean_hw(dy/dx)``.
 
     Where sum G is 0, the denominator is sum |G|; where that is 0, too, the map is.
@@ -58,8 +57,8 @@ def hedge_start(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 @rule
 def hedge(
-    layer: Layer, x: Operand, r: Operand, *, gamma: float = 1.0, terms: str | Sequence[str] = TERMS
-) -> Operand:
+    layer: Layer, x: Tensor, r: Tensor, *, gamma: float = 1.0, terms: str | Sequence[str] = TERMS
+) -> Tensor:
     """Hedging at a layer with weights, bias ignored: the sum of four terms.
 
     ``J(x+, |w|, gamma P + N) + J(alpha, |w|, P) + J(beta, |w|, N) - alpha tau / sum alpha`` with
@@ -116,7 +115,7 @@ def chosen_terms(terms: str | Sequence[str]) -> frozenset[str]:
     return frozenset(letters)
 
 
-def proportional_to(layer: Layer, a: Operand, v: Operand, r: Operand) -> Operand:
+def proportional_to(layer: Layer, a: Tensor, v: Tensor, r: Tensor) -> Tensor:
     """``J(a, v, r)``."""
     return a * layer.opT(v, divide_or_zero(r, layer.op(a, v)))
 
@@ -129,7 +128,7 @@ def is_pointwise(layer: Layer) -> bool:
 
 
 @rule
-def hedge_share(layer: Layer, x: Operand, r: Operand) -> Operand:
+def hedge_share(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Residual add: ``x+ / sum x+`` of r to each branch, an even split where no x is positive.
 
     References
@@ -148,7 +147,7 @@ def hedge_share(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule
-def hedge_average(layer: Layer, x: Operand, r: Operand) -> Operand:
+def hedge_average(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Averages, sums and resizing: in proportion to ``max(x, 0) + 1e-9``.
 
     References

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from graphprop.ir.writer import Operand
+import torch
+
+from graphprop.ir.writer import Value
 from graphprop.ops import AddBias, Layout, Operator, Shape
+
+Tensor: TypeAlias = torch.Tensor | Value
+"""What rules compute with: a tensor, or a value of the network that is being compiled."""
 
 
 @dataclass
@@ -20,7 +25,7 @@ class Layer:
         The operator, without bias. None for a rule that makes a map of what arrives at the model's
         input.
     weight, bias
-        The parameters of a weighted layer (each an `Operand`), or None.
+        The parameters of a weighted layer (each an `Tensor`), or None.
     shapes
         The operands' shapes, -1 standing for the batch.
     label
@@ -60,15 +65,15 @@ class Layer:
     final: bool = True
     layout: Layout | None = None
     before: Operator | None = None
-    rename: Callable[[Operand, str, bool], Operand] | None = None
+    rename: Callable[[Tensor, str, bool], Tensor] | None = None
 
     @classmethod
     def of(
         cls,
         operator: Operator,
-        x: Operand | tuple[Operand, ...],
-        weight: Operand | None = None,
-        bias: Operand | None = None,
+        x: Tensor | tuple[Tensor, ...],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Layer:
         """A layer for eager use, the shapes being taken from the tensors.
 
@@ -93,24 +98,24 @@ class Layer:
         """The operands behind the first."""
         return self.operands[1:]
 
-    def op(self, x: Operand, w: Operand | None = None) -> Operand:
+    def op(self, x: Tensor, w: Tensor | None = None) -> Tensor:
         """Apply the layer without bias: ``op(x, w)``."""
         x = x if self.before is None else self.before(x)
         return self.operator(x) if w is None else self.operator(x, w)
 
-    def opT(self, w: Operand | None, r: Operand) -> Operand:
+    def opT(self, w: Tensor | None, r: Tensor) -> Tensor:
         """Apply the adjoint in x: ``opT(w, r)``, of the shape of x."""
         adjoint = self.operator.adjoint(*self.shapes)
         back = adjoint(r) if w is None else adjoint(r, w)
         return back if self.before is None else self.before.adjoint()(back)
 
-    def plus_bias(self, z: Operand, bias: Operand | None) -> Operand:
+    def plus_bias(self, z: Tensor, bias: Tensor | None) -> Tensor:
         """Add a bias along the layer's channels; None adds nothing."""
         if bias is None:
             return z
         return AddBias(getattr(self.operator, "channel_axis", 1))(z, bias)
 
-    def named(self, name: str, value: Operand, *, shared: bool = False) -> Operand:
+    def named(self, name: str, value: Tensor, *, shared: bool = False) -> Tensor:
         """Give a value a name in the compiled graph and source: ``<layer>_<name>``.
 
         Where a method has several flows the name bears the flow's too, unless the value is

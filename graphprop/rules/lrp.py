@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from graphprop.errors import MethodError
-from graphprop.ir.writer import Operand
 from graphprop.ops import (
     Linear,
     Numbers,
@@ -31,7 +30,7 @@ from graphprop.ops import (
     stabilize,
 )
 from graphprop.ops.linear import LinearTranspose
-from graphprop.rules.layer import Layer
+from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.parameters import one_of
 from graphprop.rules.registry import rule
 
@@ -39,14 +38,14 @@ Bound: TypeAlias = Any
 """A bound of zB: ``"per_sample"``, a number, a number per channel, or a tensor of these."""
 
 
-def quotient(r: Operand, c: Operand, stabilizer: float) -> Operand:
+def quotient(r: Tensor, c: Tensor, stabilizer: float) -> Tensor:
     """``r / stab(c)``, or ``r (/) c`` where there is no stabilizer."""
     return r / stabilize(c, stabilizer) if stabilizer else divide_or_zero(r, c)
 
 
 def with_bias(
-    layer: Layer, z: Operand, bias: str, part: Callable[..., Operand] | None = None
-) -> Operand:
+    layer: Layer, z: Tensor, bias: str, part: Callable[..., Tensor] | None = None
+) -> Tensor:
     """A pre-activation with the bias, or ``part`` of it, where the bias is a sink."""
     one_of("bias", bias)
     if bias == "ignored" or layer.bias is None:
@@ -55,9 +54,7 @@ def with_bias(
 
 
 @rule
-def z(
-    layer: Layer, x: Operand, r: Operand, *, bias: str = "sink", stabilizer: float = 0.0
-) -> Operand:
+def z(layer: Layer, x: Tensor, r: Tensor, *, bias: str = "sink", stabilizer: float = 0.0) -> Tensor:
     """Basic rule: each input gets its share of the pre-activation, ``J(x, w, r)``.
 
     Parameters
@@ -75,8 +72,8 @@ def z(
 
 @rule
 def epsilon(
-    layer: Layer, x: Operand, r: Operand, *, epsilon: float = 1e-6, bias: str = "sink"
-) -> Operand:
+    layer: Layer, x: Tensor, r: Tensor, *, epsilon: float = 1e-6, bias: str = "sink"
+) -> Tensor:
     """Epsilon rule: the basic rule with a stabilized denominator, ``x * opT(w, r / stab(z))``.
 
     Parameters
@@ -96,7 +93,7 @@ def epsilon(
     return x * layer.opT(layer.weight, r / stabilize(y, epsilon))
 
 
-def excitatory(layer: Layer, x: Operand, r: Operand, bias: str, stabilizer: float) -> Operand:
+def excitatory(layer: Layer, x: Tensor, r: Tensor, bias: str, stabilizer: float) -> Tensor:
     """``JP(r)``: relevance by the shares of ``P = op(x+, w+) + op(x-, w-)``, one denominator."""
     above, below = positive(x), negative(x)
     w_above, w_below = positive(layer.weight), negative(layer.weight)
@@ -105,7 +102,7 @@ def excitatory(layer: Layer, x: Operand, r: Operand, bias: str, stabilizer: floa
     return above * layer.opT(w_above, q) + below * layer.opT(w_below, q)
 
 
-def inhibitory(layer: Layer, x: Operand, r: Operand, bias: str, stabilizer: float) -> Operand:
+def inhibitory(layer: Layer, x: Tensor, r: Tensor, bias: str, stabilizer: float) -> Tensor:
     """``JN(r)``: relevance by the shares of ``N = op(x+, w-) + op(x-, w+)``, one denominator.
 
     Shares do not change with the sign of the weights, so -N is computed: it is known not to be
@@ -122,14 +119,14 @@ def inhibitory(layer: Layer, x: Operand, r: Operand, bias: str, stabilizer: floa
 @rule
 def alpha_beta(
     layer: Layer,
-    x: Operand,
-    r: Operand,
+    x: Tensor,
+    r: Tensor,
     *,
     alpha: float = 2.0,
     beta: float = 1.0,
     bias: str = "sink",
     stabilizer: float = 0.0,
-) -> Operand:
+) -> Tensor:
     """Alpha-beta rule: what excites and what inhibits apart, ``alpha * JP(r) - beta * JN(r)``.
 
     Where alpha - beta is 1, the sum is conserved; elsewhere it is multiplied by alpha - beta.
@@ -153,8 +150,8 @@ def alpha_beta(
 
 @rule
 def z_plus(
-    layer: Layer, x: Operand, r: Operand, *, bias: str = "sink", stabilizer: float = 0.0
-) -> Operand:
+    layer: Layer, x: Tensor, r: Tensor, *, bias: str = "sink", stabilizer: float = 0.0
+) -> Tensor:
     """Z-plus rule: alpha-beta with alpha 1 and beta 0, ``JP(r)``.
 
     Parameters
@@ -172,13 +169,13 @@ def z_plus(
 @rule
 def gamma(
     layer: Layer,
-    x: Operand,
-    r: Operand,
+    x: Tensor,
+    r: Tensor,
     *,
     gamma: float = 0.25,
     bias: str = "sink",
     stabilizer: float = 0.0,
-) -> Operand:
+) -> Tensor:
     """Gamma rule: contributions of the result's sign count 1 + gamma times.
 
     Generalized to inputs and results of both signs: where ``y > 0``, weights ``w + gamma w+`` act
@@ -213,7 +210,7 @@ def gamma(
 
 
 @rule
-def flat(layer: Layer, x: Operand, r: Operand, *, stabilizer: float = 0.0) -> Operand:
+def flat(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> Tensor:
     """Flat rule: an equal share for every connected input, ``J(1, 1, r)``.
 
     Parameters
@@ -238,7 +235,7 @@ def flat(layer: Layer, x: Operand, r: Operand, *, stabilizer: float = 0.0) -> Op
 
 
 @rule
-def w_square(layer: Layer, x: Operand, r: Operand, *, stabilizer: float = 0.0) -> Operand:
+def w_square(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> Tensor:
     """W-square rule: shares by the squared weights, whatever the input, ``J(1, w^2, r)``.
 
     Parameters
@@ -257,13 +254,13 @@ def w_square(layer: Layer, x: Operand, r: Operand, *, stabilizer: float = 0.0) -
 @rule
 def zB(
     layer: Layer,
-    x: Operand,
-    r: Operand,
+    x: Tensor,
+    r: Tensor,
     *,
     low: Bound = "per_sample",
     high: Bound = "per_sample",
     stabilizer: float = 0.0,
-) -> Operand:
+) -> Tensor:
     """Box rule zB: shares of ``x w - low w+ - high w-``, for an input between two bounds.
 
     The bias cancels. With ``w = w+ + w-``, each ``x w - low w+ - high w-`` is computed as
@@ -287,22 +284,22 @@ def zB(
 
 
 def box(
-    layer: Layer, x: Operand, low: Bound, high: Bound
-) -> tuple[Operand, Callable[[Operand], Operand]]:
+    layer: Layer, x: Tensor, low: Bound, high: Bound
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The denominator of zB, and what carries a quotient over it back to x."""
     w_above, w_below = positive(layer.weight), negative(layer.weight)
     above = x - box_limit(layer, x, low, smallest)
     below = x - box_limit(layer, x, high, largest)
 
-    def carry(q: Operand) -> Operand:
+    def carry(q: Tensor) -> Tensor:
         return above * layer.opT(w_above, q) + below * layer.opT(w_below, q)
 
     return layer.op(above, w_above) + layer.op(below, w_below), carry
 
 
 def box_limit(
-    layer: Layer, x: Operand, given: Bound, per_sample: Callable[[Operand], Operand]
-) -> Operand | float:
+    layer: Layer, x: Tensor, given: Bound, per_sample: Callable[[Tensor], Tensor]
+) -> Tensor | float:
     """A bound of zB, as what is subtracted from x."""
     if isinstance(given, str):
         if given != "per_sample":

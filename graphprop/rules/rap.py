@@ -9,7 +9,6 @@ from __future__ import annotations
 from math import prod
 
 from graphprop.errors import MethodError
-from graphprop.ir.writer import Operand
 from graphprop.ops import (
     Linear,
     LinearTranspose,
@@ -21,19 +20,19 @@ from graphprop.ops import (
     positive,
     total,
 )
-from graphprop.rules.layer import Layer
+from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.lrp import Bound, box
 from graphprop.rules.parameters import one_of
 from graphprop.rules.registry import rule
 
 
-def count_of(c: Operand) -> Operand:
+def count_of(c: Tensor) -> Tensor:
     """How many entries of each sample are not zero."""
     return total(keep_where(c, "!=", ones_like(c)))
 
 
 @rule
-def rap_start(layer: Layer, x: Operand, r: Operand) -> Operand:
+def rap_start(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """RAP at the logit layer: shares by the size of contributions, ``f |z_i| / sum |z_i|``.
 
     The bias is left out. Where a pool or a reshape follows the logit layer:
@@ -55,13 +54,13 @@ def rap_start(layer: Layer, x: Operand, r: Operand) -> Operand:
 @rule
 def rap(
     layer: Layer,
-    x: Operand,
-    r: Operand,
+    x: Tensor,
+    r: Tensor,
     *,
     negative: str = "both",
     active: str = "input",
     nu: str = "inhibitory",
-) -> Operand:
+) -> Tensor:
     """RAP below the logit layer: influence normalized, then shifted, bias ignored.
 
     ``Rbar = JP(R) + JN(nu)`` with ``nu = R |N| / (P + |N|)``; the surplus ``sum Rbar - sum R`` is
@@ -104,13 +103,13 @@ def rap(
     return keep_where(chosen, "!=", spread - shift)
 
 
-def negative_part(x: Operand) -> Operand:
+def negative_part(x: Tensor) -> Tensor:
     """``|x-|``: how far x lies below zero."""
     return positive(-x)
 
 
 @rule
-def rap_bn_start(layer: Layer, x: Operand, r: Operand) -> Operand:
+def rap_bn_start(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """RAP-BN at the logit layer: ``(z+ / sum z+ - z- / sum z-) f``, where both flows start.
 
     It sums to zero where contributions of both signs exist, else to f or -f.
@@ -131,8 +130,8 @@ def rap_bn_start(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 @rule
 def compensate(
-    layer: Layer, x: Operand, r: Operand, *, kappa: float = 1.0, units: str = "active"
-) -> Operand:
+    layer: Layer, x: Tensor, r: Tensor, *, kappa: float = 1.0, units: str = "active"
+) -> Tensor:
     """RAP-BN at a batch norm: ``S = BN(z) - z``, centered over the active units, is taken off.
 
     ``R <- R - kappa (S - mean_A S) / (c h w)`` on the active units A. The total is kept.
@@ -162,13 +161,13 @@ def compensate(
 @rule
 def rap_bn(
     layer: Layer,
-    x: Operand,
-    r: Operand,
+    x: Tensor,
+    r: Tensor,
     *,
     kappa: float = 1.0,
     inversion_sign: float = -1.0,
     lost: str = "spread",
-) -> Operand:
+) -> Tensor:
     """RAP-BN at a hidden layer: bias compensation, then JP (normal flow) or JN (inversed flow).
 
     Parameters
@@ -202,8 +201,8 @@ def rap_bn(
 @rule
 def rap_bn_input(
     layer: Layer,
-    x: Operand,
-    r: Operand,
+    x: Tensor,
+    r: Tensor,
     *,
     kappa: float = 1.0,
     inversion_sign: float = -1.0,
@@ -211,7 +210,7 @@ def rap_bn_input(
     input: str = "zB",
     low: Bound = "per_sample",
     high: Bound = "per_sample",
-) -> Operand:
+) -> Tensor:
     """RAP-BN at an input layer: bias compensation, then zB in each flow.
 
     Parameters
@@ -236,7 +235,7 @@ def rap_bn_input(
     return carried + recovered(x, c, compensated, lost)
 
 
-def without_bias(layer: Layer, r: Operand, kappa: float) -> Operand:
+def without_bias(layer: Layer, r: Tensor, kappa: float) -> Tensor:
     """Relevance less the compensation of the bias: ``(b_c - mean b) / (h w)`` on every unit."""
     if layer.bias is None:
         return r
@@ -250,12 +249,12 @@ def without_bias(layer: Layer, r: Operand, kappa: float) -> Operand:
     return taken_off(r, share, kappa)
 
 
-def taken_off(r: Operand, share: Operand, kappa: float) -> Operand:
+def taken_off(r: Tensor, share: Tensor, kappa: float) -> Tensor:
     """``R - kappa * share``: the normal flow loses its share, the inversed one gains it."""
     return r - share if kappa > 0 else r + share
 
 
-def recovered(x: Operand, c: Operand, r: Operand, lost: str) -> Operand:
+def recovered(x: Tensor, c: Tensor, r: Tensor, lost: str) -> Tensor:
     """What zero denominators took, spread evenly over the active inputs, or dropped."""
     one_of("lost", lost)
     if lost == "drop":

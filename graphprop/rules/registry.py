@@ -15,8 +15,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 from graphprop.errors import MethodError, nearest
 from graphprop.ir.operation import Shape
 from graphprop.ir.samples import Samples
-from graphprop.ir.writer import Operand
-from graphprop.rules.layer import Layer
+from graphprop.rules.layer import Layer, Tensor
 
 RuleFunction: TypeAlias = Callable[..., Any]
 """``(layer, x, r, *, parameter=default ...)`` -> relevance of x.
@@ -74,7 +73,7 @@ class BoundRule:
         return self.rule.name
 
     def __call__(
-        self, layer: Layer, x: Operand | tuple[Operand, ...], r: Operand | tuple[Operand, ...]
+        self, layer: Layer, x: Tensor | tuple[Tensor, ...], r: Tensor | tuple[Tensor, ...]
     ) -> Any:
         return self.rule.function(layer, x, r, **self.parameters)
 

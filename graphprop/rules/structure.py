@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from graphprop.ir.writer import Operand
 from graphprop.ops import (
     Add,
     Cat,
@@ -15,14 +14,14 @@ from graphprop.ops import (
     keep_where,
     stabilize,
 )
-from graphprop.rules.layer import Layer
+from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.lrp import quotient
 from graphprop.rules.parameters import one_of
 from graphprop.rules.registry import rule
 
 
 @rule("pass")
-def pass_through(layer: Layer, x: Operand, r: Operand) -> Operand:
+def pass_through(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Relevance passes unchanged: elementwise non-linearities, norms, unmerged batch norms.
 
     References
@@ -33,7 +32,7 @@ def pass_through(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule
-def rearrange(layer: Layer, x: Operand, r: Operand) -> Operand:
+def rearrange(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The adjoint rearrangement: reshapes, slices, concatenation, padding, choice by a mask.
 
     References
@@ -50,7 +49,7 @@ def rearrange(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule
-def winner(layer: Layer, x: Operand, r: Operand) -> Operand:
+def winner(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """All relevance to the largest entry of each window, the first one on ties.
 
     Of a maximum or minimum of two values, to the one that is chosen. Where one of them is a
@@ -68,7 +67,7 @@ def winner(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule
-def proportional(layer: Layer, x: Operand, r: Operand, *, stabilizer: float = 0.0) -> Operand:
+def proportional(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> Tensor:
     """Shares of a fixed linear map: ``J(x, w, r)`` for averages, sums and resizing.
 
     Where the result is zero, relevance is spread evenly over the entries inside the image.
@@ -91,8 +90,8 @@ def proportional(layer: Layer, x: Operand, r: Operand, *, stabilizer: float = 0.
 
 @rule
 def share(
-    layer: Layer, x: Operand, r: Operand, *, stabilizer: float = 0.0, residual: str = "signed"
-) -> Operand:
+    layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0, residual: str = "signed"
+) -> Tensor:
     """Residual add: ``x_k / sum x`` of the relevance to each branch; a constant gets nothing.
 
     Parameters
@@ -123,7 +122,7 @@ def share(
 
 
 @rule
-def signal(layer: Layer, x: Operand, r: Operand) -> Operand:
+def signal(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Product of a signal and a gate: all to the signal; half each where neither is a gate.
 
     References
@@ -136,7 +135,7 @@ def signal(layer: Layer, x: Operand, r: Operand) -> Operand:
 
 
 @rule
-def affine(layer: Layer, x: Operand, r: Operand, *, epsilon: float = 1e-6) -> Operand:
+def affine(layer: Layer, x: Tensor, r: Tensor, *, epsilon: float = 1e-6) -> Tensor:
     """Epsilon rule of a norm as an affine map, ``x * slope * r / stab(y)``, statistics constant.
 
     Unbounded where a centered sum is near zero.
