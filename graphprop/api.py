@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from graphprop.artifact.atomic import (
-    ended_by_signal,
     put_in_place,
     refuse_foreign,
     rejected_beside,
@@ -59,6 +58,7 @@ from graphprop.passes.assign_rules import RuleMap
 from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters, silent
 from graphprop.pictures.explain import Explanation, explain_images
 from graphprop.rules import Method, find_method
+from graphprop.signals import raising_at_sigterm
 from graphprop.version import __version__
 
 __all__ = [
@@ -573,7 +573,7 @@ def write(
     refuse_foreign(directory, force, keep=map(Path, keep))
     # a link stays, and what it leads to is replaced
     target = directory.resolve() if directory.is_symlink() else directory
-    with ended_by_signal(), writing_beside(target) as fresh:
+    with raising_at_sigterm(), writing_beside(target) as fresh:
         say("write")
         write_files(compiled, fresh, onnx=onnx, preprocessing=given)
         report = None

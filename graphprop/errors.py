@@ -5,9 +5,7 @@ line where there is one, and says what to do. The command line prints the text a
 ``exit_code``.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 
 class GraphpropError(Exception):
@@ -62,6 +60,8 @@ class EquivalenceError(GraphpropError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say what exists, nearest first: the tail of every "there is no such ..." message."""
+    import difflib  # only where something is wrong: the command has to start at once
+
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
@@ -69,7 +69,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return "there are: " + ", ".join(names)
 
 
-def kind_of(value: Any) -> str:
+def kind_of(value: object) -> str:
     """Name a value by its type, for messages."""
     kind = value.__name__ if isinstance(value, type) else type(value).__name__
     if value is None:
