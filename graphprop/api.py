@@ -55,9 +55,11 @@ from graphprop.ir.facts import shape_of
 from graphprop.ir.network import Network
 from graphprop.lowering import legalization_steps, lowering_steps
 from graphprop.passes.assign_rules import RuleMap
-from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters, silent
+from graphprop.passes.pipeline import Pipeline, analysis_steps, silent
 from graphprop.pictures.explain import Explanation, explain_images
 from graphprop.rules import Method, find_method
+from graphprop.rules.methods import DEFAULT_METHOD
+from graphprop.rules.parameters import resolve_parameters
 from graphprop.signals import raising_at_sigterm
 from graphprop.version import __version__
 
@@ -83,8 +85,6 @@ __all__ = [
     "save",
     "write",
 ]
-
-DEFAULT_METHOD = "epsilon_plus_flat"
 
 Say = Callable[[str], None]
 

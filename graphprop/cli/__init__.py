@@ -248,7 +248,7 @@ def inspect(as_json: bool, **options: Any) -> None:
     "name",
     required=False,
     metavar="[NAME]",
-    shell_complete=completing(*builtin.METHODS, *builtin.RULES),
+    shell_complete=completing(*dict.fromkeys((*builtin.METHODS, *builtin.RULES))),
 )
 @import_option
 @json_option

@@ -23,7 +23,6 @@ from graphprop.passes.infer_layouts import infer_layouts
 from graphprop.passes.infer_ranges import infer_ranges
 from graphprop.passes.join_sums import join_sums
 from graphprop.passes.tag_roles import tag_roles
-from graphprop.rules.parameters import resolve_parameters as resolve_parameters
 from graphprop.rules.registry import Method
 
 
