@@ -16,7 +16,8 @@ from graphprop import api
 from graphprop.api import CompiledExplainer, LayerInfo, Report
 from graphprop.cli import catalog, console
 from graphprop.errors import GraphpropError, OutputError
-from graphprop.frontend.load import LoadedModel, import_extension, load_source, source_file
+from graphprop.frontend.load import LoadedModel, load_source, source_file
+from graphprop.frontend.user_code import import_extension
 from graphprop.passes.assign_rules import parse_rule, parse_value
 from graphprop.rules import METHODS, RULES, Method, Rule, find_method
 from graphprop.rules.parameters import resolve_parameters

@@ -9,12 +9,10 @@ import keyword
 import logging
 import re
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
-from functools import lru_cache
 from math import inf
 from pathlib import Path
 from types import FrameType
@@ -26,6 +24,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from graphprop.errors import CaptureError, InputError, WeightsError
+from graphprop.frontend.user_code import at_user_line, first_line, is_user_file, user_line
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interpret import interpret
 from graphprop.ir.network import Network
@@ -290,42 +289,6 @@ def lines_taken(
         if collecting:
             gc.enable()
     return lines
-
-
-LIBRARY = Path(torch.__file__).parent
-OWN = Path(__file__).parent
-STANDARD = Path(traceback.__file__).parent
-
-
-@lru_cache(maxsize=4096)
-def is_user_file(file: str) -> bool:
-    """Whether a source file is the user's, not torch's, Python's or graphprop's."""
-    path = Path(file)
-    if file.startswith("<") or path.is_relative_to(LIBRARY) or path.is_relative_to(OWN):
-        return False
-    return not path.is_relative_to(STANDARD) or "site-packages" in path.parts
-
-
-def user_line(error: BaseException) -> str | None:
-    """The innermost line of the user's code on an error's way, as ``file:line``."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if is_user_file(frame.filename)]
-    forward = [frame for frame in own if frame.name != "<module>"]
-    for frame in reversed(forward):
-        return f"{Path(frame.filename).name}:{frame.lineno}"
-    return None
-
-
-def at_user_line(error: BaseException) -> str:
-    """`user_line` as a clause."""
-    line = user_line(error)
-    return f" at {line}" if line else ""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
 
 
 def explain_export_error(error: BaseException) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from graphprop.errors import WeightsError, kind_of
-from graphprop.frontend.capture import first_line
+from graphprop.frontend.user_code import first_line
 
 SHOWN = 5
 """How many keys of a state dict an error lists."""
