@@ -216,3 +216,15 @@ def replace_files(fresh: Path, target: Path) -> None:
         raise
     if is_cache(target / CACHE):
         shutil.rmtree(target / CACHE, ignore_errors=True)  # of the explainer.py that is gone
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write to, then rename it to ``path``: no reader sees half of it."""
+    # the ending stays: some writers go by it
+    temporary = path.with_name(f".graphprop-{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
