@@ -220,7 +220,7 @@ def replace_files(fresh: Path, target: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write to, then rename it to ``path``: no reader sees half of it."""
+    """Give the name of a file to write, then rename it to ``path``: no reader sees half of it."""
     # the ending stays: some writers go by it
     temporary = path.with_name(f".graphprop-{os.getpid()}{path.suffix}")
     try:
