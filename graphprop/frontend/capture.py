@@ -30,6 +30,19 @@ from graphprop.ir.interpret import interpret
 from graphprop.ir.network import Network
 
 LOGITS_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""How far the captured network's result may be off, relative to its size, by type.
+
+Rounding alone can exceed the one of float32, where activations cancel: what does is computed once
+more in float64, whose tolerance it can't reach."""
+
+OTHER_TOLERANCE = 0.1
+"""The same of other types: half precision, whose rounding says little."""
+
+LARGEST_WHOLE = 255
+"""The largest random number for an input of whole numbers: bytes of a picture."""
+
+LEAST_NORM = 1e-30
+"""What a result of zeros is divided by, so that a difference from it counts as large."""
 
 CONTROL_FLOW = (
     "graphprop compiles one graph for every input, so what is computed may not depend on {what}. "
@@ -56,9 +69,11 @@ def arguments_of(
 
     Parameters
     ----------
+    model
+        The network.
     example
-        Says how: names that ``forward`` has are keywords, other names belong to one argument that
-        is a dict.
+        Decides how: names that ``forward`` has are keywords, other names belong to one argument
+        that is a dict.
     given
         What to put in the place of each input of the example.
     """
@@ -139,7 +154,7 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, list[str]]:
 
 
 def check_logits(model: nn.Module, network: Network, example: Example) -> None:
-    """Hold the canonical network's result against the model's own, on one random batch.
+    """Compare the canonical network's result with the model's own, on one random batch.
 
     Raises
     ------
@@ -151,9 +166,8 @@ def check_logits(model: nn.Module, network: Network, example: Example) -> None:
     given = [random_like(part, generator) for part in inputs_of(example)]
     dtype = facts_of(network.inputs[0]).value.dtype
     off = difference(model, network, example, given, dtype)
-    if off > LOGITS_TOLERANCE.get(dtype, 0.1):
+    if off > LOGITS_TOLERANCE.get(dtype, OTHER_TOLERANCE):
         if all(part.is_floating_point() for part in given):
-            # rounding alone can do that: in double precision it can't
             exact = [part.double() for part in given]
             off = difference(deepcopy(model).double(), network, example, exact, torch.float64)
         if off > LOGITS_TOLERANCE[torch.float64]:
@@ -165,13 +179,13 @@ def check_logits(model: nn.Module, network: Network, example: Example) -> None:
 
 
 def random_like(part: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Two random samples of the shape and type of an example: noise, or numbers up to 255."""
+    """Two random samples of the shape and type of an example: noise, or whole numbers."""
     shape = (2, *part.shape[1:])
     if part.is_floating_point():
         return torch.randn(shape, generator=generator).to(part.dtype)
     if part.dtype == torch.bool:
         return torch.randint(2, shape, generator=generator).to(part.dtype)
-    most = min(torch.iinfo(part.dtype).max, 255)
+    most = min(torch.iinfo(part.dtype).max, LARGEST_WHOLE)
     return torch.randint(most + 1, shape, generator=generator).to(part.dtype)
 
 
@@ -182,7 +196,7 @@ def difference(
     given: Sequence[torch.Tensor],
     dtype: torch.dtype,
 ) -> float:
-    """How far the captured network's result is off from the model's own, relative to its size."""
+    """How far the captured network's result is from the model's own, relative to its size."""
     with torch.no_grad():
         results = named_leaves(call(model, example, given))
     numbers = [part.to(dtype) for part in given]
@@ -192,7 +206,7 @@ def difference(
     expected, found = results[network.output_name].double(), network.with_tail(kept["logits"])
     found = found.double()
     fine = torch.isfinite(expected)
-    off = (found - expected)[fine].norm() / expected[fine].norm().clamp(min=1e-30)
+    off = (found - expected)[fine].norm() / expected[fine].norm().clamp(min=LEAST_NORM)
     return float(off) if bool(torch.isfinite(off)) else inf
 
 
@@ -292,7 +306,7 @@ def lines_taken(
 
 
 def explain_export_error(error: BaseException) -> str:
-    """Say in the user's terms why ``torch.export`` failed."""
+    """Why ``torch.export`` failed, in terms of the user's code."""
     name = type(error).__name__
     text = str(error)
     if "DataDependent" in name or "data-dependent" in text:

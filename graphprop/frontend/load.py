@@ -1,4 +1,4 @@
-"""From what the user names to a model that can be captured.
+"""Loading a model: from what the user names to a module that can be captured.
 
 A model is named by a SOURCE: ``path/model.py``, ``path/model.py:attribute`` or
 ``package.module:callable``. Its file is code and is run; its weights are data (`weights`).
@@ -35,7 +35,7 @@ from graphprop.frontend.user_code import (
 from graphprop.frontend.weights import load_weights
 
 STANDARD_NAMES = ("model", "build_model")
-"""The names a file may give its model, in the order in which they are looked for."""
+"""The names of a file's model, in the order in which they are looked for."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,9 @@ def pick(module: ModuleType, attribute: str, where: str) -> tuple[str, Any]:
             f"{where}:NAME, or name one of them: model = {ready[-1]}()"
         )
     if classes:
-        which = "; ".join(f"{name} needs {listed(required(c))}" for name, c in classes.items())
+        which = "; ".join(
+            f"{name} needs {arguments_text(required(c))}" for name, c in classes.items()
+        )
         raise LoadError(
             f"{where} defines no model that can be built without arguments ({which}): "
             "add a function build_model() that returns the model"
@@ -207,7 +209,7 @@ def build(found: Any, name: str, where: str, folder: Path | None) -> nn.Module:
         )
     if required(found):
         raise LoadError(
-            f"{name!r} in {where} needs {listed(required(found))}: give "
+            f"{name!r} in {where} needs {arguments_text(required(found))}: give "
             f"{'them defaults' if len(required(found)) > 1 else 'it a default'}, or write a "
             "function without arguments, build_model(), that returns the model"
         )
@@ -258,7 +260,7 @@ def make_ready(model: nn.Module, notes: list[str]) -> None:
         notes.append("the model was in training mode; compiled in evaluation mode")
 
 
-# Questions to ask of the user's objects, and words for the answers.
+# What the user's objects are
 
 
 def is_module_class(value: Any) -> bool:
@@ -287,6 +289,6 @@ def required(function: Callable[..., Any]) -> list[str]:
     ]
 
 
-def listed(names: list[str]) -> str:
-    """Name arguments."""
+def arguments_text(names: list[str]) -> str:
+    """The names of arguments, for messages."""
     return f"{'the arguments' if len(names) > 1 else 'the argument'} {', '.join(names)}"

@@ -211,7 +211,7 @@ def at_user_line(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
+    """The first line of an error's text, without its full stop."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".")
 
@@ -223,7 +223,7 @@ def shorten(file: Path) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Say what the user may have meant, unless that would be a long list."""
+    """What the user may have meant, for the end of a message; nothing where there is too much."""
     names = list(known)
     if not names:
         return ""
