@@ -203,12 +203,12 @@ def explain(as_json: bool, **options: Any) -> None:
 
     DIR's explainer.py is code, and is run; of a directory that you don't trust, let ONNX Runtime
     run explainer.onnx, by --backend onnxruntime. Nothing is compiled. A picture is scaled to
-    cover the input's size and its middle kept, turned to grayscale for a network with one
+    cover the input's size and cropped to its center, turned to grayscale for a network with one
     channel, and normalized as DIR's manifest says.
 
     \b
     Written for each picture:
-      <name>.npz   the truth: relevance [C,H,W], logits, target, scale
+      <name>.npz   relevance [C,H,W], logits, target and scale, as computed
       <name>.png   the input, and its relevance summed over channels: red positive, blue
                    negative, white zero, darkest at the scale's limit, which stands in the
                    file's text too
@@ -256,7 +256,7 @@ def inspect(as_json: bool, **options: Any) -> None:
 def methods(as_json: bool, name: str | None, imports: tuple[str, ...]) -> None:
     """List the methods and rules with their parameters, defaults and sources.
 
-    With NAME, show one of them whole: its table and formulas, and what each parameter can be.
+    With NAME, show one of them in full: its table and formulas, and what each parameter can be.
 
     \b
     Parameters of a method are set by --set, those of one layer's rule in --rule:

@@ -115,7 +115,7 @@ def explain_images(
     directory
         What ``graphprop compile`` wrote; its ``explainer.py`` is run by the backend ``python``.
     images
-        Picture files. Each is scaled to cover the input's size, its middle kept, brought to
+        Picture files. Each is scaled to cover the input's size, cropped to its center, brought to
         [0, 1], and normalized by the manifest's mean and std.
     target
         The class to explain; by default each picture's own largest logit.
