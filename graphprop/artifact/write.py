@@ -37,7 +37,7 @@ from graphprop.emit.metadata import metadata_of
 from graphprop.errors import OutputError
 from graphprop.explainer import Compiled
 from graphprop.ir.facts import facts_of
-from graphprop.lowering.lower import in_flow
+from graphprop.lowering import in_flow
 from graphprop.rules.registry import BoundRule
 from graphprop.version import __version__
 

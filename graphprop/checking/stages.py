@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphprop.checking.report import shown
-from graphprop.lowering.lower import in_flow
+from graphprop.lowering import in_flow
 
 
 @dataclass(frozen=True)
