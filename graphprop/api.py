@@ -26,9 +26,10 @@ from graphprop.artifact.manifest import read_manifest
 from graphprop.artifact.write import manifest_of, plain, write_files, write_manifest
 from graphprop.checking.check import BACKENDS, check_directory, check_explainer
 from graphprop.checking.conservation import record_of
+from graphprop.checking.junit import Checked, as_junit
 from graphprop.checking.ledger import LedgerEntry
 from graphprop.checking.ledger import ledger as ledger_of
-from graphprop.checking.report import Checked, Report, as_junit
+from graphprop.checking.report import Report
 from graphprop.emit.execute import run_source
 from graphprop.emit.python import PythonModule, to_python
 from graphprop.errors import (

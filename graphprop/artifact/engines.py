@@ -1,4 +1,4 @@
-"""What computes an explanation from a compiled directory: its Python code, or ONNX Runtime.
+"""Explaining with a compiled directory: by its Python code, or by ONNX Runtime.
 
 The code in a directory is run as it is, so that one has to trust it. ONNX Runtime runs no code: an
 ``explainer.onnx`` from anywhere can be used, and is checked before it is loaded.
@@ -24,9 +24,9 @@ from graphprop.errors import MethodError, OutputError, nearest
 
 BACKENDS = ("python", "onnxruntime")
 LONGEST_RUN = 600.0
-"""Seconds that ONNX Runtime may take for one explanation."""
+"""Seconds that ONNX Runtime may take for one explanation: a large network takes some."""
 MOST_TRIPS = 2**20
-"""How often the body of a loop in an ONNX file may run."""
+"""How often the body of a loop in an ONNX file may run: a mean over samples has some hundreds."""
 BRANCHES = ("If", "Scan", "SequenceMap")
 """ONNX operators with graphs in them that graphprop never writes; it writes Loop."""
 

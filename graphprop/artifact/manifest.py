@@ -158,7 +158,7 @@ def check_file(file: Path, limit: int) -> None:
 
 
 def kind_of(mode: int) -> str:
-    """What lies under a name, in words."""
+    """What kind of file it is."""
     kinds = (
         (stat.S_ISDIR, "a folder"),
         (stat.S_ISFIFO, "a pipe"),

@@ -37,7 +37,7 @@ from graphprop.emit.metadata import metadata_of
 from graphprop.errors import OutputError
 from graphprop.explainer import Compiled
 from graphprop.ir.facts import facts_of
-from graphprop.lowering.lower import in_flow
+from graphprop.lowering import in_flow
 from graphprop.rules.registry import BoundRule
 from graphprop.version import __version__
 
@@ -51,7 +51,7 @@ DISTRIBUTIONS = (
     "safetensors",
     "torch",
 )
-"""What the bytes of a directory depend on besides graphprop and Python."""
+"""What the bytes of a directory depend on, apart from graphprop and Python."""
 
 MOST_ENTRIES = 64
 """Entries of a tensor up to which a parameter is recorded as numbers: bounds of an input have one
@@ -74,10 +74,10 @@ def write_files(
     try:
         save_file(contiguous(compiled.legal.stored), weights)
     except SafetensorError as error:
-        said = re.search(r"os error (\d+)", str(error))  # a full disk among others
-        if said is None:
+        number = re.search(r"os error (\d+)", str(error))  # a full disk among others
+        if number is None:
             raise
-        raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
     # safetensors lets nobody else read what it writes
     shutil.copymode(folder / "explainer.py", weights)
     if onnx:
@@ -222,7 +222,9 @@ def layer_entries(compiled: Compiled) -> list[dict[str, Any]]:
 def onnx_names(compiled: Compiled) -> dict[str, str]:
     """Variable of ``forward`` -> ONNX value, for those that aren't called alike."""
     logits, _, relevances = compiled.legal.output.args[0]
-    renamed = {compiled.generated.results[facts_of(logits).records]: "logits"}
+    label = facts_of(logits).records
+    assert label is not None
+    renamed = {compiled.generated.results[label]: "logits"}
     recorded = compiled.recorded_nodes(compiled.legal)
     for name, node in emit_onnx.named_outputs(compiled.legal, recorded).items():
         labels = [label for label, other in relevances.items() if other is node]

@@ -1,4 +1,4 @@
-"""Relevance that vanishes, explodes or overflows, in words: how much arrives, where it went.
+"""Warnings about relevance that vanishes, explodes or overflows: how much arrives, where it went.
 
 Most methods hand on what they begin with. Where much less or much more of it arrives at the input,
 the map is still what the method says, but says little about the logit: `of_explainer` then draws up
@@ -59,7 +59,7 @@ def conserves(compiled: Compiled) -> bool:
 
 
 def record_of(compiled: Compiled) -> dict[str, Any] | None:
-    """What a manifest keeps where nothing is to be said; None where nothing need arrive."""
+    """What a manifest records without a warning; None for a method that need not conserve."""
     if not conserves(compiled):
         return None
     places = compiled.logits_shape[1:]
@@ -72,7 +72,7 @@ def of_explainer(
     sums: Mapping[str, Any],
     sample: Callable[[int], tuple[Mapping[str, torch.Tensor], torch.Tensor]],
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Say where relevance went that does not arrive at the input.
+    """Find out where relevance went that does not arrive at the input.
 
     Parameters
     ----------
@@ -84,9 +84,9 @@ def of_explainer(
     Returns
     -------
     record
-        What a manifest keeps of it: what relevance starts as, at how many places, and in words, if
-        anything is to be said, the ``cause`` and the ``remedy``. None of a method that isn't meant
-        to conserve.
+        What a manifest records of it: what relevance starts as, at how many places, and, where
+        there is a warning, the ``cause`` and the ``remedy``. None for a method that isn't meant to
+        conserve.
     warnings
         One, or none.
     """
@@ -113,7 +113,7 @@ def worst_of(sums: Mapping[str, Any]) -> int | None:
 
 
 def warning(sums: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """What the samples of a check have to say, as one sentence or two."""
+    """The warning about the samples of a check, in one sentence or two."""
     worst = worst_of(sums)
     assert worst is not None
     pairs = list(zip(sums["start"], sums["input"], strict=True))
@@ -210,7 +210,7 @@ def listed_or(texts: Sequence[str]) -> str:
 
 
 def overflow(sample: str, place: str | None) -> str:
-    """What is said of relevance that grows beyond all numbers."""
+    """The message about relevance that exceeds the range of float32."""
     first = f", first at {place}" if place else ""
     return (
         f"relevance overflows on {sample}{first}: there it exceeds the largest number of float32 "
