@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from graphprop.artifact.atomic import (
-    ended_by_signal,
     put_in_place,
     refuse_foreign,
     rejected_beside,
@@ -27,9 +26,10 @@ from graphprop.artifact.manifest import read_manifest
 from graphprop.artifact.write import manifest_of, plain, write_files, write_manifest
 from graphprop.checking.check import BACKENDS, check_directory, check_explainer
 from graphprop.checking.conservation import record_of
+from graphprop.checking.junit import Checked, as_junit
 from graphprop.checking.ledger import LedgerEntry
 from graphprop.checking.ledger import ledger as ledger_of
-from graphprop.checking.report import Checked, Report, as_junit
+from graphprop.checking.report import Report
 from graphprop.emit.execute import run_source
 from graphprop.emit.python import PythonModule, to_python
 from graphprop.errors import (
@@ -56,9 +56,12 @@ from graphprop.ir.facts import shape_of
 from graphprop.ir.network import Network
 from graphprop.lowering import legalization_steps, lowering_steps
 from graphprop.passes.assign_rules import RuleMap
-from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters, silent
+from graphprop.passes.pipeline import Pipeline, analysis_steps, silent
 from graphprop.pictures.explain import Explanation, explain_images
 from graphprop.rules import Method, find_method
+from graphprop.rules.methods import DEFAULT_METHOD
+from graphprop.rules.parameters import resolve_parameters
+from graphprop.signals import raising_at_sigterm
 from graphprop.version import __version__
 
 __all__ = [
@@ -83,8 +86,6 @@ __all__ = [
     "save",
     "write",
 ]
-
-DEFAULT_METHOD = "epsilon_plus_flat"
 
 Say = Callable[[str], None]
 
@@ -573,7 +574,7 @@ def write(
     refuse_foreign(directory, force, keep=map(Path, keep))
     # a link stays, and what it leads to is replaced
     target = directory.resolve() if directory.is_symlink() else directory
-    with ended_by_signal(), writing_beside(target) as fresh:
+    with raising_at_sigterm(), writing_beside(target) as fresh:
         say("write")
         write_files(compiled, fresh, onnx=onnx, preprocessing=given)
         report = None

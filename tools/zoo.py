@@ -37,10 +37,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import define_torchvision_operators, first_line
+from bench import first_line
 from timm_families import ATTENTION, CONVOLUTIONAL
 from timm_families import SIZES as TIMM_SIZES
 from torch import nn
+from torchvision_schemas import define_torchvision_operators
 
 import graphprop
 from graphprop.api import CompiledExplainer, ledger

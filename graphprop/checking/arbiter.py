@@ -293,7 +293,7 @@ class ModuleArbiter:
         watch = self._watch()
         singles = [Batch([row], "auto") for row in range(len(self.samples))]
         exact = Step("exact", "float64", threads=usable(), batches=singles, watch=watch)
-        found = run_module(self.directory, self._inputs(), [exact], self.samples.shapes)
+        found = run_module(self.directory, self.samples.tensors, [exact], self.samples.shapes)
         logits, relevance = found["exact/logits"], found["exact/relevance"]
         measures = {
             index: found[f"exact/measure/{watch.index(stage.name)}"]
@@ -307,9 +307,6 @@ class ModuleArbiter:
         float32 = {"logits": unknown, "relevance": [*unknown]}
         return Truth(self.samples, logits, relevance, float32, measures)
 
-    def _inputs(self) -> dict[str, torch.Tensor]:
-        return tensors_of(self.samples)
-
     def _watch(self) -> list[str]:
         return list(dict.fromkeys(stage.name for stage in self.stages if stage.name))
 
@@ -320,7 +317,7 @@ class ModuleArbiter:
             Step("exact", "float64", threads=usable(), batches=batch, watch=watch, keep=True),
             Step("single", batches=batch, watch=watch, keep=True),
         ]
-        found = run_module(self.directory, self._inputs(), steps, self.samples.shapes)
+        found = run_module(self.directory, self.samples.tensors, steps, self.samples.shapes)
         off = {}
         for index, stage in enumerate(self.stages):
             name = f"value/{watch.index(stage.name)}" if stage.name else ""
@@ -344,7 +341,9 @@ class ModuleArbiter:
         # what is returned need not be a variable
         own |= {f"return {name}": values[name] for name in ("logits", "relevance")}
         watch = [*variables, "return logits", "return relevance"]
-        inputs = self._inputs() | {f"force/{name}": own[name] for name in watch if name in own}
+        inputs = self.samples.tensors | {
+            f"force/{name}": own[name] for name in watch if name in own
+        }
         batch = [Batch([sample], "auto")]
         step = Step(
             "exact", "float64", threads=usable(), batches=batch, watch=watch, force=True, judge=True
@@ -393,12 +392,6 @@ def errors(found: torch.Tensor, reference: torch.Tensor) -> list[float]:
     distance = (found.flatten(1).double() - reference).norm(dim=1)
     relative: list[float] = (distance / size.where(size > 0, 1.0)).tolist()
     return relative
-
-
-def tensors_of(samples: Probes) -> dict[str, torch.Tensor]:
-    """Probes as `graphprop.checking.runner` reads them."""
-    found = {"x": samples.x, "target": samples.target}
-    return found if samples.weights is None else found | {"weights": samples.weights}
 
 
 def resolved(samples: Probes, logits: torch.Tensor) -> Probes:

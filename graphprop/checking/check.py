@@ -31,7 +31,8 @@ from graphprop.artifact.write import layer_entries, onnx_names, write_files
 from graphprop.checking import conservation
 from graphprop.checking.arbiter import GraphArbiter, ModuleArbiter, Truth
 from graphprop.checking.backends import BackendError
-from graphprop.checking.compare import ENGINES, PythonBackend, Session, Tolerance
+from graphprop.checking.compare import Session, Tolerance
+from graphprop.checking.compared import ENGINES, PythonBackend
 from graphprop.checking.files import changes
 from graphprop.checking.fingerprint import (
     PREPROCESSING,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphprop.checking.runner import SEED, pack, unpack
+from graphprop.checking.runner import SEED, pack, target_of, unpack
 from graphprop.errors import InputError
 from graphprop.pictures.preprocessing import Preprocessing
 
@@ -83,13 +83,13 @@ class Probes:
 
     def targets(self, rows: Sequence[int]) -> torch.Tensor | None:
         """Classes, weights, or None for the largest logit."""
-        first = int(self.target[rows[0]])
-        if first == LARGEST:
-            return None
-        if first == WEIGHTED and self.weights is not None:
-            start = len(self) - len(self.weights)
-            return self.weights[[row - start for row in rows]]
-        return self.target[list(rows)]
+        return target_of("auto", list(rows), self.tensors)
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The same as `graphprop.checking.runner` reads it."""
+        found = {"x": self.x, "target": self.target}
+        return found if self.weights is None else found | {"weights": self.weights}
 
     def name(self, row: int) -> str:
         """What a row is."""
@@ -177,7 +177,7 @@ def probes(
     names = [f"noise {index}" for index in range(samples)]
     names += ["uniform", "sparse", "blank", *([] if large else ["constant"])]
     rows = [pack([part[None] for part in drawn(name, shapes, preprocessing)]) for name in names]
-    targets = [target_of(name, logits[0]) for name in names]
+    targets = [class_of(name, logits[0]) for name in names]
     more = [] if picture is None else [picture]
     if given is not None:
         more += [(f"inputs[{index}]", x[None]) for index, x in enumerate(given)]
@@ -237,7 +237,7 @@ def preprocessed(x: torch.Tensor, preprocessing: Mapping[str, Any] | None) -> to
     return x
 
 
-def target_of(name: str, classes: int) -> int:
+def class_of(name: str, classes: int) -> int:
     """What is explained: the largest logit for the first noise and what pictures look like."""
     if name in ("noise 0", "uniform", "constant"):
         return LARGEST

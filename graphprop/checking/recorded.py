@@ -15,7 +15,8 @@ import torch
 
 from graphprop.checking.arbiter import CEILING, Truth, allowance
 from graphprop.checking.backends import BackendError, other_maps
-from graphprop.checking.compare import ENGINES, Tolerance
+from graphprop.checking.compare import Tolerance
+from graphprop.checking.compared import ENGINES
 from graphprop.checking.fingerprint import (
     PREPROCESSING,
     deviation,

@@ -1,4 +1,4 @@
-"""What each command does once its options are read, and its result in words or as JSON."""
+"""What each command does once its options are read; its result as text or as JSON."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.filesize import decimal
 
 from graphprop import api
 from graphprop.api import CompiledExplainer, LayerInfo, Report
 from graphprop.cli import catalog, console
-from graphprop.cli.catalog import assignments
 from graphprop.errors import GraphpropError, OutputError
-from graphprop.frontend.load import LoadedModel, import_extension, load_source, source_file
+from graphprop.frontend.load import LoadedModel, load_source, source_file
+from graphprop.frontend.user_code import import_extension
 from graphprop.passes.assign_rules import parse_rule, parse_value
-from graphprop.passes.pipeline import resolve_parameters
 from graphprop.rules import METHODS, RULES, Method, Rule, find_method
+from graphprop.rules.parameters import resolve_parameters
+from graphprop.rules.registry import assignments
 
 OWN_METHODS: Mapping[str, Method] = dict(METHODS)
 OWN_RULES: Mapping[str, Rule] = dict(RULES)
-"""What graphprop registers itself."""
+"""What graphprop registers itself, before the user's code runs."""
 
 LONGEST_STEM = 200
-"""How long the name of the default directory gets, in characters."""
+"""How long the name of the default directory gets, in characters: file systems allow 255 bytes."""
 
 FILE_SUFFIXES = (".py", ".onnx", ".safetensors", ".json", ".pt", ".pth", ".ckpt", ".zip")
-"""What ends a name that is meant for one file."""
+"""Endings of names that are meant for one file."""
 
 
 def run_compile(
@@ -50,7 +52,7 @@ def run_compile(
     force: bool,
     dump_ir: Path | None,
 ) -> None:
-    """Compile, write, and say what came of it."""
+    """Compile, write, check, and print the result."""
     began = time.perf_counter()
     read = [path for path in (source_file(source), weights) if path is not None]
     if output is not None:
@@ -126,8 +128,8 @@ def describe_compiled(explainer: CompiledExplainer, saved: api.Saved, seconds: f
     rows = [
         ("input", f"{shape} -> {explainer.classes} logits"),
         ("parameters", assignments(saved.manifest["parameters"])),
-        ("roles", console.counted(layer.role for layer in weighted)),
-        ("rules", console.counted(rule_name(layer) for layer in weighted)),
+        ("roles", console.counts(layer.role for layer in weighted)),
+        ("rules", console.counts(rule_name(layer) for layer in weighted)),
     ]
     if explainer.network.decisions:
         rows.append(("batch norms", batch_norms(explainer.network.decisions)))
@@ -136,7 +138,7 @@ def describe_compiled(explainer: CompiledExplainer, saved: api.Saved, seconds: f
     console.say()
     console.say(f"{saved.directory}/")
     files = sorted(path for path in saved.directory.iterdir() if path.is_file())
-    sizes = [(path.name, console.file_size(path.stat().st_size)) for path in files]
+    sizes = [(path.name, decimal(path.stat().st_size)) for path in files]
     console.say_table(("file", "size"), sizes, indent=2, headed=False)
     describe_check(saved.report)
 
@@ -147,7 +149,7 @@ def describe_check(report: Report | None) -> None:
     if report is not None:
         console.say(report.render(timing=False))
     else:
-        console.say("not checked: `graphprop check` does that; until then it is only a claim")
+        console.say("not checked: `graphprop check` does that")
 
 
 def rule_name(layer: LayerInfo) -> str:
@@ -156,10 +158,10 @@ def rule_name(layer: LayerInfo) -> str:
 
 
 def batch_norms(decisions: Mapping[str, str]) -> str:
-    """In short what was done: "53 merged"."""
+    """A summary of what was done: "53 merged"."""
     done = [re.split(r"[ :]", decision)[0] for decision in decisions.values()]
-    said = console.counted(done)
-    return said if set(done) == {"merged"} else f"{said} (`graphprop inspect` says why)"
+    summary = console.counts(done)
+    return summary if set(done) == {"merged"} else f"{summary} (`graphprop inspect` says why)"
 
 
 def run_check(
@@ -209,7 +211,7 @@ def run_explain(
     shared_scale: bool,
     backend: str,
 ) -> None:
-    """Explain pictures, and say what was written."""
+    """Explain pictures, and print what was written."""
     with console.progress("load the explainer") as progress:
         found = api.explain_images(
             directory,
@@ -312,7 +314,7 @@ def run_methods(as_json: bool, name: str | None = None, imports: Iterable[str] =
     for module in imports:
         import_extension(module)
     if as_json:
-        console.say_json("methods", catalog.as_dict(name))
+        console.say_json("methods", catalog.catalog(name))
     elif name is None:
         catalog.say_all()
     else:

@@ -25,7 +25,8 @@ from graphprop.lowering.forward import Values
 from graphprop.lowering.layer import layer_at, read_by_rule, receivers
 from graphprop.ops import Multiply, Reshape, absolute, divide_or_zero, keep_where, ones_like, total
 from graphprop.passes.assign_rules import bind_rule
-from graphprop.rules.registry import Layer, Method
+from graphprop.rules.layer import Layer
+from graphprop.rules.registry import Method
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from graphprop.ir.facts import facts_of, layout_of, shape_of
 from graphprop.ir.network import Network
 from graphprop.ir.writer import Operand
 from graphprop.ops import Pad
-from graphprop.rules.registry import Layer
+from graphprop.rules.layer import Layer
 
 
 def layer_at(

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from graphprop.passes.infer_layouts import infer_layouts
 from graphprop.passes.infer_ranges import infer_ranges
 from graphprop.passes.join_sums import join_sums
 from graphprop.passes.tag_roles import tag_roles
-from graphprop.rules.registry import CHOICES, Method, one_of
+from graphprop.rules.registry import Method
 
 
 @dataclass(frozen=True)
@@ -262,43 +261,3 @@ def analysis_steps(
             (conditions.rules_assigned(method),),
         ),
     ]
-
-
-def resolve_parameters(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's parameters with the user's values in them.
-
-    Raises
-    ------
-    MethodError
-        If the method has no such parameter, or the value is of the wrong kind.
-    """
-    parameters = method.defaults
-    for name, value in given.items():
-        if name not in parameters:
-            raise MethodError(
-                f"the method {method.name!r} has no parameter {name!r}: {nearest(name, parameters)}"
-            )
-        default = parameters[name]
-        if name == "start" and value == 1 and isinstance(value, int):
-            value = "one"
-        if default in CHOICES.get(name, ()):
-            one_of(name, value)
-        if isinstance(value, str) and (name, value) in method.refused:
-            reason = method.refused[name, value]
-            raise MethodError(f"{method.name!r} can't have {name}={value}: {reason}")
-        number = isinstance(default, int | float) and not isinstance(default, bool)
-        number = number and name not in method.arrays
-        if number and not (isinstance(value, int | float) and not isinstance(value, bool)):
-            raise MethodError(f"the parameter {name!r} is a number, not {value!r}")
-        if isinstance(default, float) and isinstance(value, int):
-            value = float(value)
-        if name in method.limits and isinstance(default, int) and value % 1:
-            raise MethodError(f"{name} is a whole number, not {value:g}")
-        low, high = method.limits.get(name, (-inf, inf))
-        if number and not low <= value <= high:
-            raise MethodError(f"{name} lies between {low:g} and {high:g}, not {value:g}")
-        parameters[name] = value
-    for switch, settings in method.switches.items():
-        if parameters[switch]:
-            parameters.update({k: v for k, v in settings.items() if k not in given})
-    return parameters

@@ -18,7 +18,8 @@ from graphprop.checking import backends, bounds, probes, runner
 from graphprop.checking.arbiter import GraphArbiter, errors
 from graphprop.checking.backends import ConvTranspose, MaxPool
 from graphprop.checking.check import check_directory
-from graphprop.checking.compare import Backend, Session
+from graphprop.checking.compare import Session
+from graphprop.checking.compared import Backend
 from graphprop.checking.fingerprint import rounded
 from graphprop.checking.probes import Probes, batches
 from graphprop.checking.report import BackendResult, Comparison, backend_lines

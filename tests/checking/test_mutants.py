@@ -35,7 +35,8 @@ from graphprop.artifact.manifest import read_manifest
 from graphprop.checking import backends, runner
 from graphprop.checking.arbiter import ModuleArbiter, Truth, errors
 from graphprop.checking.check import check_directory
-from graphprop.checking.compare import PythonBackend, Session
+from graphprop.checking.compare import Session
+from graphprop.checking.compared import PythonBackend
 from graphprop.checking.files import changes
 from graphprop.checking.probes import probes
 from graphprop.checking.stages import stages_of

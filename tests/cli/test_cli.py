@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import graphprop
-from graphprop.cli import commands, console, main
+from graphprop.cli import commands, main
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
 from graphprop.rules import METHODS, RULES
 from support.sources import NET
@@ -711,11 +711,3 @@ def test_the_default_directory_has_a_name_that_systems_take():
     long = [commands.default_directory(c + "n" * 250, "rap").name for c in "ab"]
     assert all(len(name) <= 220 for name in long)
     assert long[0] != long[1]
-
-
-@pytest.mark.parametrize(
-    ("count", "shown"),
-    [(0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (553e6, "553 MB"), (2.5e9, "2.50 GB")],
-)
-def test_file_sizes(count, shown):
-    assert console.file_size(count) == shown

@@ -23,7 +23,8 @@ from graphprop.ir.operation import Operation
 from graphprop.ir.writer import Writer
 from graphprop.lowering import legalization_steps, lowering_steps
 from graphprop.ops import Add, Operator, Relu
-from graphprop.passes.pipeline import NAMES, Pipeline, Step, analysis_steps, resolve_parameters
+from graphprop.passes.pipeline import NAMES, Pipeline, Step, analysis_steps
+from graphprop.rules.parameters import resolve_parameters
 
 
 class Net(nn.Module):

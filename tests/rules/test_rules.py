@@ -25,8 +25,8 @@ from graphprop.frontend.capture import capture
 from graphprop.ir.interpret import interpret
 from graphprop.lowering.legalize import legalize
 from graphprop.ops import Conv, Linear, divide_or_zero
-from graphprop.passes.pipeline import resolve_parameters
 from graphprop.rules import RULES, find_rule
+from graphprop.rules.parameters import resolve_parameters
 from support.formulas import (
     EXAMPLES,
     SETTINGS,
