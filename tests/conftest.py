@@ -4,10 +4,9 @@ import os
 
 import pytest
 import torch
+from torchvision_schemas import define_torchvision_operators
 
 pytest.register_assert_rewrite("support")
-
-from support.torchvision_schemas import define_torchvision_operators  # noqa: E402
 
 define_torchvision_operators()
 

@@ -1,7 +1,7 @@
 """Whether a compiled directory is as it was written, and says the same of itself everywhere.
 
-A manifest holds a hash of every file and one of itself. What it says besides is also said by the
-ONNX file's metadata and by ``explainer.py``, in other words, and must not differ.
+A manifest holds a hash of every file and one of itself. Its other fields are also in the metadata
+of the ONNX file and in ``explainer.py``, in other forms, and must not differ.
 """
 
 from __future__ import annotations
@@ -15,20 +15,10 @@ from typing import Any
 
 import onnx
 
-from graphprop.artifact.write import sha256
+from graphprop.artifact.manifest import OWN_HASH, manifest_hash, sha256
 from graphprop.checking.backends import BackendError, load_graph
 from graphprop.checking.runner import local_variables
 from graphprop.emit.python import comment
-
-OWN_HASH = "sha256"
-"""The manifest's field that covers the others."""
-
-
-def manifest_hash(content: Mapping[str, Any]) -> str:
-    """The hash of a manifest: of its JSON, sorted and without spaces, but for the hash itself."""
-    rest = {key: value for key, value in content.items() if key != OWN_HASH}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def changes(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
@@ -95,12 +85,12 @@ def against_python(source: bytes, manifest: Mapping[str, Any]) -> Iterator[str]:
     text = source.decode("ascii", "replace")
     settings = manifest["parameters"]
     # a long line is cut: what stands last in it says nothing then
-    said = re.search(r"^Method (.*?) \((.*?)(\)\.|\.\.\.)$", text, re.MULTILINE)
-    if said:
-        if said[1] != manifest["method"]:
-            yield f"manifest.json says method {manifest['method']}, and explainer.py {said[1]}"
-        pairs = said[2].split(", ")
-        for pair in pairs if said[3] == ")." else pairs[:-1]:
+    stated = re.search(r"^Method (.*?) \((.*?)(\)\.|\.\.\.)$", text, re.MULTILINE)
+    if stated:
+        if stated[1] != manifest["method"]:
+            yield f"manifest.json says method {manifest['method']}, and explainer.py {stated[1]}"
+        pairs = stated[2].split(", ")
+        for pair in pairs if stated[3] == ")." else pairs[:-1]:
             key, _, value = pair.partition("=")
             if key in settings and plain_text(settings[key]) not in (value, None):
                 yield f"manifest.json says {key}={settings[key]}, and explainer.py {value}"
@@ -162,9 +152,9 @@ def against_onnx(model: onnx.ModelProto, manifest: Mapping[str, Any]) -> Iterato
                 f"manifest.json and the metadata of explainer.onnx differ in {key}: "
                 f"{json.dumps(known)[:80]} and {entry.value[:80]}"
             )
-    said = {entry.key.removeprefix("graphprop.") for entry in model.metadata_props}
-    if "method" in said:
-        for key in {"preprocessing", "rules", "roles"} - said:
+    present = {entry.key.removeprefix("graphprop.") for entry in model.metadata_props}
+    if "method" in present:
+        for key in {"preprocessing", "rules", "roles"} - present:
             if manifest.get(key):
                 yield f"manifest.json gives {key}, and the metadata of explainer.onnx none"
     inputs = [value for value in model.graph.input if value.name != "target"]

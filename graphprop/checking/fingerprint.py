@@ -36,7 +36,7 @@ def tolerance(name: str, e32: float) -> float:
     """How far float64 may be off from what was recorded: ten grains, and some for other CPUs.
 
     Where entries of a flat input are equal, rounding chooses among them in float64, too: if that
-    shows in float32, nothing can be said of float64 on another CPU.
+    shows in float32, nothing is known of float64 on another CPU.
     """
     if name.partition(" ")[0] in FLAT and not e32 <= CEILING:
         return math.inf

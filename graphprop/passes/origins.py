@@ -10,7 +10,7 @@ from typing import TypedDict
 import torch
 from torch import fx
 
-from graphprop.frontend.capture import is_user_file
+from graphprop.frontend.user_code import is_user_file
 
 aten = torch.ops.aten
 

@@ -2,11 +2,14 @@
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,11 @@ from ruff import __main__ as ruff
 from torch import nn
 
 import graphprop
+from graphprop import api
+from graphprop.api import save
 from graphprop.artifact import atomic, write
-from graphprop.artifact.write import as_json, contiguous, plain, read_manifest, save
+from graphprop.artifact.manifest import as_json, read_manifest
+from graphprop.artifact.write import contiguous, plain
 from graphprop.checking import backends, runner
 from graphprop.errors import EquivalenceError, OutputError
 
@@ -91,6 +97,11 @@ def test_manifest(tmp_path):
     assert manifest["version"] == 1
     assert manifest["graphprop"] == graphprop.__version__
     assert manifest["torch"] == torch.__version__
+    versions = manifest["versions"]
+    assert versions.pop("graphprop") == graphprop.__version__
+    assert versions.pop("python") == platform.python_version()
+    assert versions == {name: metadata.version(name) for name in versions}
+    assert versions.keys() >= {"torch", "onnx", "onnx-ir", "safetensors", "ruff", "numpy"}
     assert manifest["model"] == "Net"
     assert manifest["source"] == {"name": "model.py:Net", "sha256": "ab" * 32}
     assert manifest["method"] == "epsilon_plus"
@@ -142,7 +153,7 @@ import sys
 import torch
 sys.path[:0] = {folders!r}
 from test_artifact import explainer_of, Net
-from graphprop.artifact.write import save
+from graphprop.api import save
 torch.set_num_threads(int(sys.argv[2]))
 {before}
 save(explainer_of(), sys.argv[1], samples=1)
@@ -362,8 +373,11 @@ def test_file_and_own_folder_are_refused(explainer, tmp_path, monkeypatch):
 
 
 def wrong(explainer):
-    explainer.source = explainer.source.replace("F.relu(conv)", "F.relu(conv + 0.1)")
-    return explainer
+    """The same explainer, had the printer printed something else."""
+    compiled = explainer.compiled
+    source = compiled.source.replace("F.relu(conv)", "F.relu(conv + 0.1)")
+    generated = replace(compiled.generated, source=source)
+    return graphprop.CompiledExplainer(replace(compiled, generated=generated))
 
 
 def test_rejected_output_is_kept_aside(explainer, tmp_path):
@@ -406,7 +420,7 @@ def test_interrupted_save_leaves_nothing(explainer, tmp_path, monkeypatch, error
     def interrupt(*arguments):
         raise error
 
-    monkeypatch.setattr(write, place, interrupt)
+    monkeypatch.setattr(api if place == "put_in_place" else write, place, interrupt)
     for directory in (tmp_path / "new" / "net", own):
         with pytest.raises(error):
             save(explainer, directory, check=False)
@@ -457,6 +471,8 @@ def test_a_limit_on_the_size_of_files_is_one_message(explainer, tmp_path, limit)
 STALL = """
 import signal
 import time
+from dataclasses import replace
+from importlib import metadata
 # a process started in the background by a shell inherits that interrupts are ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from graphprop.artifact import write

@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 import graphprop
+from graphprop.api import CompiledExplainer
 from graphprop.emit.onnx import save, to_onnx
-from graphprop.explainer import CompiledExplainer
 from graphprop.frontend.capture import capture
 from graphprop.frontend.load import load_source
 from graphprop.ir.interpret import interpret
@@ -124,7 +124,7 @@ class Subject:
         return cls(model, x, torch.tensor([3, 0, 7, 3, 1]), capture(model, x))
 
     def compile(self, method: str) -> CompiledExplainer:
-        with mock.patch("graphprop.explainer.capture", return_value=self.program):
+        with mock.patch("graphprop.api.capture", return_value=self.program):
             return graphprop.compile(self.model, self.x, method)
 
 

@@ -50,7 +50,7 @@ from graphprop.ops import (
     helpers,
 )
 from graphprop.passes.assign_rules import assign_rules
-from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
+from graphprop.passes.pipeline import Pipeline, analysis_steps
 from graphprop.rules import (
     METHODS,
     RULES,
@@ -66,6 +66,7 @@ from graphprop.rules import (
     registry,
 )
 from graphprop.rules import structure as structure_rules
+from graphprop.rules.parameters import resolve_parameters
 from support import hedge_reference
 from support import rap_reference as reference
 from support.formulas import (
@@ -162,7 +163,7 @@ WORDS = {
 }
 OPPOSITES = (
     ("positive", "negative"),
-    ("positive", "minus"),
+    ("positive", "negative_part"),
     ("excitatory", "inhibitory"),
     ("smallest", "largest"),
     ("above", "below"),
@@ -182,7 +183,7 @@ OPPOSITES = (
 UNWRAPPED = {
     "positive": 0,
     "negative": 0,
-    "minus": 0,
+    "negative_part": 0,
     "absolute": 0,
     "total": 0,
     "ones_like": 0,

@@ -795,7 +795,7 @@ def judge(
     program = capture(model, x)
     explainers = []
     for method in methods:
-        with mock.patch("graphprop.explainer.capture", return_value=program):
+        with mock.patch("graphprop.api.capture", return_value=program):
             explainers.append(graphprop.compile(model, x, method))
         hold(explainers[-1], model, x, target)
     return explainers

@@ -19,9 +19,9 @@ from torch import nn
 
 import graphprop
 from graphprop import Layer
+from graphprop.api import CompiledExplainer
 from graphprop.emit.execute import run_source
 from graphprop.emit.onnx import to_onnx
-from graphprop.explainer import CompiledExplainer
 from graphprop.frontend.capture import capture
 from graphprop.ir.interpret import interpret
 from graphprop.lowering.legalize import legalize
@@ -336,5 +336,5 @@ def compiled(
     """Compile a network; it is captured but once, which takes longer than all that follows."""
     if network not in PROGRAMS:
         PROGRAMS[network] = capture(network, x)
-    with mock.patch("graphprop.explainer.capture", return_value=PROGRAMS[network]):
+    with mock.patch("graphprop.api.capture", return_value=PROGRAMS[network]):
         return graphprop.compile(network, x, method, **parameters)
