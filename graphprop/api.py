@@ -24,6 +24,7 @@ from graphprop.artifact.atomic import (
     writing_beside,
 )
 from graphprop.artifact.manifest import read_manifest
+from graphprop.artifact.schema import Json
 from graphprop.artifact.write import manifest_of, plain, write_files, write_manifest
 from graphprop.checking.check import BACKENDS, check_directory, check_explainer
 from graphprop.checking.conservation import record_of
@@ -202,9 +203,23 @@ class CompiledExplainer(nn.Module):
         """Check that all backends agree; see `graphprop.checking.check.check_explainer`."""
         return check(self, samples=samples, backends=backends)
 
-    def save(self, directory: str | Path, **options: Any) -> Path:
-        """Write ``explainer.py``, the weights, ONNX and the manifest; see `graphprop.api.save`."""
-        return save(self, directory, **options)
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        onnx: bool = True,
+        check: bool = True,
+        force: bool = False,
+        **details: Any,
+    ) -> Path:
+        """Write ``explainer.py``, the weights, ONNX and the manifest; see `graphprop.api.write`.
+
+        Returns
+        -------
+        Path
+            The directory.
+        """
+        return save(self, directory, onnx=onnx, check=check, force=force, **details)
 
     @property
     def input_types(self) -> tuple[torch.dtype, ...]:
@@ -535,7 +550,7 @@ def write(
     samples: int | None = None,
     source: str | None = None,
     source_sha256: str | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Json | None = None,
     keep: Iterable[str | Path] = (),
     progress: Say | None = None,
 ) -> Saved:
