@@ -93,7 +93,7 @@ def layer_info(node: fx.Node) -> LayerInfo:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Compiled:
     """What a compile results in.
 

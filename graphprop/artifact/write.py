@@ -31,7 +31,7 @@ from graphprop.artifact.manifest import (
     manifest_hash,
     sha256,
 )
-from graphprop.artifact.schema import complaint_about
+from graphprop.artifact.schema import Json, complaint_about
 from graphprop.emit import onnx as emit_onnx
 from graphprop.emit.metadata import metadata_of
 from graphprop.errors import OutputError
@@ -63,7 +63,7 @@ def write_files(
     folder: Path,
     *,
     onnx: bool,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Json | None = None,
 ) -> None:
     """Write the generated module, its weights, and ONNX; not the manifest.
 
@@ -115,12 +115,12 @@ def manifest_of(
     compiled: Compiled,
     folder: Path,
     *,
-    check: Mapping[str, Any] | None,
-    fingerprint: Mapping[str, Any] | None,
-    conservation: Mapping[str, Any] | None,
+    check: Json | None,
+    fingerprint: Json | None,
+    conservation: Json | None,
     source: str | None = None,
     source_sha256: str | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Json | None = None,
 ) -> dict[str, Any]:
     """What the manifest records of an explainer whose files lie in a folder.
 
@@ -169,7 +169,7 @@ def versions() -> dict[str, str]:
     return own | {name: version(name) for name in DISTRIBUTIONS}
 
 
-def write_manifest(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def write_manifest(content: Json, folder: Path) -> dict[str, Any]:
     """Write a manifest with its own hash; returns what it holds.
 
     Raises

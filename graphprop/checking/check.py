@@ -21,12 +21,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from graphprop.artifact.engines import refuse_forbidden
 from graphprop.artifact.manifest import read_manifest
+from graphprop.artifact.schema import Json
 from graphprop.artifact.write import layer_entries, onnx_names, write_files
 from graphprop.checking import conservation
 from graphprop.checking.arbiter import GraphArbiter, ModuleArbiter, Truth
@@ -62,7 +62,7 @@ def check_explainer(
     samples: int | None = None,
     backends: Sequence[str] | None = None,
     directory: Path | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Json | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Check what is generated from an explainer against its graph in float64.
@@ -213,7 +213,7 @@ def check_directory(
 
 def compare_directory(
     directory: Path,
-    manifest: Mapping[str, Any],
+    manifest: Json,
     stages: Sequence[Stage],
     explained: Probes,
     say: Callable[[str], None],
@@ -262,7 +262,7 @@ def compare_directory(
     return session
 
 
-def expect_shapes(truth: Truth, manifest: Mapping[str, Any]) -> None:
+def expect_shapes(truth: Truth, manifest: Json) -> None:
     """Refuse results of other shapes than the manifest's."""
     shapes = manifest["input_shapes"]
     one = len(shapes) == 1
@@ -284,9 +284,7 @@ def choose(backends: Sequence[str] | None) -> tuple[str, ...]:
     return BACKENDS if backends is None else tuple(b for b in BACKENDS if b in backends)
 
 
-def guard(
-    recorded: Mapping[str, Any] | None, truth: Truth, stages: Sequence[Stage]
-) -> BackendResult:
+def guard(recorded: Json | None, truth: Truth, stages: Sequence[Stage]) -> BackendResult:
     """Compare the arbiter of a directory with what was recorded when it was compiled."""
     if not recorded:
         reason = (

@@ -9,24 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from graphprop.artifact.manifest import OWN_HASH, manifest_hash, sha256
+from graphprop.artifact.schema import Json
 from graphprop.checking.backends import BackendError, load_graph
 from graphprop.checking.runner import local_variables
 from graphprop.emit.python import comment
 
 
-def changes(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
+def changes(directory: Path, manifest: Json) -> list[str]:
     """Every way in which a directory is no longer what was written, a line each."""
     return [*changed_files(directory, manifest), *contradictions(directory, manifest)]
 
 
-def changed_files(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+def changed_files(directory: Path, manifest: Json) -> Iterator[str]:
     """The files that differ from their hashes."""
     for name, known in manifest["files"].items():
         path = directory / name
@@ -44,7 +45,7 @@ def changed_files(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]
             yield f"manifest.json does not name {name}"
 
 
-def contradictions(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+def contradictions(directory: Path, manifest: Json) -> Iterator[str]:
     """What the manifest says otherwise than the files beside it."""
     yield from within(manifest)
     source = directory / "explainer.py"
@@ -59,7 +60,7 @@ def contradictions(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str
         yield from against_onnx(model, manifest)
 
 
-def within(manifest: Mapping[str, Any]) -> Iterator[str]:
+def within(manifest: Json) -> Iterator[str]:
     """What the manifest contradicts itself in."""
     shapes = manifest["input_shapes"]
     if not shapes or list(manifest["input_shape"]) != list(shapes[0]):
@@ -80,7 +81,7 @@ def within(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield "manifest.json holds results of a check without what was checked, or the other way"
 
 
-def against_python(source: bytes, manifest: Mapping[str, Any]) -> Iterator[str]:
+def against_python(source: bytes, manifest: Json) -> Iterator[str]:
     """What ``explainer.py`` says otherwise."""
     text = source.decode("ascii", "replace")
     settings = manifest["parameters"]
@@ -126,7 +127,7 @@ def local_variables_of(source: bytes) -> frozenset[str]:
     return _VARIABLES[key]
 
 
-def variables_of(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def variables_of(manifest: Json) -> Iterator[tuple[str, str]]:
     """The variables that a manifest says hold layers' values."""
     for entry in manifest["layers"]:
         for name in (entry["value"], entry["relevance"], *entry["flows"].values()):
@@ -136,7 +137,7 @@ def variables_of(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, "a value with another name in ONNX"
 
 
-def against_onnx(model: onnx.ModelProto, manifest: Mapping[str, Any]) -> Iterator[str]:
+def against_onnx(model: onnx.ModelProto, manifest: Json) -> Iterator[str]:
     """What ``explainer.onnx`` says otherwise: its metadata, and the shapes of its values."""
     elsewhere = {
         "version": manifest["graphprop"],

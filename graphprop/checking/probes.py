@@ -12,14 +12,14 @@ The numbers of a row depend on its name alone, so that a later check explains th
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from graphprop.artifact.schema import Json
 from graphprop.checking.runner import SEED, pack, target_of, unpack
 from graphprop.errors import InputError
 from graphprop.pictures.preprocessing import Preprocessing
@@ -147,7 +147,7 @@ def probes(
     samples: int | None,
     *,
     size: int = 0,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Json | None = None,
     picture: tuple[str, torch.Tensor] | None = None,
     given: torch.Tensor | None = None,
 ) -> Probes:
@@ -205,7 +205,7 @@ def generator_of(name: str) -> torch.Generator:
 
 
 def drawn(
-    name: str, shapes: Sequence[Sequence[int]], preprocessing: Mapping[str, Any] | None
+    name: str, shapes: Sequence[Sequence[int]], preprocessing: Json | None
 ) -> list[torch.Tensor]:
     """The inputs of one row."""
     generator = generator_of(name)
@@ -227,7 +227,7 @@ def drawn(
     return found
 
 
-def preprocessed(x: torch.Tensor, preprocessing: Mapping[str, Any] | None) -> torch.Tensor:
+def preprocessed(x: torch.Tensor, preprocessing: Json | None) -> torch.Tensor:
     """Entries from 0 to 1 as a picture's become an input, where that is known."""
     known = preprocessing or {}
     for key, change in (("mean", torch.sub), ("std", torch.div)):
@@ -250,7 +250,7 @@ def weights_of(name: str, logits: Sequence[int]) -> torch.Tensor:
 
 
 def picture_in(
-    directory: Path, manifest: Mapping[str, Any]
+    directory: Path, manifest: Json
 ) -> tuple[tuple[str, torch.Tensor] | None, str | None]:
     """The first picture in a directory as an input, or why there is none that can be read."""
     files = sorted(

@@ -7,12 +7,13 @@ too little to follow steps by, enough to tell whether a value is the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from graphprop.artifact.schema import Json
 from graphprop.checking.arbiter import CEILING, Truth, allowance
 from graphprop.checking.backends import BackendError, other_maps
 from graphprop.checking.compare import Tolerance
@@ -37,7 +38,7 @@ ARBITER = "what was recorded when it was compiled"
 
 def compare_recorded(
     directory: Path,
-    manifest: Mapping[str, Any],
+    manifest: Json,
     stages: Sequence[Stage],
     explained: Probes,
     chosen: Sequence[str],
@@ -89,7 +90,7 @@ def compare_recorded(
 def compare(
     result: BackendResult,
     path: Path,
-    recorded: Mapping[str, Any],
+    recorded: Json,
     stages: Sequence[Stage],
     samples: Probes,
     tolerance: Tolerance | None,

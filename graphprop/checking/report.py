@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphprop.artifact.schema import Json
+
 VERSION = 2
 """The version of what `Report.as_dict` gives: raised when a field changes its meaning or goes."""
 
@@ -175,8 +177,8 @@ class Report:
     samples: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     overflow: str | None = None
-    fingerprint: dict[str, Any] | None = field(default=None, repr=False)
-    conservation: dict[str, Any] | None = field(default=None, repr=False)
+    fingerprint: Json | None = field(default=None, repr=False)
+    conservation: Json | None = field(default=None, repr=False)
 
     @property
     def status(self) -> str:
