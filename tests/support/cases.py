@@ -83,6 +83,7 @@ from graphprop.ops import (
     Upsample,
     Where,
 )
+from support.modules import Function
 
 aten = torch.ops.aten
 
@@ -458,17 +459,6 @@ class Captured:
 
     def __str__(self) -> str:
         return f"{self.target} {self.note}".strip()
-
-
-class Function(nn.Module):
-    """A function as a model."""
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
 
 
 class Together(nn.Module):
