@@ -1,7 +1,8 @@
-"""Networks as users write them, each by several methods: nothing in them needs surgery.
+"""Networks as users write them, each by several methods, without changes to the model.
 
-`fuzz.judge` holds each against the model's logits, autograd, the rules applied layer by layer, and
-ONNX Runtime. Other networks are in test_networks.py, norms in test_norms.py and test_batchnorm.py.
+`fuzz.check_network` compares each with the model's logits, autograd, the rules applied layer by
+layer, and ONNX Runtime. Other networks are in test_networks.py, norms in ops/test_norms.py and
+passes/test_fold_batchnorm.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import graphprop
-from support.fuzz import inputs_for, judge, settle
+from support.fuzz import check_network, inputs_for, randomize
 from support.modules import Model
 from support.networks import assert_same_map
 
@@ -380,14 +381,14 @@ def made(name: str) -> nn.Module:
     with torch.no_grad():
         model(torch.randn(2, *shape))  # lazy layers have their parameters now
     for layer in model.modules():
-        settle(layer)
+        randomize(layer)
     return model
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network(name: str) -> None:
     subject = NETWORKS[name]
-    explainers = judge(made(name), subject.shape, subject.methods)
+    explainers = check_network(made(name), subject.shape, subject.methods)
     if not subject.conserves:
         return
     x, target = inputs_for(subject.shape)
@@ -520,7 +521,7 @@ def test_weights_that_are_computed(name: str) -> None:
 def small() -> nn.Module:
     model = classifier(nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
     for layer in model.modules():
-        settle(layer)
+        randomize(layer)
     return model
 
 
