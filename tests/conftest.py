@@ -7,6 +7,7 @@ import torch
 
 pytest.register_assert_rewrite("support")
 
+from support.durations import mark_slow  # noqa: E402
 from support.torchvision_schemas import define_torchvision_operators  # noqa: E402
 
 define_torchvision_operators()
@@ -21,3 +22,13 @@ def seed() -> int:
     """Begin every test with the same random numbers."""
     torch.manual_seed(0)
     return 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fast: in the fast selection, however long it takes")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what took long as slow, before pytest selects by marks."""
+    mark_slow(items)
