@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -339,3 +340,38 @@ def compiled(
         PROGRAMS[network] = capture(network, x)
     with mock.patch("graphprop.explainer.capture", return_value=PROGRAMS[network]):
         return graphprop.compile(network, x, method, **parameters)
+
+
+@cache
+def double() -> Net:
+    """A residual network, in float64."""
+    return prepared(NETWORKS["residual"](), 9)
+
+
+@cache
+def small() -> Net:
+    """Every kind of layer, in single precision."""
+    return prepared(
+        Net(
+            (3, 8, 8),
+            ("stem", nn.Conv2d(3, 6, 3, padding=1)),
+            ("bn", nn.BatchNorm2d(6)),
+            ("relu", nn.ReLU()),
+            ("pool", nn.MaxPool2d(3, 2, 1)),
+            ("conv1", nn.Conv2d(6, 6, 3, padding=1, groups=2)),
+            ("bn1", nn.BatchNorm2d(6)),
+            ("relu1", nn.ReLU()),
+            ("wide", nn.Conv2d(6, 6, 1), "pool"),
+            ("add", Sum(), "relu1", "wide"),
+            ("relu2", nn.ReLU()),
+            ("average", nn.AvgPool2d(2)),
+            ("conv2", nn.Conv2d(6, 6, 3, padding=1)),
+            ("silu", nn.SiLU()),
+            ("mean", nn.AdaptiveAvgPool2d(1)),
+            ("flatten", nn.Flatten()),
+            ("dense1", nn.Linear(6, 6)),
+            ("relu3", nn.ReLU()),
+            ("dense2", nn.Linear(6, 4)),
+        ),
+        8,
+    ).float()
