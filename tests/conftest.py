@@ -4,11 +4,11 @@ import os
 
 import pytest
 import torch
+from torchvision_schemas import define_torchvision_operators
 
 pytest.register_assert_rewrite("support")
 
 from support.durations import mark_slow  # noqa: E402
-from support.torchvision_schemas import define_torchvision_operators  # noqa: E402
 
 define_torchvision_operators()
 

@@ -52,11 +52,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import fx, nn
 from torch.export import Dim
+from torchvision_schemas import define_torchvision_operators
 
 import graphprop
-from graphprop.artifact.write import read_manifest
+from graphprop.api import CompiledExplainer
+from graphprop.artifact.manifest import read_manifest
 from graphprop.emit.python import heading_of
-from graphprop.explainer import CompiledExplainer
 from graphprop.frontend.load import LoadedModel, load_source
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interpret import interpret
@@ -260,26 +261,6 @@ def imported(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise LeftOut(f"{name.split('.')[0]} can't be imported: {first_line(error)}") from error
-
-
-def define_torchvision_operators() -> None:
-    """Define the operators whose schemas torchvision expects to find.
-
-    Beside the CPU build of torch its C++ extension, which defines them, is absent or can't be
-    loaded, and without them ``import torchvision`` fails. Nothing here calls them.
-    """
-    package = importlib.util.find_spec("torchvision")
-    if package is None or package.origin is None:
-        return
-    for extension in Path(package.origin).parent.glob("_C*"):
-        try:
-            torch.ops.load_library(str(extension))
-            return
-        except OSError:
-            continue
-    for name in ("nms", "qnms"):
-        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        torch.library.define(f"torchvision::{name}", schema)
 
 
 def first_line(error: Exception) -> str:

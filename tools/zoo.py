@@ -37,17 +37,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import define_torchvision_operators, first_line
+from bench import first_line
 from timm_families import ATTENTION, CONVOLUTIONAL
 from timm_families import SIZES as TIMM_SIZES
 from torch import nn
+from torchvision_schemas import define_torchvision_operators
 
 import graphprop
+from graphprop.api import CompiledExplainer, ledger
 from graphprop.checking.check import BACKENDS
-from graphprop.checking.ledger import TOLERANCE, LedgerEntry, ledger
+from graphprop.checking.ledger import TOLERANCE, LedgerEntry
 from graphprop.cli.console import say, say_table
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
-from graphprop.explainer import CompiledExplainer
 
 JSON_VERSION = 1
 MIB = 2**20

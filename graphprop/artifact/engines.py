@@ -7,26 +7,19 @@ The code in a directory is run as it is, so that one has to trust it. ONNX Runti
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graphprop.artifact.manifest import (
-    AGAIN,
-    LARGEST_ONNX,
-    ONNX,
-    is_plain_name,
-    read_limited,
-    shown,
-)
+from graphprop.artifact.manifest import AGAIN, LARGEST_ONNX, ONNX, read_limited
+from graphprop.artifact.running import line_of, run_file
+from graphprop.artifact.schema import is_plain_name, shown
 from graphprop.errors import MethodError, OutputError, nearest
 
 BACKENDS = ("python", "onnxruntime")
@@ -94,13 +87,10 @@ def foreign_code(file: Path, what: str) -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     except (Exception, SystemExit) as error:
-        said = str(error).strip().partition("\n")[0]
-        lines = [
-            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)
-        ]
-        line = f", line {lines[-1]}" if lines else ""
+        text, number = str(error).strip().partition("\n")[0], line_of(error, file)
+        line = f", line {number}" if number else ""
         raise OutputError(
-            f"{file} {what} ({type(error).__name__}: {said}{line}): compile it again"
+            f"{file} {what} ({type(error).__name__}: {text}{line}): compile it again"
         ) from error
 
 
@@ -113,12 +103,8 @@ def load_explainer(directory: Path) -> torch.nn.Module:
         If the file is missing or doesn't work.
     """
     file = directory / "explainer.py"
-    module = ModuleType("graphprop_compiled")
-    module.__file__ = str(file)
     with foreign_code(file, "can't be loaded"):
-        # compiled here rather than imported: that would leave a __pycache__ in the directory
-        exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
-        explainer: torch.nn.Module = module.load()
+        explainer: torch.nn.Module = run_file(file).load()
     return explainer
 
 

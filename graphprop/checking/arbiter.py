@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import fx
@@ -30,13 +30,10 @@ from graphprop.checking.runner import local_variables, measure, pack
 from graphprop.checking.stages import Stage, stage_name
 from graphprop.checking.threads import for_network, one_thread, usable
 from graphprop.emit.onnx import named_maps, named_outputs
+from graphprop.explainer import Compiled
 from graphprop.ir.facts import facts_of, has_shape
 from graphprop.ir.network import Network
 from graphprop.lowering.interpret_map import interpret_map
-from graphprop.lowering.legalize import legalize
-
-if TYPE_CHECKING:
-    from graphprop.explainer import CompiledExplainer
 
 FLOOR = 1e-5
 """An error below this is never a failure."""
@@ -123,10 +120,8 @@ class GraphArbiter:
 
     name = "the graph in float64"
 
-    def __init__(
-        self, explainer: CompiledExplainer, stages: Sequence[Stage], samples: Probes
-    ) -> None:
-        self.explainer, self.stages, self.samples = explainer, stages, samples
+    def __init__(self, compiled: Compiled, stages: Sequence[Stage], samples: Probes) -> None:
+        self.compiled, self.stages, self.samples = compiled, stages, samples
         self.measures: dict[int, torch.Tensor] = {}
         self.legal: dict[str, Divergence | None] = {}
 
@@ -146,7 +141,7 @@ class GraphArbiter:
             return logits, pack(maps)
 
     def truth(self) -> Truth:
-        lowered = self.explainer.lowered
+        lowered = self.compiled.lowered
         nodes = {} if lowered.samples else stage_nodes(lowered, self.stages)
         rows = range(len(self.samples))
 
@@ -176,7 +171,7 @@ class GraphArbiter:
         self.samples, self.measures = truth.samples, truth.measures
 
     def conditioning(self, sample: int) -> dict[int, float]:
-        lowered = self.explainer.lowered
+        lowered = self.compiled.lowered
         nodes = stage_nodes(lowered, self.stages)
         values: dict[fx.Node, torch.Tensor] = {}
         off: dict[int, float] = {}
@@ -195,17 +190,17 @@ class GraphArbiter:
 
     def names(self, level: str) -> list[str]:
         # what happens within a mean over samples can't be followed
-        averaged = self.explainer.lowered.samples is not None
+        averaged = self.compiled.lowered.samples is not None
         return [] if averaged else list(self._named(level)[1].values())
 
     def _named(self, level: str) -> tuple[Network, dict[fx.Node, str]]:
         """The graph that a backend was printed from, and what its values are called there."""
-        explainer = self.explainer
-        network = explainer.legal if level == "torch" else legalize(explainer.lowered, level)[0]
+        compiled = self.compiled
+        network = compiled.legal if level == "torch" else compiled.legal_onnx
         nodes = [n for n in network.layers if facts_of(n).batched and has_shape(n)]
         names = {n: n.name for n in nodes if facts_of(n).value.is_floating_point()}
         output: Any = network.output.args[0]
-        outputs = named_outputs(network, explainer.recorded_nodes(network))
+        outputs = named_outputs(network, compiled.recorded_nodes(network))
         if level == "torch":
             outputs = {"logits": output[0], **named_maps(network)}
         return network, names | {node: name for name, node in outputs.items()}

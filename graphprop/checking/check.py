@@ -21,12 +21,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from graphprop.artifact.engines import refuse_forbidden
-from graphprop.artifact.write import layer_entries, onnx_names, read_manifest, write_files
+from graphprop.artifact.manifest import read_manifest
+from graphprop.artifact.write import layer_entries, onnx_names, write_files
 from graphprop.checking import conservation
 from graphprop.checking.arbiter import GraphArbiter, ModuleArbiter, Truth
 from graphprop.checking.backends import BackendError
@@ -47,10 +48,7 @@ from graphprop.checking.recorded import hold_recorded
 from graphprop.checking.report import BackendResult, Divergence, Report
 from graphprop.checking.stages import Stage, stage_name, stages_of
 from graphprop.errors import MethodError, nearest
-from graphprop.ir.facts import shape_of
-
-if TYPE_CHECKING:
-    from graphprop.explainer import CompiledExplainer
+from graphprop.explainer import Compiled
 
 __all__ = ["BACKENDS", "Report", "check_directory", "check_explainer"]
 
@@ -58,7 +56,7 @@ BACKENDS = ("python", "onnxruntime", "onnx.reference")
 
 
 def check_explainer(
-    explainer: CompiledExplainer,
+    compiled: Compiled,
     *,
     samples: int | None = None,
     backends: Sequence[str] | None = None,
@@ -92,25 +90,24 @@ def check_explainer(
     chosen = choose(backends)
     if directory is None:
         with tempfile.TemporaryDirectory(prefix="graphprop-") as scratch:
-            write_files(explainer, Path(scratch), onnx=any(name in ENGINES for name in chosen))
+            write_files(compiled, Path(scratch), onnx=any(name in ENGINES for name in chosen))
             return check_explainer(
-                explainer,
+                compiled,
                 samples=samples,
                 backends=backends,
                 directory=Path(scratch),
                 preprocessing=preprocessing,
                 progress=progress,
             )
-    stages = stages_of(layer_entries(explainer), onnx_names(explainer))
-    logits = shape_of(explainer.network.output.args[0])[1:]
+    stages = stages_of(layer_entries(compiled), onnx_names(compiled))
     explained = probes(
-        explainer.input_shapes,
-        logits,
+        compiled.input_shapes,
+        compiled.logits_shape,
         samples,
-        size=sum(math.prod(layer.shape) for layer in explainer.layers),
+        size=sum(math.prod(layer.shape) for layer in compiled.layers),
         preprocessing=preprocessing,
     )
-    arbiter = GraphArbiter(explainer, stages, explained)
+    arbiter = GraphArbiter(compiled, stages, explained)
     say("check: explain in float64")
     session = Session(directory, stages, arbiter, arbiter.truth(), say)
     report = session.begin()
@@ -128,7 +125,7 @@ def check_explainer(
             inputs, _ = session.truth.samples.part([row])
             return inputs, session.truth.samples.target[[row]]
 
-        report.conservation, found = conservation.of_explainer(explainer, report.ledger, sample)
+        report.conservation, found = conservation.of_explainer(compiled, report.ledger, sample)
         report.warnings += found
     return report
 

@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from graphprop.artifact.conservation import LEAST, is_off, reasons, verdict
 from graphprop.checking.ledger import LedgerEntry, ledger
 from graphprop.checking.losses import ACCOUNTS, LOSSES
 from graphprop.checking.report import shown
-from graphprop.ir.facts import facts_of, shape_of
-
-if TYPE_CHECKING:
-    from graphprop.explainer import CompiledExplainer
-
-LEAST, MOST = 0.5, 2.0
-"""How much of what relevance starts with may arrive, before it is worth a word."""
+from graphprop.explainer import Compiled
+from graphprop.ir.facts import facts_of
 
 NOUNS = {
     "bias": ("biases", "the bias"),
@@ -42,15 +38,15 @@ NAMED = 3
 """How many layers are named."""
 
 
-def conserves(explainer: CompiledExplainer) -> bool:
+def conserves(compiled: Compiled) -> bool:
     """Whether an explainer is meant to hand all that it begins with on to its input."""
-    method = explainer.method
+    method = compiled.method
     whole = len(method.flow_names) == 1 and method.layer is None and method.samples is None
     if not whole or method.at_input is not None or method.layer_contribution is not None:
         return False
-    if explainer.settings.get("start", method.start) not in ("logit", "one"):
+    if compiled.settings.get("start", method.start) not in ("logit", "one"):
         return False
-    for node in explainer.network.layers:
+    for node in compiled.network.layers:
         rule = facts_of(node).rule
         if rule is None:
             continue
@@ -62,25 +58,17 @@ def conserves(explainer: CompiledExplainer) -> bool:
     return True
 
 
-def record_of(explainer: CompiledExplainer) -> dict[str, Any] | None:
+def record_of(compiled: Compiled) -> dict[str, Any] | None:
     """What a manifest keeps where nothing is to be said; None where nothing need arrive."""
-    if not conserves(explainer):
+    if not conserves(compiled):
         return None
-    places = shape_of(explainer.network.output.args[0])[2:]
-    kind = explainer.settings.get("start", explainer.method.start)
+    places = compiled.logits_shape[1:]
+    kind = compiled.settings.get("start", compiled.method.start)
     return {"start": kind, "places": math.prod(places), "cause": None, "remedy": None}
 
 
-def is_off(start: float | None, arrived: float | None) -> bool:
-    """Whether less than half, or more than twice, of what relevance starts with arrives."""
-    if start is None or arrived is None or not start:
-        return False
-    part = arrived / start
-    return not LEAST <= part <= MOST and math.isfinite(part)
-
-
 def of_explainer(
-    explainer: CompiledExplainer,
+    compiled: Compiled,
     sums: Mapping[str, Any],
     sample: Callable[[int], tuple[Mapping[str, torch.Tensor], torch.Tensor]],
 ) -> tuple[dict[str, Any] | None, list[str]]:
@@ -102,16 +90,16 @@ def of_explainer(
     warnings
         One, or none.
     """
-    record, worst = record_of(explainer), worst_of(sums)
+    record, worst = record_of(compiled), worst_of(sums)
     if record is None or worst is None:
         return record, []
     inputs, target = sample(worst)
-    entries = ledger(explainer, tuple(inputs.values()), target)
+    entries = ledger(compiled, tuple(inputs.values()), target)
     start, arrived = entries[0].came_in[0], sum(e.came_in[0] for e in entries if e.rule == "")
     if not is_off(start, arrived):  # on other inputs than those that are summed up
         return record, []
     record["cause"] = cause(entries, start)
-    record["remedy"] = remedy(explainer.settings, entries, abs(arrived) > abs(start))
+    record["remedy"] = remedy(compiled.settings, entries, abs(arrived) > abs(start))
     return record, [warning(sums, record)]
 
 
@@ -141,40 +129,6 @@ def of_directory(manifest: Mapping[str, Any], sums: Mapping[str, Any]) -> list[s
     if not record or not sums or worst_of(sums) is None:
         return []
     return [warning(sums, record)]
-
-
-def of_map(manifest: Mapping[str, Any], logits: Any, target: int, relevance: Any) -> str | None:
-    """What one map has to say, in one sentence or two; None if all arrived.
-
-    Parameters
-    ----------
-    logits
-        ``[classes]``; those of a network with an output for each place, summed over them.
-    relevance
-        The map.
-    """
-    record = manifest.get("conservation")
-    if not record:
-        return None
-    start = float(logits[target] if record["start"] == "logit" else record["places"])
-    arrived = float(relevance.astype("float64").sum())
-    return f"{verdict(start, arrived)}.{reasons(record)}" if is_off(start, arrived) else None
-
-
-def verdict(start: float, arrived: float) -> str:
-    """What becomes of relevance, in numbers."""
-    if abs(arrived) > MOST * abs(start):
-        what = "explodes"
-    elif abs(arrived) < LEAST * abs(start):
-        what = "vanishes"
-    else:
-        what = "changes its sign"
-    return f"relevance {what}: it starts with {start:.4g}, and {arrived:.4g} arrive at the input"
-
-
-def reasons(record: Mapping[str, Any]) -> str:
-    """Where it went, and what to do about it."""
-    return "".join(f" {text}" for text in (record["cause"], record["remedy"]) if text)
 
 
 def cause(entries: Sequence[LedgerEntry], start: float) -> str:

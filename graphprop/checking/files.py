@@ -15,20 +15,10 @@ from typing import Any
 
 import onnx
 
-from graphprop.artifact.write import sha256
+from graphprop.artifact.manifest import OWN_HASH, manifest_hash, sha256
 from graphprop.checking.backends import BackendError, load_graph
 from graphprop.checking.runner import local_variables
 from graphprop.emit.python import comment
-
-OWN_HASH = "sha256"
-"""The manifest's field that covers the others."""
-
-
-def manifest_hash(content: Mapping[str, Any]) -> str:
-    """The hash of a manifest: of its JSON, sorted and without spaces, but for the hash itself."""
-    rest = {key: value for key, value in content.items() if key != OWN_HASH}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def changes(directory: Path, manifest: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
@@ -234,23 +234,8 @@ class Report:
             "overflow": self.overflow,
         }
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Report:
-        """Read what `as_dict` gave."""
-        return cls(
-            arbiter=content["arbiter"],
-            samples=list(content.get("samples", ())),
-            targets=list(content["targets"]),
-            float32={key: list(map(unknown, v)) for key, v in content["float32"].items()},
-            backends=[backend_from(entry) for entry in content["backends"]],
-            ledger=dict(content["ledger"]),
-            warnings=list(content["warnings"]),
-            changes=list(content.get("changes", ())),
-            overflow=content.get("overflow"),
-        )
-
-    def render(self, *, layers: bool = False) -> str:
-        """The findings as lines of text; with ``layers``, the whole ledger."""
+    def render(self, *, layers: bool = False, timing: bool = True) -> str:
+        """The findings as lines of text; with ``layers``, the sums of relevance at every layer."""
         status = self.status
         lines = [f"check: {status.upper() if status == FAILED else status}"]
         finite = [e for values in self.float32.values() for e in values if e == e]
@@ -261,7 +246,7 @@ class Report:
             )
         lines += [f"  {change}" for change in self.changes]
         lines += [f"  {self.overflow}"] if self.overflow else []
-        lines += [f"  {line}" for result in self.backends for line in backend_lines(result)]
+        lines += [f"  {line}" for result in self.backends for line in backend_lines(result, timing)]
         if self.ledger:
             lines += ["  sum of relevance per sample:", *self._ledger_lines(layers)]
         lines += [f"  warning: {warning}" for warning in self.warnings]
@@ -312,34 +297,12 @@ def names_of(result: BackendResult) -> list[str]:
     return result.rows or [str(index) for index in range(len(result.samples))]
 
 
-def backend_from(entry: Mapping[str, Any]) -> BackendResult:
-    """Read one verdict."""
-    where = entry["divergence"]
-    numbers = [{k: v for k, v in sample.items() if k != "sample"} for sample in entry["samples"]]
-    return BackendResult(
-        name=entry["name"],
-        samples=[Comparison(**{k: unknown(v) for k, v in s.items()}) for s in numbers],
-        rows=[str(sample.get("sample", i)) for i, sample in enumerate(entry["samples"])],
-        seconds=entry.get("seconds"),
-        problem=entry["problem"],
-        explained=entry["explained"],
-        skipped=entry["skipped"],
-        divergence=where
-        and Divergence(
-            tuple(where["layers"]),
-            where["place"],
-            unknown(where["error"]),
-            unknown(where["allowed"]),
-        ),
-    )
-
-
-def backend_lines(result: BackendResult) -> list[str]:
+def backend_lines(result: BackendResult, timing: bool = True) -> list[str]:
     """One verdict in words."""
     if result.skipped:
         return [f"{result.name:14} skipped: {result.skipped}"]
     worst = errors_of(result.worst) if result.worst else ""
-    time = f"{result.seconds:.1f} s" if result.seconds is not None else ""
+    time = f"{result.seconds:.1f} s" if timing and result.seconds is not None else ""
     verdict = ", ".join(filter(None, ("passed" if result.passed else "FAILED", worst, time)))
     lines = [f"{result.name:14} {verdict}"]
     lines += [f"  {text}" for text in (result.problem, result.divergence, result.explained) if text]

@@ -28,7 +28,6 @@ import ast
 import importlib.util
 import json
 import sys
-import traceback
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -74,16 +73,26 @@ def measure(value: torch.Tensor) -> torch.Tensor:
     return torch.stack([flat.sum(1), flat.abs().sum(1), flat.norm(dim=1), flat @ vector], 1)
 
 
-def bounds() -> Any:
-    """The module beside this file, which is no part of a package here."""
-    name = "graphprop_checking_bounds"
+def by_path(path: str) -> ModuleType:
+    """A module of graphprop by its path in the package, which can't be imported here."""
+    name = f"graphprop_alone_{Path(path).stem}"
     if name not in sys.modules:
-        place = importlib.util.spec_from_file_location(name, Path(__file__).with_name("bounds.py"))
+        place = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / path)
         assert place is not None
         assert place.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(place)
         place.loader.exec_module(sys.modules[name])
     return sys.modules[name]
+
+
+def bounds() -> Any:
+    """`graphprop.checking.bounds`."""
+    return by_path("checking/bounds.py")
+
+
+def running() -> Any:
+    """`graphprop.artifact.running`."""
+    return by_path("artifact/running.py")
 
 
 class Watch:
@@ -161,18 +170,14 @@ def watched(source: bytes) -> ast.Module:
     return tree
 
 
-def load_explainer(directory: Path, dtype: torch.dtype | None, watch: Watch) -> Any:
+def load_explainer(directory: Path, dtype: torch.dtype | None, watch: Watch) -> torch.nn.Module:
     """Run ``explainer.py`` and load its weights."""
     file = directory / "explainer.py"
-    module = ModuleType("explainer")
-    module.__file__ = str(file)
-    source = file.read_bytes()
-    module.__dict__["_watch"] = watch
-    code: Any = watched(source) if watch.names else source
-    # not imported: that would leave a __pycache__ in the directory
-    exec(compile(code, str(file), "exec", dont_inherit=True), module.__dict__)
+    code = watched(file.read_bytes()) if watch.names else None
+    module = running().run_file(file, code, _watch=watch)
     # called as users call it, where no type is asked for
-    return module.load() if dtype is None else module.load(dtype=dtype)
+    explainer: torch.nn.Module = module.load() if dtype is None else module.load(dtype=dtype)
+    return explainer
 
 
 def target_of(kind: str, rows: Any, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
@@ -246,21 +251,17 @@ def main(job: dict[str, Any]) -> None:
     save_file(written | {"target": tensors["target"]}, job["output"])
 
 
-def error_text(error: BaseException) -> str:
+def error_text(error: BaseException, file: Path) -> str:
     """An error as one line, with the line of ``explainer.py`` it comes from."""
-    text = str(error).strip().partition("\n")[0]
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).name == "explainer.py"
-    ]
-    place = f" (explainer.py, line {lines[-1]})" if lines else ""
+    text, number = str(error).strip().partition("\n")[0], running().line_of(error, file)
+    place = f" (explainer.py, line {number})" if number else ""
     return f"{type(error).__name__}: {text}{place}"
 
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, NoGraphprop())
+    job = json.loads(Path(sys.argv[1]).read_text())
     try:
-        main(json.loads(Path(sys.argv[1]).read_text()))
+        main(job)
     except (Exception, SystemExit) as error:
-        sys.exit(error_text(error))
+        sys.exit(error_text(error, Path(job["directory"]) / "explainer.py"))

@@ -22,6 +22,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graphprop.version import __version__
+
 PREFIX = "graphprop."
 
 
@@ -37,8 +39,6 @@ def metadata_of(
     weights_sha256: str | None = None,
 ) -> dict[str, str]:
     """Collect the metadata of a model; what is given must be such as JSON can hold."""
-    from graphprop import __version__
-
     said = {
         "version": __version__,
         "method": method.encode("utf-8", "backslashreplace").decode(),

@@ -40,11 +40,15 @@ class PythonModule:
     results, relevances
         Layer's label -> the name of the local variable of ``forward`` that holds its result,
         or the relevance of its result.
+    variables
+        The local variables that ``forward`` assigns, each once, in the order of computation. What
+        is nested in an expression, or is an attribute of the module, is not among them.
     """
 
     source: str
     results: dict[str, str] = field(default_factory=dict)
     relevances: dict[str, str] = field(default_factory=dict)
+    variables: tuple[str, ...] = ()
 
 
 def to_python(
@@ -92,7 +96,10 @@ def to_python(
         if facts_of(node).records and node in printer.names
     }
     return PythonModule(
-        source, results, {label: printer.names[node] for label, node in relevances.items()}
+        source,
+        results,
+        {label: printer.names[node] for label, node in relevances.items()},
+        printer.variables(),
     )
 
 
@@ -224,14 +231,26 @@ class Printer:
         alone = before.endswith(("(", ", ", "[")) and after.startswith((")", ",", "]"))
         return text if alone or operand not in self.compound else f"({text})"
 
-    def _statement(self, node: fx.Node) -> list[str]:
+    def _targets(self, node: fx.Node) -> list[str]:
+        """The variables that a node's statement assigns; none if it has no statement."""
         if node in self.inlined or isinstance(node.target, Item):
             return []
         if isinstance(facts_of(node).value, tuple):
             items = {user.target.index: self.names[user] for user in node.users}
-            targets = ", ".join(items.get(i, "_") for i in range(len(facts_of(node).value)))
-            return [f"{targets} = {self.expression(node)}"]
-        return [f"{self.names[node]} = {self.expression(node)}"]
+            return [items.get(i, "_") for i in range(len(facts_of(node).value))]
+        return [self.names[node]]
+
+    def _statement(self, node: fx.Node) -> list[str]:
+        targets = self._targets(node)
+        return [f"{', '.join(targets)} = {self.expression(node)}"] if targets else []
+
+    def variables(self) -> tuple[str, ...]:
+        """The local variables that ``forward`` assigns, each once, in order; after `body`."""
+        if self.network.samples is not None:
+            return ("logits", "_", *["recorded"] * bool(self.record), "relevance")
+        nodes = (n for n in self.network.layers if facts_of(n).batched)
+        assigned = (name for node in nodes for name in self._targets(node))
+        return tuple(dict.fromkeys([*(node.name for node in self.reordered), *assigned]))
 
     def class_text(self, body: list[str]) -> str:
         """The class with its buffers and ``forward``."""
@@ -273,8 +292,7 @@ class Printer:
             *(indented(self.checks(), 2) if samples is None else ()),
             *(
                 f"        {node.name} = {node.name}.contiguous(memory_format={CHANNELS_LAST})"
-                for node in self.images
-                if self.is_planar() and len(facts_of(node).value.shape) == 4
+                for node in self.reordered
             ),
             *indented(body, 2),
         ]
@@ -356,6 +374,12 @@ class Printer:
     def images(self) -> list[fx.Node]:
         """The model's inputs."""
         return [node for node in self.network.inputs if node.name != "target"]
+
+    @property
+    def reordered(self) -> list[fx.Node]:
+        """The inputs that ``forward`` reorders in memory, their channels last."""
+        images = (node for node in self.images if len(facts_of(node).value.shape) == 4)
+        return list(images) if self.is_planar() else []
 
     def is_planar(self) -> bool:
         """Whether the network has two-dimensional convolutions.

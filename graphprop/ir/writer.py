@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
@@ -19,6 +19,13 @@ from graphprop.ir.interval import UNBOUNDED, Interval, Sign
 from graphprop.ir.names import RESERVED, identifier, tensor_name
 from graphprop.ir.network import Network
 from graphprop.ir.operation import Operation, Shape, reserved_names
+
+Operand: TypeAlias = "Value | torch.Tensor | float | int"
+"""What an operator is applied to while nodes are written: a value, a tensor of the network, which
+becomes one, or a number."""
+
+Argument: TypeAlias = "fx.Node | float | int"
+"""What stands in the arguments of a node that has been written: a node or a number."""
 
 
 class Value(fx.Proxy):

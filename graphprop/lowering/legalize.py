@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from math import prod
 
 import torch
@@ -48,22 +47,14 @@ ONNX_CONV_CHANNELS = 8
 """From how many channels on ONNX Runtime's Conv beats its ConvTranspose."""
 
 
-def legalize(network: Network, target: str) -> tuple[Network, Counter[str]]:
-    """Turn a lowered network into one that ``target`` ("torch" or "onnx") prints.
-
-    Returns
-    -------
-    Network
-        A legalized copy.
-    Counter
-        How often each rule fired.
-    """
+def legalize(network: Network, target: str) -> Network:
+    """Turn a copy of a lowered network into one that ``target`` ("torch" or "onnx") prints."""
     legal = network.copy()
-    fired = (BOTH + (TORCH if target == "torch" else ONNX)).apply(legal)
+    (BOTH + (TORCH if target == "torch" else ONNX)).apply(legal)
     legal.level = target
     eliminate(legal)
     tidy_names(legal)
-    return legal, fired
+    return legal
 
 
 def tidy_names(network: Network) -> None:

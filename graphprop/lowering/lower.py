@@ -43,7 +43,8 @@ from graphprop.ops import (
     total,
 )
 from graphprop.passes.assign_rules import bind_rule
-from graphprop.rules.registry import Layer, Method
+from graphprop.rules.layer import Layer
+from graphprop.rules.registry import Method
 from graphprop.rules.sampling import baseline_of
 
 

@@ -6,7 +6,6 @@ disappears; where a denominator is known to be positive, its stabilizer is a pla
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -43,9 +42,10 @@ from graphprop.ops import (
 SIMPLIFY = RewriteTable()
 
 
-def simplify(network: Network) -> Counter[str]:
-    """Simplify a lowered network in place; say how often each rule fired."""
-    return SIMPLIFY.apply(network)
+def simplify(network: Network) -> Network:
+    """Simplify a lowered network in place."""
+    SIMPLIFY.apply(network)
+    return network
 
 
 def is_zero(operand: Any) -> bool:

@@ -19,7 +19,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from graphprop.errors import CaptureError, GraphpropError, UnsupportedOperator, VerificationError
-from graphprop.frontend.capture import is_user_file, named_leaves
+from graphprop.frontend.capture import named_leaves
+from graphprop.frontend.user_code import is_user_file
 from graphprop.ir.facts import BATCH, facts_of, origin_of, where
 from graphprop.ir.network import Network
 from graphprop.ir.writer import Value, Writer

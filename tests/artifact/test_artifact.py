@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,11 @@ from ruff import __main__ as ruff
 from torch import nn
 
 import graphprop
+from graphprop import api
+from graphprop.api import save
 from graphprop.artifact import atomic, write
-from graphprop.artifact.write import as_json, contiguous, plain, read_manifest, save
+from graphprop.artifact.manifest import as_json, read_manifest
+from graphprop.artifact.write import contiguous, plain
 from graphprop.checking import backends, runner
 from graphprop.errors import EquivalenceError, OutputError
 
@@ -142,7 +146,7 @@ import sys
 import torch
 sys.path[:0] = {folders!r}
 from test_artifact import explainer_of, Net
-from graphprop.artifact.write import save
+from graphprop.api import save
 torch.set_num_threads(int(sys.argv[2]))
 {before}
 save(explainer_of(), sys.argv[1], samples=1)
@@ -362,8 +366,11 @@ def test_file_and_own_folder_are_refused(explainer, tmp_path, monkeypatch):
 
 
 def wrong(explainer):
-    explainer.source = explainer.source.replace("F.relu(conv)", "F.relu(conv + 0.1)")
-    return explainer
+    """The same explainer, had the printer printed something else."""
+    compiled = explainer.compiled
+    source = compiled.source.replace("F.relu(conv)", "F.relu(conv + 0.1)")
+    generated = replace(compiled.generated, source=source)
+    return graphprop.CompiledExplainer(replace(compiled, generated=generated))
 
 
 def test_rejected_output_is_kept_aside(explainer, tmp_path):
@@ -406,7 +413,7 @@ def test_interrupted_save_leaves_nothing(explainer, tmp_path, monkeypatch, error
     def interrupt(*arguments):
         raise error
 
-    monkeypatch.setattr(write, place, interrupt)
+    monkeypatch.setattr(api if place == "put_in_place" else write, place, interrupt)
     for directory in (tmp_path / "new" / "net", own):
         with pytest.raises(error):
             save(explainer, directory, check=False)
@@ -457,6 +464,7 @@ def test_a_limit_on_the_size_of_files_is_one_message(explainer, tmp_path, limit)
 STALL = """
 import signal
 import time
+from dataclasses import replace
 # a process started in the background by a shell inherits that interrupts are ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from graphprop.artifact import write

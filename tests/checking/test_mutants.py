@@ -30,7 +30,8 @@ import torch
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import read_manifest, save
+from graphprop.api import save
+from graphprop.artifact.manifest import read_manifest
 from graphprop.checking import backends, runner
 from graphprop.checking.arbiter import ModuleArbiter, Truth, errors
 from graphprop.checking.check import check_directory

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import save
+from graphprop.api import save
 from graphprop.checking import backends, runner, threads
 
 

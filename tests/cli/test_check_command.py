@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import as_json, save
+from graphprop.api import save
+from graphprop.artifact.manifest import as_json, manifest_hash
 from graphprop.checking import backends, runner
 from graphprop.checking.check import check_directory
-from graphprop.checking.files import manifest_hash
 from graphprop.checking.report import BackendResult, Checked, Report, as_junit
 from graphprop.cli import main
 from graphprop.errors import InputError, OutputError

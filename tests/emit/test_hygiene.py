@@ -11,7 +11,8 @@ from safetensors import safe_open
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import read_manifest, save
+from graphprop.api import save
+from graphprop.artifact.manifest import read_manifest
 from graphprop.checking import backends, runner
 from graphprop.checking.check import check_directory
 from graphprop.emit.python import comment

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import save
+from graphprop.api import save
 from graphprop.checking.check import check_directory
 from graphprop.errors import OperatorError, VerificationError
 from graphprop.ir.interval import Interval

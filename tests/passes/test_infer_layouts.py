@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprop
-from graphprop.explainer import CompiledExplainer
+from graphprop.api import CompiledExplainer
 from graphprop.frontend.capture import capture
 from graphprop.ir.facts import facts_of
 from support.modules import Function
@@ -42,7 +42,7 @@ def compiled(
     model: nn.Module, program: Any, x: torch.Tensor, method: str, **parameters: Any
 ) -> CompiledExplainer:
     """The explainer of a model that has been captured: once for all methods."""
-    with mock.patch("graphprop.explainer.capture", return_value=program):
+    with mock.patch("graphprop.api.capture", return_value=program):
         return graphprop.compile(model, x, method, **parameters)
 
 

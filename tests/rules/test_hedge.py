@@ -21,8 +21,9 @@ from graphprop.frontend.capture import capture
 from graphprop.frontend.load import load_source
 from graphprop.ir.facts import facts_of
 from graphprop.ops import Add, AvgPool, Conv, ConvTranspose, Linear, Subtract
-from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
+from graphprop.passes.pipeline import Pipeline, analysis_steps
 from graphprop.rules import RULES
+from graphprop.rules.parameters import resolve_parameters
 from support import hedge_reference as reference
 from support.maps import (
     BOTH_SIGNS,

@@ -25,8 +25,8 @@ from graphprop.frontend.capture import capture
 from graphprop.ir.interpret import interpret
 from graphprop.lowering.legalize import legalize
 from graphprop.ops import Conv, Linear, divide_or_zero
-from graphprop.passes.pipeline import resolve_parameters
 from graphprop.rules import RULES, find_rule
+from graphprop.rules.parameters import resolve_parameters
 from support.formulas import (
     EXAMPLES,
     SETTINGS,
@@ -89,7 +89,7 @@ def test_rules_are_their_formulas(
     layer = Layer.of(example.operator, x, weight, bias)
     model = Flattened(module, signs).eval()
     program = capture(model, x)
-    monkeypatch.setattr("graphprop.explainer.capture", lambda model, example_input: program)
+    monkeypatch.setattr("graphprop.api.capture", lambda model, example_input: program)
     for setting in filter(None, (suited(setting, example) for setting in SETTINGS)):
         expected = setting.expected(example, x, r)
         rule = find_rule(setting.rule).bind(**setting.parameters)
@@ -101,7 +101,7 @@ def test_rules_are_their_formulas(
         assert_equal(found, expected, f"compiled {setting}")
         # what becomes ONNX is the same in other operators; it takes an index as target
         index = torch.arange(len(x)) % logits.shape[1]
-        legal, _ = legalize(explainer.lowered, "onnx")
+        legal = legalize(explainer.lowered, "onnx")
         (_, found, _), _ = interpret(legal, {"x": x, "target": index})
         assert_equal(found, explainer(x, index)[1], f"compiled for ONNX {setting}")
 
@@ -216,7 +216,7 @@ def test_averages_divide_by_shares(
 def capture_once(monkeypatch: pytest.MonkeyPatch, layer: nn.Module, x: torch.Tensor) -> None:
     """Let every `explain_given` that follows compile the same captured layer."""
     program = capture(nn.Sequential(layer, nn.Flatten()).double().eval(), x)
-    monkeypatch.setattr("graphprop.explainer.capture", lambda model, example: program)
+    monkeypatch.setattr("graphprop.api.capture", lambda model, example: program)
 
 
 MAXIMA = [
@@ -640,7 +640,7 @@ def test_padding_before_a_layer_is_like_the_layers_own(
     x = torch.randn(3, 2, 5, 4, dtype=torch.float64) + 3
     r = torch.randn_like(own(x)).detach()
     programs = {model: capture(model, x) for model in (padded, own)}
-    monkeypatch.setattr("graphprop.explainer.capture", lambda model, example: programs[model])
+    monkeypatch.setattr("graphprop.api.capture", lambda model, example: programs[model])
     for rule in RULES_OF_LAYERS:
         maps = [compiled(model, x, rules={"type:Conv2d": rule})(x, r)[1] for model in (padded, own)]
         assert_equal(*maps, rule)

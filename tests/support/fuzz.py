@@ -725,7 +725,7 @@ def in_single(network: Network) -> Network:
 
 def in_onnx(network: Network, x: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor]:
     """Logits and relevance by ONNX Runtime, in this process."""
-    proto = onnx_ir.to_proto(to_onnx(legalize(in_single(network), "onnx")[0]))
+    proto = onnx_ir.to_proto(to_onnx(legalize(in_single(network), "onnx")))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
@@ -797,7 +797,7 @@ def check_network(
     program = capture(model, x)
     explainers = []
     for method in methods:
-        with mock.patch("graphprop.explainer.capture", return_value=program):
+        with mock.patch("graphprop.api.capture", return_value=program):
             explainers.append(graphprop.compile(model, x, method))
         check_explainer(explainers[-1], model, x, target)
     return explainers

@@ -20,9 +20,9 @@ from torch import nn
 
 import graphprop
 from graphprop import Layer
+from graphprop.api import CompiledExplainer
 from graphprop.emit.execute import run_source
 from graphprop.emit.onnx import to_onnx
-from graphprop.explainer import CompiledExplainer
 from graphprop.frontend.capture import capture
 from graphprop.ir.interpret import interpret
 from graphprop.lowering.legalize import legalize
@@ -214,7 +214,7 @@ def scaled(explainer: CompiledExplainer, which: str, factor: float) -> dict[str,
 
 def session_of(explainer: CompiledExplainer, **tensors: torch.Tensor) -> Any:
     """ONNX Runtime with the explainer, some of its tensors replaced."""
-    legal, _ = legalize(explainer.lowered, "onnx")
+    legal = legalize(explainer.lowered, "onnx")
     legal.tensors.update({k: t for k, t in tensors.items() if k in legal.tensors})
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -338,7 +338,7 @@ def compiled(
     """Compile a network, capturing it only once: that takes longer than all passes together."""
     if network not in PROGRAMS:
         PROGRAMS[network] = capture(network, x)
-    with mock.patch("graphprop.explainer.capture", return_value=PROGRAMS[network]):
+    with mock.patch("graphprop.api.capture", return_value=PROGRAMS[network]):
         return graphprop.compile(network, x, method, **parameters)
 
 

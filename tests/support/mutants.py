@@ -23,8 +23,7 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
-from graphprop.artifact.write import as_json
-from graphprop.checking.files import manifest_hash
+from graphprop.artifact.manifest import as_json, manifest_hash
 
 PYTHON, ONNX, WEIGHTS, MANIFEST = "python", "onnx", "weights", "manifest"
 
