@@ -1,6 +1,8 @@
 """What every test needs before it starts."""
 
 import os
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torchvision_schemas import define_torchvision_operators
 pytest.register_assert_rewrite("support")
 
 from support.durations import mark_slow  # noqa: E402
+from support.processes import in_this_process  # noqa: E402
 
 define_torchvision_operators()
 
@@ -22,6 +25,18 @@ def seed() -> int:
     """Begin every test with the same random numbers."""
     torch.manual_seed(0)
     return 0
+
+
+@pytest.fixture
+def fresh_process() -> None:
+    """Run generated modules in processes of their own, as for users, despite `same_process`."""
+
+
+@pytest.fixture
+def same_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run generated modules in this process, which is faster."""
+    with nullcontext() if "fresh_process" in request.fixturenames else in_this_process():
+        yield
 
 
 def pytest_configure(config: pytest.Config) -> None:
