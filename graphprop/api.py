@@ -23,21 +23,20 @@ from graphprop.artifact.atomic import (
     writing_beside,
 )
 from graphprop.artifact.manifest import read_manifest
+from graphprop.artifact.schema import Json
 from graphprop.artifact.write import manifest_of, plain, write_files, write_manifest
 from graphprop.checking.check import BACKENDS, check_directory, check_explainer
 from graphprop.checking.conservation import record_of
+from graphprop.checking.junit import Checked, as_junit
 from graphprop.checking.ledger import LedgerEntry
 from graphprop.checking.ledger import ledger as ledger_of
-from graphprop.checking.report import Checked, Report, as_junit
-from graphprop.emit.execute import run_source
-from graphprop.emit.python import PythonModule, to_python
+from graphprop.checking.report import Report
+from graphprop.emit.python import to_python
 from graphprop.errors import (
     EquivalenceError,
     InputError,
-    MethodError,
     OutputError,
     kind_of,
-    nearest,
 )
 from graphprop.explainer import Compiled, LayerInfo, flows_of, layer_info, recorded_nodes
 from graphprop.frontend.arguments import (
@@ -52,8 +51,8 @@ from graphprop.frontend.arguments import (
 )
 from graphprop.frontend.capture import Example, capture, check_logits, inputs_of, unwrapped
 from graphprop.ir.facts import shape_of
-from graphprop.ir.network import Network
 from graphprop.lowering import legalization_steps, lowering_steps
+from graphprop.module import ExplainerModule
 from graphprop.passes.assign_rules import RuleMap
 from graphprop.passes.pipeline import Pipeline, analysis_steps, silent
 from graphprop.pictures.explain import Explanation, explain_images
@@ -89,210 +88,34 @@ __all__ = [
 Say = Callable[[str], None]
 
 
-class CompiledExplainer(nn.Module):
-    """A compiled explainer: ``explainer(x, target=None) -> (logits, relevance)``.
+class CompiledExplainer(ExplainerModule):
+    """A compiled explainer, as `compile` returns it: a module that can be checked and saved.
 
-    Calling it runs the generated source, the same that `save` writes.
-
-    Attributes
-    ----------
-    compiled
-        What `compile` resulted in.
-    module
-        An instance of the generated ``Explainer``, with its weights.
-    network, lowered, legal
-        The annotated network; the graph of the explainer; the same legalized for torch.
-    source, generated
-        The text of the generated ``explainer.py``, and with it which variables hold what.
-    name, method, settings
-        What the model is called; the method, and its parameters with the given ones in them.
-    class_names
-        The names of the classes, if they were given.
-    input_shapes, logits_shape, relevance_shape
-        The shapes of all inputs, of the logits and of one map, without the batch.
-    layers
-        A `LayerInfo` for each layer.
-    notes
-        What the user should know: softmax removed ...
+    ``explainer(x, target=None)`` returns logits and relevance; see
+    `graphprop.module.ExplainerModule` for what it knows.
     """
-
-    def __init__(self, compiled: Compiled) -> None:
-        super().__init__()
-        self.compiled = compiled
-        self.module = run_source(compiled.source)(compiled.legal.stored)
-
-    def forward(
-        self, x: torch.Tensor, *more: Any, target: torch.Tensor | int | None = None
-    ) -> tuple[torch.Tensor, Any]:
-        """Compute logits and relevance.
-
-        Parameters
-        ----------
-        x, *more
-            ``[N, ...]``, as the model takes it; of a model with several inputs, each of them. The
-            target may follow.
-        target
-            None for the largest logit; a class, for all samples or of each (int64 ``[N]``, -1
-            for the largest logit); or weights (floating point, of the shape of the logits) that
-            the logits are multiplied by. Where the model has logits at each place, a class means
-            the sum over all places, and weights choose a region.
-
-        Returns
-        -------
-        logits
-            ``[N, classes]`` or ``[N, classes, height, width]``, the model's own.
-        relevance
-            Of the shape of x, or, by a method whose map is made at a layer, `relevance_shape`. Of a
-            model with several inputs, a tuple.
-
-        Raises
-        ------
-        InputError
-            If x has another shape or type than the explainer was compiled for, or the target is
-            neither a class nor weights of the logits.
-        """
-        inputs = [x, *more]
-        if len(inputs) == len(self.input_shapes) + 1:
-            target = inputs.pop()
-        self.compiled.check_input(inputs, target, self.input_types)
-        logits, relevance = self.module(*inputs, target)
-        return logits, relevance
-
-    def relevance_at(self, path: str) -> torch.Tensor:
-        """Relevance of a layer's result in the last call.
-
-        Parameters
-        ----------
-        path
-            A layer's path or label that ``record`` named when compiling. Where a method has
-            several flows, their sum; one of them as ``"label (flow)"``. What each flow brings to
-            the input is found by the input's name: ``"x (normal)"`` and ``"x (inversed)"`` of
-            ``rap-bn`` compiled with ``record=["x"]``.
-
-        Returns
-        -------
-        Tensor
-            Of the shape of the layer's result.
-
-        Raises
-        ------
-        MethodError
-            If the layer isn't recorded, or nothing has been explained yet.
-        """
-        if not self.compiled.record:
-            raise MethodError(f"nothing is recorded: compile with record=[{path!r}]")
-        recorded: dict[str, torch.Tensor] | None = getattr(self.module, "recorded", None)
-        if recorded is None:
-            raise MethodError("call the explainer before asking for recorded relevance")
-        flows = self.compiled.flows
-        hits: dict[str, torch.Tensor] = {}
-        for label, relevance in recorded.items():
-            layer, module = flows[label]
-            if path in (label, layer, module):
-                hits[layer] = hits[layer] + relevance if layer in hits else relevance
-        if path in hits:
-            return hits[path]
-        if len(hits) == 1:
-            return next(iter(hits.values()))
-        known = hits or {layer: None for layer, _ in map(flows.__getitem__, recorded)}
-        raise MethodError(f"no one layer is recorded at {path!r}: {nearest(path, known)}")
 
     def check(self, samples: int | None = None, backends: Sequence[str] | None = None) -> Report:
         """Check that all backends agree; see `graphprop.checking.check.check_explainer`."""
         return check(self, samples=samples, backends=backends)
 
-    def save(self, directory: str | Path, **options: Any) -> Path:
-        """Write ``explainer.py``, the weights, ONNX and the manifest; see `graphprop.api.save`."""
-        return save(self, directory, **options)
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        onnx: bool = True,
+        check: bool = True,
+        force: bool = False,
+        **details: Any,
+    ) -> Path:
+        """Write ``explainer.py``, the weights, ONNX and the manifest; see `graphprop.api.write`.
 
-    @property
-    def input_types(self) -> tuple[torch.dtype, ...]:
-        """The types of all inputs: where they are floating point, that of the weights."""
-        buffers = (buffer.dtype for buffer in self.module.buffers())
-        own = next((dtype for dtype in buffers if dtype.is_floating_point), None)
-        types = self.compiled.input_types
-        return tuple(own if own and dtype.is_floating_point else dtype for dtype in types)
-
-    @property
-    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes of all inputs, without the batch."""
-        return self.compiled.input_shapes
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of one input, the first, without the batch."""
-        return self.input_shapes[0]
-
-    @property
-    def logits_shape(self) -> tuple[int, ...]:
-        """The shape of the logits, without the batch."""
-        return self.compiled.logits_shape
-
-    @property
-    def relevance_shape(self) -> tuple[int, ...]:
-        """The shape of one map, without the batch."""
-        return self.compiled.relevance_shape
-
-    @property
-    def classes(self) -> int:
-        """The number of logits."""
-        return self.compiled.classes
-
-    @property
-    def layers(self) -> list[LayerInfo]:
-        """The layers in the order of computation."""
-        return self.compiled.layers
-
-    @property
-    def name(self) -> str:
-        """What the model is called in the generated source."""
-        return self.compiled.name
-
-    @property
-    def method(self) -> Method:
-        """The method."""
-        return self.compiled.method
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The method's parameters with the given ones in them."""
-        return dict(self.compiled.settings)
-
-    @property
-    def class_names(self) -> list[str] | None:
-        """The names of the classes, if they were given."""
-        names = self.compiled.class_names
-        return None if names is None else list(names)
-
-    @property
-    def notes(self) -> list[str]:
-        """What the user should know: softmax removed ..."""
-        return list(self.compiled.notes)
-
-    @property
-    def network(self) -> Network:
-        """The annotated network: every layer with its facts and rule."""
-        return self.compiled.network
-
-    @property
-    def lowered(self) -> Network:
-        """The graph of the explainer before it is legalized for a target."""
-        return self.compiled.lowered
-
-    @property
-    def legal(self) -> Network:
-        """The graph of the explainer as the generated source computes it."""
-        return self.compiled.legal
-
-    @property
-    def generated(self) -> PythonModule:
-        """The generated source, and which variables hold the values of layers."""
-        return self.compiled.generated
-
-    @property
-    def source(self) -> str:
-        """The text of the generated ``explainer.py``."""
-        return self.compiled.source
+        Returns
+        -------
+        Path
+            The directory.
+        """
+        return save(self, directory, onnx=onnx, check=check, force=force, **details)
 
 
 def compile(
@@ -534,7 +357,7 @@ def write(
     samples: int | None = None,
     source: str | None = None,
     source_sha256: str | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Json | None = None,
     keep: Iterable[str | Path] = (),
     progress: Say | None = None,
 ) -> Saved:

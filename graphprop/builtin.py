@@ -5,10 +5,9 @@ are those that `graphprop.rules` registers is tested.
 """
 
 DEFAULT_METHOD = "epsilon_plus_flat"
-"""The method where none is named: it needs no parameters, and has maps with little noise.
+"""The method where none is named: a composite of Kohlbrenner et al. 2020.
 
-docs/methods.md, section 1 compares it with the others.
-"""
+Its flat rule on the input layer needs no bounds of the input, as zB does."""
 
 METHODS = (
     "lrp_z",

@@ -19,7 +19,7 @@ from graphprop.emit.python import PythonModule
 from graphprop.errors import InputError, MethodError, nearest
 from graphprop.ir.facts import facts_of, shape_of, sign_of
 from graphprop.ir.network import Network
-from graphprop.lowering.lower import in_flow, input_label
+from graphprop.lowering import in_flow, input_label
 from graphprop.ops import helpers
 from graphprop.passes.assign_rules import RuleMap
 from graphprop.passes.tag_roles import ROLES, primary_role
@@ -93,7 +93,7 @@ def layer_info(node: fx.Node) -> LayerInfo:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Compiled:
     """What a compile results in.
 

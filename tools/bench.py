@@ -66,6 +66,7 @@ from graphprop.ops import Conv, ConvTranspose, Linear, LinearTranspose
 
 ROOT = Path(__file__).resolve().parent.parent
 JSON_VERSION = 1
+"""The version of what --json writes."""
 PACKAGES = ("torch", "onnxruntime", "torchvision", "zennit", "captum")
 MIB = 2**20
 
@@ -588,7 +589,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-compile", dest="compile", action="store_false")
-    parser.add_argument("--profile", action="store_true", help="say where the time goes")
+    parser.add_argument("--profile", action="store_true", help="show where the time goes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

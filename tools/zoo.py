@@ -51,6 +51,7 @@ from graphprop.cli.console import say, say_table
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
 
 JSON_VERSION = 1
+"""The version of what --json writes."""
 MIB = 2**20
 
 TRANSFORMERS = ("vit_*", "swin*", "maxvit*")
@@ -60,11 +61,14 @@ SEGMENTATION = ("deeplabv3_resnet50", "fcn_resnet50")
 TIMM = "timm/"
 """What the names of timm's networks begin with here."""
 TIMM_METHODS = ("epsilon_plus_flat", "rap", "rap-bn", "hedge")
+"""One method of each family: there are many networks."""
 
 SIZES = {"inception_v3": 96, **{TIMM + name: size for name, size in TIMM_SIZES.items()}}
 """Height and width of the inputs, where a model asks for more than the others."""
 SIZE = 64
+"""That of the others: five strides of 2 leave 2 places along an axis."""
 FRAMES = 4
+"""The frames of a video network's input."""
 
 LOGITS_TOLERANCE = 1e-5
 """By how much logits may differ from the model's own in float64, relative to the largest."""

@@ -20,7 +20,7 @@ from graphprop.errors import OutputError
 
 CACHE = "__pycache__"
 LONGEST_NAME = 255
-"""Bytes of a file's name."""
+"""Bytes of a file's name that common file systems take."""
 
 
 def refuse_foreign(directory: Path, force: bool = False, *, keep: Iterable[Path] = ()) -> None:

@@ -8,11 +8,12 @@ at how many places of the logits (``places``), and, where a check found that muc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from graphprop.artifact.schema import Json
 
 LEAST, MOST = 0.5, 2.0
 """How much of what relevance starts with must arrive, and may, before there is a warning: rules of
@@ -38,13 +39,13 @@ def verdict(start: float, arrived: float) -> str:
     return f"relevance {what}: it starts with {start:.4g}, and {arrived:.4g} arrive at the input"
 
 
-def reasons(record: Mapping[str, Any]) -> str:
+def reasons(record: Json) -> str:
     """Where relevance went, and what to do about it."""
     return "".join(f" {text}" for text in (record["cause"], record["remedy"]) if text)
 
 
 def of_map(
-    manifest: Mapping[str, Any], logits: NDArray[Any], target: int, relevance: NDArray[Any]
+    manifest: Json, logits: NDArray[Any], target: int, relevance: NDArray[Any]
 ) -> str | None:
     """A warning about one map, in one sentence or two; None if all arrived.
 

@@ -11,11 +11,10 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graphprop.artifact.schema import complaint_about, shown
+from graphprop.artifact.schema import Json, complaint_about, shown
 from graphprop.errors import OutputError
 
 VERSION = 1
@@ -158,7 +157,7 @@ def check_file(file: Path, limit: int) -> None:
 
 
 def kind_of(mode: int) -> str:
-    """What lies under a name, in words."""
+    """What kind of file it is."""
     kinds = (
         (stat.S_ISDIR, "a folder"),
         (stat.S_ISFIFO, "a pipe"),
@@ -181,7 +180,7 @@ def as_json(content: Any) -> str:
     return re.sub(r"\[\n[-+\d.e,\s]*\]", lambda m: " ".join(m[0].split()), text) + "\n"
 
 
-def manifest_hash(content: Mapping[str, Any]) -> str:
+def manifest_hash(content: Json) -> str:
     """The hash of a manifest: of its JSON, sorted and without spaces, but for the hash itself."""
     rest = {key: value for key, value in content.items() if key != OWN_HASH}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -21,6 +21,10 @@ LARGEST_NUMBER = 1e300
 LONGEST_SHOWN = 60
 """Characters of a value in a message, which is to stay on one line."""
 
+Json: TypeAlias = Mapping[str, Any]
+"""An object of a manifest, or of what is to become a part of one: what its fields hold is what
+`FIELDS` says."""
+
 Kind: TypeAlias = Callable[[object, str], str | None]
 
 

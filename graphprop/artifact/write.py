@@ -31,13 +31,13 @@ from graphprop.artifact.manifest import (
     manifest_hash,
     sha256,
 )
-from graphprop.artifact.schema import complaint_about
+from graphprop.artifact.schema import Json, complaint_about
 from graphprop.emit import onnx as emit_onnx
 from graphprop.emit.metadata import metadata_of
 from graphprop.errors import OutputError
 from graphprop.explainer import Compiled
 from graphprop.ir.facts import facts_of
-from graphprop.lowering.lower import in_flow
+from graphprop.lowering import in_flow
 from graphprop.rules.registry import BoundRule
 from graphprop.version import __version__
 
@@ -51,7 +51,7 @@ DISTRIBUTIONS = (
     "safetensors",
     "torch",
 )
-"""What the bytes of a directory depend on besides graphprop and Python."""
+"""What the bytes of a directory depend on, apart from graphprop and Python."""
 
 MOST_ENTRIES = 64
 """Entries of a tensor up to which a parameter is recorded as numbers: bounds of an input have one
@@ -63,7 +63,7 @@ def write_files(
     folder: Path,
     *,
     onnx: bool,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Json | None = None,
 ) -> None:
     """Write the generated module, its weights, and ONNX; not the manifest.
 
@@ -74,10 +74,10 @@ def write_files(
     try:
         save_file(contiguous(compiled.legal.stored), weights)
     except SafetensorError as error:
-        said = re.search(r"os error (\d+)", str(error))  # a full disk among others
-        if said is None:
+        number = re.search(r"os error (\d+)", str(error))  # a full disk among others
+        if number is None:
             raise
-        raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
     # safetensors lets nobody else read what it writes
     shutil.copymode(folder / "explainer.py", weights)
     if onnx:
@@ -115,12 +115,12 @@ def manifest_of(
     compiled: Compiled,
     folder: Path,
     *,
-    check: Mapping[str, Any] | None,
-    fingerprint: Mapping[str, Any] | None,
-    conservation: Mapping[str, Any] | None,
+    check: Json | None,
+    fingerprint: Json | None,
+    conservation: Json | None,
     source: str | None = None,
     source_sha256: str | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Json | None = None,
 ) -> dict[str, Any]:
     """What the manifest records of an explainer whose files lie in a folder.
 
@@ -169,7 +169,7 @@ def versions() -> dict[str, str]:
     return own | {name: version(name) for name in DISTRIBUTIONS}
 
 
-def write_manifest(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def write_manifest(content: Json, folder: Path) -> dict[str, Any]:
     """Write a manifest with its own hash; returns what it holds.
 
     Raises
@@ -222,7 +222,9 @@ def layer_entries(compiled: Compiled) -> list[dict[str, Any]]:
 def onnx_names(compiled: Compiled) -> dict[str, str]:
     """Variable of ``forward`` -> ONNX value, for those that aren't called alike."""
     logits, _, relevances = compiled.legal.output.args[0]
-    renamed = {compiled.generated.results[facts_of(logits).records]: "logits"}
+    label = facts_of(logits).records
+    assert label is not None
+    renamed = {compiled.generated.results[label]: "logits"}
     recorded = compiled.recorded_nodes(compiled.legal)
     for name, node in emit_onnx.named_outputs(compiled.legal, recorded).items():
         labels = [label for label, other in relevances.items() if other is node]

@@ -1,4 +1,4 @@
-"""Relevance that vanishes, explodes or overflows, in words: how much arrives, where it went.
+"""Warnings about relevance that vanishes, explodes or overflows: how much arrives, where it went.
 
 Most methods hand on what they begin with. Where much less or much more of it arrives at the input,
 the map is still what the method says, but says little about the logit: `of_explainer` then draws up
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from graphprop.artifact.conservation import LEAST, is_off, reasons, verdict
+from graphprop.artifact.schema import Json
 from graphprop.checking.ledger import LedgerEntry, ledger
 from graphprop.checking.losses import ACCOUNTS, LOSSES
 from graphprop.checking.report import shown
@@ -58,8 +59,8 @@ def conserves(compiled: Compiled) -> bool:
     return True
 
 
-def record_of(compiled: Compiled) -> dict[str, Any] | None:
-    """What a manifest keeps where nothing is to be said; None where nothing need arrive."""
+def record_of(compiled: Compiled) -> Json | None:
+    """What a manifest records without a warning; None for a method that need not conserve."""
     if not conserves(compiled):
         return None
     places = compiled.logits_shape[1:]
@@ -69,10 +70,10 @@ def record_of(compiled: Compiled) -> dict[str, Any] | None:
 
 def of_explainer(
     compiled: Compiled,
-    sums: Mapping[str, Any],
+    sums: Json,
     sample: Callable[[int], tuple[Mapping[str, torch.Tensor], torch.Tensor]],
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """Say where relevance went that does not arrive at the input.
+) -> tuple[Json | None, list[str]]:
+    """Find out where relevance went that does not arrive at the input.
 
     Parameters
     ----------
@@ -84,9 +85,9 @@ def of_explainer(
     Returns
     -------
     record
-        What a manifest keeps of it: what relevance starts as, at how many places, and in words, if
-        anything is to be said, the ``cause`` and the ``remedy``. None of a method that isn't meant
-        to conserve.
+        What a manifest records of it: what relevance starts as, at how many places, and, where
+        there is a warning, the ``cause`` and the ``remedy``. None for a method that isn't meant to
+        conserve.
     warnings
         One, or none.
     """
@@ -98,12 +99,12 @@ def of_explainer(
     start, arrived = entries[0].came_in[0], sum(e.came_in[0] for e in entries if e.rule == "")
     if not is_off(start, arrived):  # on other inputs than those that are summed up
         return record, []
-    record["cause"] = cause(entries, start)
-    record["remedy"] = remedy(compiled.settings, entries, abs(arrived) > abs(start))
+    advice = remedy(compiled.settings, entries, abs(arrived) > abs(start))
+    record = {**record, "cause": cause(entries, start), "remedy": advice}
     return record, [warning(sums, record)]
 
 
-def worst_of(sums: Mapping[str, Any]) -> int | None:
+def worst_of(sums: Json) -> int | None:
     """The sample of which relevance changes most on its way, None where all arrives."""
     pairs = list(enumerate(zip(sums["start"], sums["input"], strict=True)))
     off = [(index, arrived / start) for index, (start, arrived) in pairs if is_off(start, arrived)]
@@ -112,8 +113,8 @@ def worst_of(sums: Mapping[str, Any]) -> int | None:
     return max(off, key=lambda pair: abs(math.log(abs(pair[1]) or 1e-300)))[0]
 
 
-def warning(sums: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """What the samples of a check have to say, as one sentence or two."""
+def warning(sums: Json, record: Json) -> str:
+    """The warning about the samples of a check, in one sentence or two."""
     worst = worst_of(sums)
     assert worst is not None
     pairs = list(zip(sums["start"], sums["input"], strict=True))
@@ -123,7 +124,7 @@ def warning(sums: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     return f"{verdict(start, arrived)} (sample {worst}{of_all}).{reasons(record)}"
 
 
-def of_directory(manifest: Mapping[str, Any], sums: Mapping[str, Any]) -> list[str]:
+def of_directory(manifest: Json, sums: Json) -> list[str]:
     """The same of a compiled directory, by what its manifest records."""
     record = manifest.get("conservation")
     if not record or not sums or worst_of(sums) is None:
@@ -210,7 +211,7 @@ def listed_or(texts: Sequence[str]) -> str:
 
 
 def overflow(sample: str, place: str | None) -> str:
-    """What is said of relevance that grows beyond all numbers."""
+    """The message about relevance that exceeds the range of float32."""
     first = f", first at {place}" if place else ""
     return (
         f"relevance overflows on {sample}{first}: there it exceeds the largest number of float32 "

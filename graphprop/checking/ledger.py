@@ -22,11 +22,10 @@ from torch import fx
 
 from graphprop.checking.losses import ACCOUNTS, LOSSES, NOT_CONSERVING, Account, each
 from graphprop.explainer import Compiled
-from graphprop.ir.facts import facts_of, shape_of
+from graphprop.ir.facts import facts_of
 from graphprop.ir.interpret import interpret
-from graphprop.lowering.lower import in_flow, padding_of, receivers
-from graphprop.ops import Operator
-from graphprop.rules import Layer
+from graphprop.lowering import in_flow
+from graphprop.lowering.layer import layer_at, read_by_rule, receivers
 
 TOLERANCE = 1e-6
 """What may remain unexplained in float64, in units of the relevance that moves through a layer."""
@@ -215,9 +214,8 @@ class Ledger:
             for receiver in receivers(node):
                 self.send(receiver, flow, None)
             return LedgerEntry(*facts, came_in=listed(each(r)), misplaced=misplaced, note=note)
-        layer = self.layer_of(node)
-        several = node.target.relevance in ("share", "signal") or len(layer.signal) > 1
-        x = layer.operands if several else layer.operands[layer.signal[0]]
+        layer = layer_at(node, self.network, self.value)
+        x = read_by_rule(layer)
         with torch.no_grad():
             sent = rule(layer, x, r)
             losses = ACCOUNTS[name](Account(layer, x, r, rule.parameters))
@@ -253,28 +251,6 @@ class Ledger:
             **lost,
             moved=listed(each(relevance.abs())),
             misplaced=self.misplaced(image, "", relevance),
-        )
-
-    def layer_of(self, node: fx.Node) -> Layer:
-        """A layer as its rule sees it, its operands being tensors."""
-        padding, weighted = padding_of(node), node.target.weighted
-        operands = [self.value(a) if isinstance(a, fx.Node) else a for a in node.args]
-        shapes = [shape_of(a) for a in node.args if isinstance(a, fx.Node)]
-        before: Operator | None = None
-        if padding is not None:
-            operands[0] = self.values[padding.args[0]]
-            before = padding.target
-        return Layer(
-            node.target,
-            weight=operands[1] if weighted else None,
-            bias=operands[2] if weighted and len(operands) > 2 else None,
-            shapes=shapes,
-            label=facts_of(node).label,
-            signal=facts_of(node).signal,
-            operands=tuple(operands),
-            image=shape_of(self.images[0]),
-            final=node is self.network.output.args[0],
-            before=before,
         )
 
     def send(self, receiver: fx.Node, flow: str, part: torch.Tensor | None) -> None:

@@ -13,10 +13,10 @@ A script for a process of its own: ``python -I runner.py JOB``. JOB is a JSON fi
     A list; each has a ``name``, the ``input`` it reads, a ``dtype`` (None: as ``load()`` gives it),
     how many ``threads``, and ``batches``, a list of ``rows`` and a ``target``, see
     `graphprop.checking.probes.Batch`. ``watch`` are local variables of ``forward`` to look at,
-    ``keep`` says whether to write those whole or only to `measure` them, ``samples``, as
+    ``keep`` says whether to write all of them or only to `measure` them, ``samples``, as
     ``[from, to]``, of which samples of a batch. With ``force``, the input ``force/<variable>``,
     where there is one, takes the place of the variable's value once that is written; with
-    ``judge``, it is held against the value first, see `graphprop.checking.bounds`.
+    ``judge``, it is compared with the value first, see `graphprop.checking.bounds`.
 
 Each run writes ``<name>/logits`` and ``<name>/relevance``; of the watched variable number i,
 ``<name>/measure/<i>``, ``<name>/value/<i>`` or ``<name>/verdict/<i>``.
@@ -106,7 +106,7 @@ class Watch:
         self.kind = "verdict" if step["judge"] else "value" if self.keep else "measure"
 
     def judge(self, name: str, value: torch.Tensor) -> None:
-        """Hold a backend's value against one that follows from the values before it."""
+        """Compare a backend's value with the one that follows from the values before it."""
         own = self.forced.get(name)
         if own is not None and own.shape == value.shape:
             found = bounds().judge(own, value, self.running.of(value))

@@ -51,6 +51,10 @@ def main() -> None:
 
     Results go to stdout, progress and errors to stderr. The exit code is 0 where all went well,
     1 where a check found a difference, 2 for wrong input or usage, 3 for a defect in graphprop.
+
+    \b
+    Names are completed in the shell (also: zsh_source, fish_source) after
+      eval "$(_GRAPHPROP_COMPLETE=bash_source graphprop)"
     """
 
 

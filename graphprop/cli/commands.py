@@ -128,8 +128,8 @@ def describe_compiled(explainer: CompiledExplainer, saved: api.Saved, seconds: f
     rows = [
         ("input", f"{shape} -> {explainer.classes} logits"),
         ("parameters", assignments(saved.manifest["parameters"])),
-        ("roles", console.counted(layer.role for layer in weighted)),
-        ("rules", console.counted(rule_name(layer) for layer in weighted)),
+        ("roles", console.counts(layer.role for layer in weighted)),
+        ("rules", console.counts(rule_name(layer) for layer in weighted)),
     ]
     if explainer.network.decisions:
         rows.append(("batch norms", batch_norms(explainer.network.decisions)))
@@ -160,8 +160,8 @@ def rule_name(layer: LayerInfo) -> str:
 def batch_norms(decisions: Mapping[str, str]) -> str:
     """A summary of what was done: "53 merged"."""
     done = [re.split(r"[ :]", decision)[0] for decision in decisions.values()]
-    counts = console.counted(done)
-    return counts if set(done) == {"merged"} else f"{counts} (`graphprop inspect` says why)"
+    summary = console.counts(done)
+    return summary if set(done) == {"merged"} else f"{summary} (`graphprop inspect` says why)"
 
 
 def run_check(

@@ -102,7 +102,7 @@ def say_table(
         box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=headed
     )
     for index, header in enumerate(headers):
-        right = bool(cells) and all(is_number(row[index]) for row in cells)
+        right = bool(cells) and all(is_numeric(row[index]) for row in cells)
         table.add_column(header, justify="right" if right else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
@@ -116,7 +116,7 @@ def say_table(
         click.echo(" " * indent + line.rstrip())
 
 
-def is_number(text: str) -> bool:
+def is_numeric(text: str) -> bool:
     """Whether a cell holds a number."""
     try:
         float(text)
@@ -136,6 +136,6 @@ def progress(start: str) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(printable(text))
 
 
-def counted(names: Iterable[str]) -> str:
+def counts(names: Iterable[str]) -> str:
     """``"1 input, 12 conv_stack"``: how often each name occurs, in the order of first sight."""
     return ", ".join(f"{count} {name}" for name, count in Counter(names).items())

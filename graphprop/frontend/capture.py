@@ -165,11 +165,13 @@ def check_logits(model: nn.Module, network: Network, example: Example) -> None:
     example = ordered(model, example)
     given = [random_like(part, generator) for part in inputs_of(example)]
     dtype = facts_of(network.inputs[0]).value.dtype
-    off = difference(model, network, example, given, dtype)
+    off = relative_difference(model, network, example, given, dtype)
     if off > LOGITS_TOLERANCE.get(dtype, OTHER_TOLERANCE):
         if all(part.is_floating_point() for part in given):
             exact = [part.double() for part in given]
-            off = difference(deepcopy(model).double(), network, example, exact, torch.float64)
+            off = relative_difference(
+                deepcopy(model).double(), network, example, exact, torch.float64
+            )
         if off > LOGITS_TOLERANCE[torch.float64]:
             raise CaptureError(
                 f"the captured network's result differs from the model's by {off:.1e} on the same "
@@ -189,7 +191,7 @@ def random_like(part: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.randint(most + 1, shape, generator=generator).to(part.dtype)
 
 
-def difference(
+def relative_difference(
     model: nn.Module,
     network: Network,
     example: Example,

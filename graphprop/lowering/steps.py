@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from graphprop.lowering.conditions import NAMED, SIMPLIFIED, printable, relevances_written
 from graphprop.lowering.legalize import legalize
 from graphprop.lowering.lower import lower
 from graphprop.lowering.simplify import simplify
@@ -15,8 +16,12 @@ from graphprop.rules.registry import Method
 def lowering_steps(method: Method, parameters: Mapping[str, Any]) -> list[Step]:
     """Return the passes from a network with rules to the simplified graph of its explainer."""
     return [
-        Step("lower", lambda network: lower(network, method, parameters)),
-        Step("simplify", simplify),
+        Step(
+            "lower",
+            lambda network: lower(network, method, parameters),
+            (relevances_written(method),),
+        ),
+        Step("simplify", simplify, (SIMPLIFIED,)),
     ]
 
 
@@ -25,4 +30,10 @@ def legalization_steps(target: str) -> list[Step]:
 
     The lowered network is left as it is: the steps for one target may follow those for the other.
     """
-    return [Step(f"legalize_{target}", lambda network: legalize(network, target))]
+    return [
+        Step(
+            f"legalize_{target}",
+            lambda network: legalize(network, target),
+            (printable(target), NAMED, SIMPLIFIED),
+        )
+    ]

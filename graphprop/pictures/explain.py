@@ -170,11 +170,11 @@ def explain_images(
         one = Explanation(file, shown, relevance, logits, chosen, limit, npz, png, warnings)
         found.append(one)
         if not shared_scale:
-            write(one, manifest)
+            write_explanation(one, manifest)
     if shared_scale:
         share_scale(found)
         for one in found:
-            write(one, manifest)
+            write_explanation(one, manifest)
     return found
 
 
@@ -234,7 +234,7 @@ def output_files(files: Sequence[Path], output: Path) -> list[tuple[Path, Path]]
 
 
 def is_arrays(npz: Path) -> bool:
-    """Whether a file holds the arrays that `write_files` writes, and nothing else."""
+    """Whether a file holds the arrays that `write_pair` writes, and nothing else."""
     try:
         with zipfile.ZipFile(npz) as archive:
             return set(archive.namelist()) == {f"{name}.npy" for name in ARRAYS}
@@ -259,7 +259,7 @@ def share_scale(found: Sequence[Explanation]) -> None:
         one.limit = largest
 
 
-def write(found: Explanation, manifest: Mapping[str, Any]) -> None:
+def write_explanation(found: Explanation, manifest: Mapping[str, Any]) -> None:
     """Write arrays and drawing; a map that can't be drawn becomes a warning.
 
     Raises
@@ -268,13 +268,13 @@ def write(found: Explanation, manifest: Mapping[str, Any]) -> None:
         If the system refuses: a full disk, a name too long.
     """
     try:
-        write_files(found, manifest)
+        write_pair(found, manifest)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"{found.npz.parent} can't be written to: {reason}") from error
 
 
-def write_files(found: Explanation, manifest: Mapping[str, Any]) -> None:
+def write_pair(found: Explanation, manifest: Mapping[str, Any]) -> None:
     """Write arrays and drawing of one picture."""
     found.npz.parent.mkdir(parents=True, exist_ok=True)
     values = (found.relevance, found.logits, np.int64(found.target), np.float64(found.limit))

@@ -105,11 +105,11 @@ def opened(file: Path) -> Image.Image:
             f"the picture {file} has more than {Image.MAX_IMAGE_PIXELS} pixels: scale it down first"
         ) from error
     except Exception as error:  # Pillow has many ways to say that a file is damaged
-        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({one_line(error, file)})"
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({reason_of(error, file)})"
         raise InputError(f"{file} can't be read as a picture{reason}: {READABLE}") from error
 
 
-def one_line(error: BaseException, file: Path) -> str:
+def reason_of(error: BaseException, file: Path) -> str:
     """An error's text on one line, without the name of the file."""
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
     return str(text).replace(f" {str(file)!r}", "")[:LONGEST_REASON] or type(error).__name__

@@ -6,6 +6,10 @@ among them. The rules at the end make a map of what arrives at a layer or at the
 
 from __future__ import annotations
 
+from itertools import product
+from math import prod
+from operator import mul
+
 from graphprop.errors import MethodError
 from graphprop.ops import (
     Activation,
@@ -18,6 +22,7 @@ from graphprop.ops import (
     Item,
     MaxPool,
     Multiply,
+    Numbers,
     Reshape,
     Route,
     Sum,
@@ -33,6 +38,10 @@ from graphprop.ops import (
 from graphprop.ops.arrange import channels_first
 from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.registry import rule
+
+TILT = 1e-6
+"""By how much of the largest entry one place is lowered against the one before it: by more than
+float32 rounds (6e-8, several times in a sum), and by so little that no other entry wins."""
 
 
 def carried_back(layer: Layer, r: Tensor) -> tuple[Tensor, ...]:
@@ -125,14 +134,38 @@ def rescaled(layer: Layer, x: Tensor, r: Tensor, nearest: float) -> Tensor:
 
 def rescaled_maximum(layer: Layer, x: Tensor, r: Tensor, nearest: float) -> Tensor:
     """What a max pool's multipliers come to, at its winners and at the baseline's."""
-    x0 = x * 0.0 + layer.reference[0]  # as many as there are samples
+    reference = layer.reference[0]
+    x0 = x * 0.0 + reference  # as many as there are samples
     y, indices = (Item(index)(layer.operator.with_indices(x)) for index in (0, 1))
-    y0, indices0 = (Item(index)(layer.operator.with_indices(x0)) for index in (0, 1))
+    y0 = Item(0)(layer.operator.with_indices(x0))
+    indices0 = Item(1)(layer.operator.with_indices(x * 0.0 + tilted(layer, reference)))
     above = y0 + positive(y - y0)
     route = Route(tuple(x.shape[2:]))
     moved = route(r * (above - y0), indices) + route(r * (y - above), indices0)
     dx = x - x0
     return chosen(dx, divide_or_zero(moved, where_far(dx, nearest)), route(r, indices), nearest)
+
+
+def tilted(layer: Layer, x: Tensor) -> Tensor:
+    """Lower x a little from place to place, so that of equal entries in a window the first wins.
+
+    A baseline of one color has equal entries in most windows. Which of them is computed as a little
+    larger depends on how a backend rounds, and a map must not depend on that.
+    """
+    size, operator = tuple(x.shape[2:]), layer.operator
+    if isinstance(operator, MaxPool):
+        steps = zip(operator.kernel, operator.dilation, strict=True)
+        window = [gap * (length - 1) + 1 for length, gap in steps]
+    else:  # adaptive windows
+        window = [
+            -(-length // count) + 1 for length, count in zip(size, operator.size, strict=True)
+        ]
+    # how far each corner lies behind the first place, where a row of a window follows another
+    slopes = [prod(window[axis + 1 :]) for axis in range(len(size))]
+    ends = [(0, length - 1) if length > 1 else (0,) for length in size]
+    far = [float(sum(map(mul, corner, slopes))) for corner in product(*ends)]
+    corners = Numbers(tuple(far), (1, 1, *map(len, ends)))(x)
+    return x - largest(absolute(x)) * TILT * Upsample("linear", size, align_corners=True)(corners)
 
 
 def rescaled_choice(layer: Layer, r: Tensor, nearest: float) -> Tensor:

@@ -1,13 +1,9 @@
 """Rules of layer-wise relevance propagation for layers with weights: docs/methods.md, section 1.
 
-The notation (``op``, ``opT``, ``J``, ``JP``, ``JN``, ``stab``) is that of section 0 there. Two
-parameters mean the same in every rule here:
-
-bias
-    ``"sink"``: it stays in the denominator, and takes its share of the relevance. ``"ignored"``: it
-    is left out, and takes nothing.
-stabilizer
-    With s > 0 a denominator c becomes ``stab(c)``; with 0 the division is exact, and 0 where c is.
+The notation (``op``, ``opT``, ``J``, ``JP``, ``JN``, ``stab``) is that of section 0 there. A bias
+that is a ``"sink"`` takes its share of the relevance; one that is ``"ignored"`` takes nothing. With
+``stabilizer`` s > 0 a denominator c becomes ``stab(c)``; with 0 the division is exact, and 0 where
+c is 0.
 """
 
 from __future__ import annotations
@@ -59,8 +55,10 @@ def z(layer: Layer, x: Tensor, r: Tensor, *, bias: str = "sink", stabilizer: flo
 
     Parameters
     ----------
-    bias, stabilizer
-        See `graphprop.rules.lrp`.
+    bias
+        ``"sink"``: it stays in the denominator; ``"ignored"``: it is left out.
+    stabilizer
+        What is added to the size of a denominator; with 0 the division is exact.
 
     References
     ----------
@@ -81,7 +79,7 @@ def epsilon(
     epsilon
         What is added to the size of the denominator, above zero.
     bias
-        ``"sink"`` or ``"ignored"``.
+        ``"sink"``: it stays in the denominator; ``"ignored"``: it is left out.
 
     References
     ----------
@@ -135,8 +133,10 @@ def alpha_beta(
     ----------
     alpha, beta
         The weights of the excitatory and the inhibitory part, neither of them negative.
-    bias, stabilizer
-        See `graphprop.rules.lrp`.
+    bias
+        ``"sink"``: it stays in the denominator; ``"ignored"``: it is left out.
+    stabilizer
+        What is added to the size of a denominator; with 0 the division is exact.
 
     References
     ----------
@@ -156,8 +156,10 @@ def z_plus(
 
     Parameters
     ----------
-    bias, stabilizer
-        See `graphprop.rules.lrp`.
+    bias
+        ``"sink"``: it stays in the denominator; ``"ignored"``: it is left out.
+    stabilizer
+        What is added to the size of a denominator; with 0 the division is exact.
 
     References
     ----------
@@ -185,8 +187,10 @@ def gamma(
     ----------
     gamma
         How much more they count; not negative.
-    bias, stabilizer
-        See `graphprop.rules.lrp`.
+    bias
+        ``"sink"``: it stays in the denominator; ``"ignored"``: it is left out.
+    stabilizer
+        What is added to the size of a denominator; with 0 the division is exact.
 
     References
     ----------
@@ -216,7 +220,7 @@ def flat(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> Tens
     Parameters
     ----------
     stabilizer
-        See `graphprop.rules.lrp`.
+        What is added to the size of a denominator; with 0 the division is exact.
 
     References
     ----------
@@ -241,7 +245,7 @@ def w_square(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> 
     Parameters
     ----------
     stabilizer
-        See `graphprop.rules.lrp`.
+        What is added to the size of a denominator; with 0 the division is exact.
 
     References
     ----------
@@ -273,7 +277,7 @@ def zB(
         Numbers, a number per channel, or ``"per_sample"``: the smallest and the largest entry of
         each sample.
     stabilizer
-        See `graphprop.rules.lrp`.
+        What is added to the size of a denominator; with 0 the division is exact.
 
     References
     ----------

@@ -2,12 +2,14 @@
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,11 @@ def test_manifest(tmp_path):
     assert manifest["version"] == 1
     assert manifest["graphprop"] == graphprop.__version__
     assert manifest["torch"] == torch.__version__
+    versions = manifest["versions"]
+    assert versions.pop("graphprop") == graphprop.__version__
+    assert versions.pop("python") == platform.python_version()
+    assert versions == {name: metadata.version(name) for name in versions}
+    assert versions.keys() >= {"torch", "onnx", "onnx-ir", "safetensors", "ruff", "numpy"}
     assert manifest["model"] == "Net"
     assert manifest["source"] == {"name": "model.py:Net", "sha256": "ab" * 32}
     assert manifest["method"] == "epsilon_plus"
@@ -444,6 +451,7 @@ STALL = """
 import signal
 import time
 from dataclasses import replace
+from importlib import metadata
 # a process started in the background by a shell inherits that interrupts are ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from graphprop.artifact import write

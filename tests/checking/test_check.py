@@ -18,7 +18,8 @@ from graphprop.checking import bounds, probes
 from graphprop.checking.arbiter import GraphArbiter, errors
 from graphprop.checking.backends import ConvTranspose, MaxPool
 from graphprop.checking.check import check_directory
-from graphprop.checking.compare import Backend, Session
+from graphprop.checking.compare import Session
+from graphprop.checking.compared import Backend
 from graphprop.checking.fingerprint import rounded
 from graphprop.checking.probes import Probes, batches
 from graphprop.checking.report import BackendResult, Comparison, backend_lines
@@ -402,7 +403,7 @@ def held(explainer, tmp_path, *shape, **options):
     arbiter = GraphArbiter(explainer.compiled, stages, samples)
     session = Session(tmp_path, stages, arbiter, arbiter.truth(), lambda text: None)
     session.begin()
-    return session.hold("noisy", Noisy(explainer, **options))
+    return session.compare("noisy", Noisy(explainer, **options))
 
 
 @pytest.mark.parametrize("wrong", ["", "r_first"])

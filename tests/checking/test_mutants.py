@@ -34,7 +34,8 @@ from graphprop.artifact.manifest import read_manifest
 from graphprop.checking import backends
 from graphprop.checking.arbiter import ModuleArbiter, Truth, errors
 from graphprop.checking.check import check_directory
-from graphprop.checking.compare import PythonBackend, Session
+from graphprop.checking.compare import Session
+from graphprop.checking.compared import PythonBackend
 from graphprop.checking.files import changes
 from graphprop.checking.probes import probes
 from graphprop.checking.stages import stages_of
@@ -133,7 +134,7 @@ class Subject:
         arbiter = ModuleArbiter(self.directory, stages, samples, manifest["onnx_names"])
         session = Session(self.directory, stages, arbiter, arbiter.truth(), lambda text: None)
         session.begin()
-        result = session.hold("python", PythonBackend(self.directory))
+        result = session.compare("python", PythonBackend(self.directory))
         truth = session.truth
         truth.float32["relevance"] = [sample.error for sample in result.samples]
         truth.float32["logits"] = [sample.logits_error for sample in result.samples]
@@ -157,7 +158,7 @@ class Subject:
         if mutant.kind == ONNX:
             arbiter, truth = self.truth
             session = Session(directory, self.stages, arbiter, truth, lambda text: None)
-            session.hold_onnx(["onnxruntime"], explicit=True)
+            session.compare_onnx(["onnxruntime"], explicit=True)
             return not session.report.passed
         if mutant.kind == MANIFEST:
             try:

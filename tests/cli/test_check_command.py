@@ -17,7 +17,8 @@ import graphprop
 from graphprop.api import save
 from graphprop.artifact.manifest import as_json, manifest_hash
 from graphprop.checking.check import check_directory
-from graphprop.checking.report import BackendResult, Checked, Report, as_junit
+from graphprop.checking.junit import Checked, as_junit
+from graphprop.checking.report import BackendResult, Report
 from graphprop.cli import main
 from graphprop.errors import InputError, OutputError
 

@@ -18,8 +18,8 @@ from graphprop.emit.onnx import to_onnx
 from graphprop.errors import MethodError
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interpret import interpret
+from graphprop.lowering import in_flow
 from graphprop.lowering.legalize import legalize
-from graphprop.lowering.lower import in_flow
 from graphprop.ops import BatchNorm, GroupNorm, LayerNorm, Operator, RmsNorm
 from graphprop.ops.norm import SampleNorm
 from graphprop.rules import METHODS, Layer

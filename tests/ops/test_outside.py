@@ -2,10 +2,12 @@
 
 import importlib
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,9 @@ import graphprop
 from graphprop.api import save
 from graphprop.checking.check import check_directory
 from graphprop.errors import OperatorError, VerificationError
-from graphprop.ir.interval import Interval
+from graphprop.ir.facts import facts_of
+from graphprop.ir.interval import UNIT, Interval
+from graphprop.ops import Mask, Simple, Trait
 from graphprop.ops.base import ATEN
 
 # What a model uses that graphprop does not know
@@ -38,6 +42,16 @@ def bent(x: torch.Tensor, slope: float) -> torch.Tensor:
 
 @bent.register_fake
 def _(x, slope):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("outside::gated", mutates_args=())
+def gated(x: torch.Tensor, gate: torch.Tensor, by: float) -> torch.Tensor:
+    return x * torch.sigmoid(by * gate.roll(1, 1))
+
+
+@gated.register_fake
+def _(x, gate, by):
     return torch.empty_like(x)
 
 
@@ -111,6 +125,120 @@ def _(x, slope):
     return Bent(slope)(x)
 
 
+def soft_gate(gate: torch.Tensor, by: float) -> torch.Tensor:
+    """Between 0 and 1, by the channel before."""
+    return torch.sigmoid(by * gate.roll(1, 1))
+
+
+@dataclass(frozen=True)
+class Gated(graphprop.Operator):
+    """A signal, scaled by what the second operand makes of the channel before."""
+
+    by: float
+    relevance: ClassVar[str] = "pass"
+    operands: ClassVar[tuple[str, ...]] = ("x", "gate")
+    signal: ClassVar[tuple[int, ...]] = (0,)
+    traits: ClassVar[Trait] = Trait.POOLED_ARITHMETIC
+    calls: ClassVar[tuple[str, ...]] = ("roll",)
+    helpers: ClassVar[tuple] = (soft_gate,)
+
+    def run(self, x, gate):
+        return x * soft_gate(gate, self.by)
+
+    def interval(self, x, gate):
+        return x * UNIT
+
+    def layout_from(self, shape, x):
+        return x
+
+    def gradient(self, r, operands, shapes):
+        x, gate = operands
+        share = Simple("sigmoid")(Turn(1)(gate) * self.by)
+        return r * share, Turn(-1)(r * x * share * (1.0 - share) * self.by)
+
+    def source(self, x, gate):
+        return f"{x} * soft_gate({gate}, {self.by})"
+
+    def onnx(self, graph, x, gate):
+        gate = graph.node("Mul", Turn(1).onnx(graph, gate), self.by)
+        return graph.node("Mul", x, graph.node("Sigmoid", gate))
+
+
+@graphprop.from_aten(torch.ops.outside.gated.default)
+def _(x, gate, by):
+    return Gated(by)(x, gate)
+
+
+class GatedNet(nn.Module):
+    """The gate by the operator from outside, or written out."""
+
+    def __init__(self, written_out: bool) -> None:
+        super().__init__()
+        self.written_out = written_out
+        self.conv, self.gate = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1)
+        self.mix, self.head = nn.Conv2d(4, 3, 2), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.conv(x))
+        gate = self.gate(x)
+        share = torch.sigmoid(2.0 * gate.roll(1, 1))
+        x = x * share if self.written_out else gated(x, gate, 2.0)
+        return self.head(torch.relu(self.mix(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["epsilon_plus", "rap", "input_x_gradient", "gradcam"])
+def test_an_operator_with_a_gate_from_outside(method, tmp_path):
+    """Its declarations give what the same operator written out gives: gate, range and layout."""
+    torch.manual_seed(1)
+    model, written_out = GatedNet(False).eval(), GatedNet(True).eval()
+    written_out.load_state_dict(model.state_dict())
+    x = torch.randn(3, 2, 6, 6)
+    one, other = (graphprop.compile(m, x, method) for m in (model, written_out))
+    torch.testing.assert_close(one(x), other(x))
+    (node,) = (n for n in one.network.layers if isinstance(n.target, Gated))
+    # the gradient has no gates: it reaches every operand
+    assert facts_of(node).signal == ((0, 1) if method == "input_x_gradient" else (0,))
+    assert facts_of(node).range.low == 0
+    assert str(facts_of(node).layout) == "N,c4,p4,p4"
+    roles = {layer.label: layer.roles for layer in one.layers}
+    assert roles == roles | {layer.label: layer.roles for layer in other.layers if layer.roles}
+    assert roles["gate"] == ("gate",)
+    directory = one.save(tmp_path / "net")
+    assert check_directory(directory).passed
+    source = (directory / "explainer.py").read_text()
+    assert "def soft_gate(gate, by):" in source
+    session = onnxruntime.InferenceSession(str(directory / "explainer.onnx"))
+    target = one(x)[0].argmax(1)
+    found = session.run(None, {"input": x.numpy(), "target": target.numpy()})
+    for result, expected in zip(found, one(x), strict=True):
+        torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("trait", [Trait.NONE, Trait.POOLED_ARITHMETIC])
+def test_a_trait_from_outside_is_seen_by_passes(trait):
+    """What belongs to a pooling is passed over in the search of the layer of the map."""
+
+    class Part(Bent):
+        traits = trait
+
+        def gradient(self, r, operands, shapes):
+            tanh = Simple("tanh")(operands[0])
+            return (r * (Mask(">")(operands[0]) + self.slope * (1.0 - tanh * tanh)),)
+
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(2, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(bent(torch.relu(self.conv(x)), 0.5).mean((2, 3)))
+
+    with meaning_of_bent(Part):
+        explainer = graphprop.compile(Pooled().eval(), torch.zeros(2, 2, 6, 6), "gradcam")
+    found = explainer.network.map_layer.target
+    assert isinstance(found, Part) == (trait is Trait.NONE)
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -168,7 +296,7 @@ def test_its_relevance_is_that_of_the_same_network_without_it():
 # What is refused
 
 
-def compiled_with(kind, function=bent):
+def compiled_with(kind):
     class One(nn.Module):
         def __init__(self):
             super().__init__()
@@ -177,10 +305,17 @@ def compiled_with(kind, function=bent):
         def forward(self, x):
             return self.head(bent(self.first(x), 0.5))
 
+    with meaning_of_bent(kind):
+        return graphprop.compile(One().eval(), torch.zeros(2, 4), "lrp_epsilon")
+
+
+@contextmanager
+def meaning_of_bent(kind):
+    """Another operator for `bent`, for a while."""
     before = ATEN[torch.ops.outside.bent.default]
     graphprop.from_aten(torch.ops.outside.bent.default)(lambda x, slope: kind(slope)(x))
     try:
-        return graphprop.compile(One().eval(), torch.zeros(2, 4), "lrp_epsilon")
+        yield
     finally:
         graphprop.from_aten(torch.ops.outside.bent.default)(before)
 

@@ -13,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import graphprop
 from graphprop.errors import MethodError
-from support.maps import compiled, double, small
+from graphprop.frontend.load import load_source
+from graphprop.lowering.interpret_map import interpret_map
+from support.maps import MODELS, compiled, double, small
 from support.rap_reference import NETWORKS, Net, prepared
 
 pytest.importorskip("zennit")
@@ -406,6 +409,16 @@ def test_law_deeplift_is_complete() -> None:
             expected = chosen(logits - value_at(model, torch.full_like(x, baseline)), target)
             torch.testing.assert_close(total(found).flatten(), expected, rtol=1e-9, atol=1e-9)
             assert not found[3].any()
+
+
+def test_deeplift_does_not_depend_on_how_ties_round() -> None:
+    """Of a baseline of one color most windows have equal entries, but for rounding."""
+    digits = load_source(str(MODELS / "digits.py"))
+    x = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(3))
+    lowered = graphprop.compile(digits.model, digits.example, "deeplift").lowered
+    _, (single,) = interpret_map(lowered, {"x": x}, None, dtype=torch.float32)
+    _, (double,) = interpret_map(lowered, {"x": x}, None, dtype=torch.float64)
+    assert error(single.double(), double) < 1e-5
 
 
 def test_deeplift_near_the_baseline_is_the_gradient() -> None:

@@ -148,6 +148,7 @@ field("fingerprint_of_words", "rows is missing", "fingerprint", value={"a": "b"}
 field("method_is_endless", "not text", "method", value="a" * 2**21)
 field("conservation_is_text", "not an object", "conservation", value="all of it")
 field("std_is_zero", "std[0] is 0, not a number above zero", "preprocessing", "std", value=[0])
+field("version_is_a_number", "versions.ruff is 1, not text", "versions", "ruff", value=1)
 field("mean_is_nan", "mean[0] is 'nan', not a finite", "preprocessing", "mean", value=["nan"])
 field("mean_is_too_long", "has 2 entries for 1 channels", "preprocessing", "mean", value=[0, 0])
 field("size_is_huge", "preprocessing.size", "preprocessing", "size", value=[10**5, 10**5])
