@@ -43,6 +43,7 @@ from graphprop.ops.linear import (
     Linear,
     LinearTranspose,
     TransposeWeight,
+    Weighted,
 )
 from graphprop.ops.norm import BatchNorm, GroupNorm, LayerNorm, RmsNorm
 from graphprop.ops.ones import Numbers, Ones, OnesLike, ones, ones_like
@@ -138,6 +139,7 @@ __all__ = [
     "Unpool",
     "Unslice",
     "Upsample",
+    "Weighted",
     "Where",
     "absolute",
     "composed",

@@ -1,6 +1,7 @@
 """Operators from outside the package, as the recipe in the README has it."""
 
 import importlib
+import json
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from graphprop.checking.check import check_directory
 from graphprop.errors import OperatorError, VerificationError
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interval import UNIT, Interval
-from graphprop.ops import Mask, Simple, Trait
+from graphprop.ops import Linear, Mask, Simple, Trait, Weighted, absolute, divide_or_zero
 from graphprop.ops.base import ATEN
 
 # What a model uses that graphprop does not know
@@ -53,6 +54,16 @@ def gated(x: torch.Tensor, gate: torch.Tensor, by: float) -> torch.Tensor:
 @gated.register_fake
 def _(x, gate, by):
     return torch.empty_like(x)
+
+
+@torch.library.custom_op("outside::mixed", mutates_args=())
+def mixed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("ncij,dc->ndij", x, weight) + bias[:, None, None]
+
+
+@mixed.register_fake
+def _(x, weight, bias):
+    return x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
 
 
 # What the recipe says to write for it
@@ -214,6 +225,70 @@ def test_an_operator_with_a_gate_from_outside(method, tmp_path):
         torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-5)
 
 
+@dataclass(frozen=True)
+class Mixed(Weighted):
+    """A layer with weights: the channels of each place mixed, or the adjoint of that."""
+
+    back: bool = False
+
+    @property
+    def equation(self):
+        return "ndij,dc->ncij" if self.back else "ncij,dc->ndij"
+
+    def run(self, x, weight, bias=None):
+        mixed = torch.einsum(self.equation, x, weight)
+        return mixed if bias is None else mixed + bias[:, None, None]
+
+    def adjoint(self, *shapes):
+        return Mixed(not self.back)
+
+    def with_results_scaled(self, weight, scale):
+        return weight * scale[:, None]
+
+    def source(self, x, weight):
+        return f"torch.einsum({self.equation!r}, {x}, {weight})"
+
+    def onnx(self, graph, x, weight):
+        return graph.node("Einsum", x, weight, equation=self.equation)
+
+
+@graphprop.from_aten(torch.ops.outside.mixed.default)
+def _(x, weight, bias):
+    return Mixed()(x, weight, bias)
+
+
+class MixedNet(nn.Module):
+    """A mixed layer with a batch norm, or the convolution that is the same."""
+
+    def __init__(self, as_conv: bool) -> None:
+        super().__init__()
+        self.as_conv = as_conv
+        self.first, self.mix = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 5, 1)
+        self.norm, self.head = nn.BatchNorm2d(5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        x = self.mix(x) if self.as_conv else mixed(x, self.mix.weight[:, :, 0, 0], self.mix.bias)
+        return self.head(torch.relu(self.norm(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["epsilon_plus", "lrp_alpha2_beta1"])
+def test_a_layer_with_weights_from_outside(method):
+    """It gets the method's rule, and a batch norm is merged into it, as into a convolution."""
+    torch.manual_seed(2)
+    model, as_conv = MixedNet(False).eval(), MixedNet(True).eval()
+    nn.init.uniform_(model.norm.running_mean, -0.5, 0.5)
+    nn.init.uniform_(model.norm.weight, 0.5, 1.5)
+    as_conv.load_state_dict(model.state_dict())
+    x = torch.randn(3, 2, 6, 6)
+    one, other = (graphprop.compile(m, x, method) for m in (model, as_conv))
+    torch.testing.assert_close(one(x), other(x))
+    assert list(one.network.decisions.values()) == ["merged into outside"]
+    rules = [[layer.rule for layer in e.layers if layer.roles] for e in (one, other)]
+    assert rules[0] == rules[1]
+    assert one.check().passed
+
+
 @pytest.mark.parametrize("trait", [Trait.NONE, Trait.POOLED_ARITHMETIC])
 def test_a_trait_from_outside_is_seen_by_passes(trait):
     """What belongs to a pooling is passed over in the search of the layer of the map."""
@@ -291,6 +366,49 @@ def test_its_relevance_is_that_of_the_same_network_without_it():
     )
     one, other = (graphprop.compile(m, x, "lrp_alpha2_beta1") for m in (model, straight))
     torch.testing.assert_close(one(x), other(x))
+
+
+# A rule and a method
+
+
+@pytest.fixture
+def share_rule():
+    """A rule and a method from outside, registered for one test."""
+
+    @graphprop.rule("outside_share")
+    def outside_share(layer, x, r, *, power=1.0):
+        """Shares by the size of the contributions, whatever their sign."""
+        a, w = absolute(x), absolute(layer.weight)
+        return a * layer.opT(w, divide_or_zero(r, layer.op(a, w))) * power
+
+    graphprop.method(
+        "outside_method",
+        [("dense_head", "epsilon"), ("*", "outside_share")],
+        parameters={"epsilon": 1e-6, "bias": "ignored", "power": 1.0},
+    )
+    yield outside_share
+    del graphprop.RULES["outside_share"], graphprop.METHODS["outside_method"]
+
+
+def test_a_rule_from_outside_equals_its_closed_form(share_rule):
+    torch.manual_seed(3)
+    x, weight, r = torch.randn(2, 4), torch.randn(3, 4), torch.randn(2, 3)
+    found = share_rule(graphprop.Layer.of(Linear(), x, weight), x, r, power=2.0)
+    shares = (x.abs()[:, None] * weight.abs()) / (x.abs() @ weight.abs().T)[..., None]
+    torch.testing.assert_close(found, 2.0 * (shares * r[..., None]).sum(1))
+
+
+def test_a_method_from_outside_is_compiled_and_checked(share_rule, tmp_path):
+    model, x = Net().eval(), torch.randn(3, 2, 6, 6)
+    plain = graphprop.compile(model, x, "outside_method")
+    twice = graphprop.compile(model, x, "outside_method", power=2.0)
+    rules = {layer.rule for layer in plain.layers if "conv_stack" in layer.roles}
+    assert rules == {"outside_share(power=1)"}
+    # one factor for each of the two convolutions
+    torch.testing.assert_close(twice(x)[1], 4.0 * plain(x)[1])
+    directory = plain.save(tmp_path / "net")
+    assert json.loads((directory / "manifest.json").read_text())["method"] == "outside_method"
+    assert check_directory(directory).passed
 
 
 # What is refused
