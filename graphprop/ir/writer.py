@@ -219,6 +219,44 @@ class Writer(fx.proxy.GraphAppendingTracer):
         )
 
 
+RESULTS: dict[object, torch.Tensor | tuple[torch.Tensor, ...]] = {}
+"""What operators returned on the meta device.
+
+A network applies few operators to few shapes, again and again, and running torch on the meta device
+is most of the time that a compile takes.
+"""
+
+MOST_RESULTS = 4096
+"""The number of results after which they are forgotten: more than a network of a thousand layers
+has, and a few megabytes."""
+
+
+def result_on_meta(
+    target: Operation, operands: list[torch.Tensor | float]
+) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    """Run an operator on the meta device, or return what it returned for such operands before."""
+    try:
+        # 1, 1.0 and True are equal, and lead to different types of the result
+        fields = tuple((type(field), field) for field in vars(target).values())
+        key = (type(target), fields, tuple(map(metadata, operands)))
+        found = RESULTS.get(key)
+    except TypeError:
+        # an operator whose fields can't be hashed
+        return target.run(*operands)
+    if found is None:
+        if len(RESULTS) >= MOST_RESULTS:
+            RESULTS.clear()
+        found = RESULTS[key] = target.run(*operands)
+    return found
+
+
+def metadata(operand: torch.Tensor | float) -> tuple[object, ...]:
+    """Return all that the result of an operator on the meta device can depend on."""
+    if isinstance(operand, torch.Tensor):
+        return (operand.shape, operand.stride(), operand.dtype)
+    return (type(operand), operand)
+
+
 def infer(node: fx.Node) -> None:
     """Infer a node's value, batch and range from those of its operands.
 
@@ -234,7 +272,7 @@ def infer(node: fx.Node) -> None:
     if complaint:
         raise VerificationError(f"{target} at {where(node)}: {complaint}")
     try:
-        value = target.run(*values)
+        value = result_on_meta(target, values)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise VerificationError(f"{target} at {where(node)}, operands {shapes}: {error}") from error
     nodes = [a for a in node.args if isinstance(a, fx.Node)]
