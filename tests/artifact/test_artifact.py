@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from ruff import __main__ as ruff
-from torch import nn
 
 import graphprop
 from graphprop import api
@@ -23,32 +22,12 @@ from graphprop.api import save
 from graphprop.artifact import atomic, write
 from graphprop.artifact.manifest import as_json, read_manifest
 from graphprop.artifact.write import contiguous, plain
-from graphprop.checking import backends, runner
 from graphprop.errors import EquivalenceError, OutputError
+from support.artifacts import explainer_of
+
+pytestmark = pytest.mark.usefixtures("same_process")
 
 FILES = {"explainer.py", "weights.safetensors", "explainer.onnx", "manifest.json"}
-
-
-@pytest.fixture(autouse=True)
-def same_process(monkeypatch):
-    """Run generated modules in this process: `test_check` runs them in their own."""
-    monkeypatch.setattr(backends, "run_job", lambda job: runner.main(json.loads(job.read_text())))
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(1, 3, 3, bias=False)
-        self.norm = nn.BatchNorm2d(3)
-        self.head = nn.Linear(3, 4)
-
-    def forward(self, x):
-        return self.head(torch.relu(self.norm(self.conv(x))).amax((2, 3)))
-
-
-def explainer_of(method="epsilon_plus_flat", **options):
-    torch.manual_seed(0)
-    return graphprop.compile(Net().eval(), torch.zeros(2, 1, 6, 6), method, **options)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +100,7 @@ def test_manifest(tmp_path):
     assert head["rule"].startswith("epsilon(epsilon=0.25")
     assert conv["rule"].startswith("w_square")
     assert (conv["operator"], conv["kind"], conv["shape"]) == ("conv", "Conv2d", [3, 4, 4])
-    assert conv["line"].startswith("test_artifact.py:")
+    assert conv["line"].startswith("artifacts.py:")
     assert (conv["value"], conv["relevance"], conv["signal"]) == ("conv", "r_relu", [None])
     assert head["value"] == "head"
     assert manifest["onnx_names"] == {"head": "logits"}
@@ -152,7 +131,7 @@ PROGRAM = """
 import sys
 import torch
 sys.path[:0] = {folders!r}
-from test_artifact import explainer_of, Net
+from support.artifacts import explainer_of
 from graphprop.api import save
 torch.set_num_threads(int(sys.argv[2]))
 {before}
@@ -161,7 +140,7 @@ save(explainer_of(), sys.argv[1], samples=1)
 
 
 def program(before=""):
-    folders = [str(Path(__file__).parent), str(Path(graphprop.__file__).parent.parent)]
+    folders = [str(Path(__file__).parents[1]), str(Path(graphprop.__file__).parent.parent)]
     return PROGRAM.format(folders=folders, before=before)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 import graphprop
 from graphprop.api import check as check_explainer
 from graphprop.api import save
-from graphprop.checking import backends, bounds, probes, runner
+from graphprop.checking import bounds, probes
 from graphprop.checking.arbiter import GraphArbiter, errors
 from graphprop.checking.backends import ConvTranspose, MaxPool
 from graphprop.checking.check import check_directory
@@ -27,24 +27,7 @@ from graphprop.checking.stages import stages_of
 from graphprop.errors import EquivalenceError, InputError, MethodError
 from graphprop.ir.interpret import interpret
 
-
-@pytest.fixture
-def fresh_process():
-    """A generated module runs in a process of its own, as it does for users."""
-
-
-@pytest.fixture(autouse=True)
-def same_process(request, monkeypatch):
-    """Run generated modules in this process, which is faster, unless a test is about that."""
-
-    def run_job(path):
-        try:
-            runner.main(json.loads(path.read_text()))
-        except Exception as error:
-            raise backends.BackendError(runner.told(error)) from error
-
-    if "fresh_process" not in request.fixturenames:
-        monkeypatch.setattr(backends, "run_job", run_job)
+pytestmark = pytest.mark.usefixtures("same_process")
 
 
 class Block(nn.Module):

@@ -24,7 +24,8 @@ from graphprop.ops import BatchNorm, GroupNorm, LayerNorm, Operator, RmsNorm
 from graphprop.ops.norm import SampleNorm
 from graphprop.rules import METHODS, Layer
 from graphprop.rules.structure import affine
-from support.cases import Function, randomized
+from support.cases import randomized
+from support.modules import Function
 
 EPSILON = 0.01
 

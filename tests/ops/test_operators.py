@@ -72,10 +72,10 @@ from support.cases import (
     REFUSED,
     Captured,
     Case,
-    Function,
     N,
     Together,
 )
+from support.modules import Function
 
 
 def parametrize(cases: list[Case]) -> pytest.MarkDecorator:

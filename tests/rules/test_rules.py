@@ -40,6 +40,7 @@ from support.formulas import (
     samples,
     suited,
 )
+from support.modules import Function
 
 # The layers
 
@@ -305,17 +306,8 @@ def test_sum_of_three_divides_by_shares() -> None:
 def test_a_constant_addend_gets_nothing() -> None:
     x = torch.randn(3, 2, 2, 2, dtype=torch.float64)
     for function in (lambda x: x + 1.5, lambda x: 2.0 - x, lambda x: x - torch.ones(2, 2)):
-        found, r = explain_given(Lambda(function), x)
+        found, r = explain_given(Function(function), x)
         assert_equal(found, r.reshape(x.shape))
-
-
-class Lambda(nn.Module):
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
 
 
 PRODUCTS: dict[str, tuple[Callable[..., torch.Tensor], tuple[float, float]]] = {
@@ -351,7 +343,7 @@ def test_a_signal_that_gates_itself_gets_all() -> None:
         lambda x: -3 * x,
         lambda x: x * x,
     ):
-        found, r = explain_given(Lambda(function), x)
+        found, r = explain_given(Function(function), x)
         assert_equal(found, r.reshape(x.shape))
 
 
@@ -398,7 +390,7 @@ REARRANGEMENTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def test_rearrangement_goes_back_by_its_adjoint(name: str) -> None:
     function = REARRANGEMENTS[name]
     x = torch.randn(3, 4, 3, 4, dtype=torch.float64, requires_grad=True)
-    found, r = explain_given(Lambda(function), x.detach())
+    found, r = explain_given(Function(function), x.detach())
     (expected,) = torch.autograd.grad(function(x).flatten(1), x, r)
     assert_equal(found, expected)
 
