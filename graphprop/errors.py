@@ -69,7 +69,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return "there are: " + ", ".join(names)
 
 
-def described(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """Name a value by its type, for messages."""
     kind = value.__name__ if isinstance(value, type) else type(value).__name__
     if value is None:

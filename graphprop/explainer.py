@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from graphprop.emit.execute import run_source
 from graphprop.emit.python import PythonModule, to_python
-from graphprop.errors import InputError, MethodError, described, nearest
+from graphprop.errors import InputError, MethodError, kind_of, nearest
 from graphprop.frontend.arguments import (
     check_class_names,
     check_example,
@@ -27,7 +27,7 @@ from graphprop.frontend.arguments import (
 from graphprop.frontend.capture import Example, capture, check_logits, unwrapped
 from graphprop.ir.facts import facts_of, shape_of, sign_of
 from graphprop.ir.network import Network
-from graphprop.lowering.legalize import legalise
+from graphprop.lowering.legalize import legalize
 from graphprop.lowering.lower import in_flow, input_label
 from graphprop.ops import helpers
 from graphprop.passes.assign_rules import RuleMap
@@ -100,7 +100,7 @@ class CompiledExplainer(nn.Module):
     network
         The annotated network: every layer with its facts and rule.
     lowered
-        The graph of the explainer before it is legalised for a target.
+        The graph of the explainer before it is legalized for a target.
     source
         The text of the generated ``explainer.py``.
     method, settings
@@ -140,7 +140,7 @@ class CompiledExplainer(nn.Module):
         self.class_names = None if class_names is None else list(class_names)
         self.pipeline = pipeline
         self.notes = lowered.notes
-        self.legal, fired = legalise(lowered, "torch")
+        self.legal, fired = legalize(lowered, "torch")
         pipeline.fired += fired
         # a set has no order of its own, and what is written shall be the same every time
         unordered = isinstance(record, set | frozenset)
@@ -337,7 +337,7 @@ class CompiledExplainer(nn.Module):
         force: bool = False,
         **details: Any,
     ) -> Path:
-        """Write ``explainer.py``, the weights, ONNX and the manifest; see `artefact.save`."""
+        """Write ``explainer.py``, the weights, ONNX and the manifest; see `artifact.save`."""
         from graphprop.artifact.write import save
 
         return save(self, directory, onnx=onnx, check=check, force=force, **details)
@@ -432,7 +432,7 @@ def compile(
     check_roles(roles)
     check_names("record", record, "['features.1*']")
     if not isinstance(name, str | None):
-        raise InputError(f"name must be a text, not {described(name)}")
+        raise InputError(f"name must be a text, not {kind_of(name)}")
     chosen = method if isinstance(method, Method) else find_method(method)
     resolved = resolve_parameters(chosen, parameters)
     pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or silent)

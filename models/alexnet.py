@@ -1,7 +1,7 @@
 """AlexNet with one tower (Krizhevsky 2014, arXiv:1404.5997), with torchvision's names."""
 
 import torch
-from _initialise import initialised
+from _initialize import initialized
 from torch import nn
 
 example_input = torch.zeros(2, 3, 224, 224)
@@ -50,7 +50,7 @@ class AlexNet(nn.Module):
 
 
 def alexnet() -> nn.Module:
-    return initialised(AlexNet)
+    return initialized(AlexNet)
 
 
 build_model = alexnet

@@ -9,7 +9,7 @@ them.
 
 import torch
 import torch.nn.functional as F
-from _initialise import initialised
+from _initialize import initialized
 from torch import nn
 
 example_input = torch.zeros(2, 3, 227, 227)
@@ -50,7 +50,7 @@ class CaffeNet(nn.Module):
 
 def caffenet() -> nn.Module:
     """Build CaffeNet, its first layer scaled to the size of its inputs."""
-    network = initialised(CaffeNet)
+    network = initialized(CaffeNet)
     network.conv1.weight.data /= 64  # what pixels from 0 to 255 vary by
     return network
 

@@ -9,7 +9,7 @@ from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
-from _initialise import initialised
+from _initialize import initialized
 from torch import nn
 
 example_input = torch.zeros(2, 3, 224, 224)
@@ -93,15 +93,15 @@ class DenseNet(nn.Module):
 
 
 def densenet121() -> nn.Module:
-    return initialised(DenseNet, fan="fan_in")
+    return initialized(DenseNet, fan="fan_in")
 
 
 def densenet169() -> nn.Module:
-    return initialised(lambda: DenseNet((6, 12, 32, 32)), fan="fan_in")
+    return initialized(lambda: DenseNet((6, 12, 32, 32)), fan="fan_in")
 
 
 def densenet201() -> nn.Module:
-    return initialised(lambda: DenseNet((6, 12, 48, 32)), fan="fan_in")
+    return initialized(lambda: DenseNet((6, 12, 48, 32)), fan="fan_in")
 
 
 build_model = densenet121

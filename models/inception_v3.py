@@ -1,12 +1,12 @@
 """Inception-v3 (Szegedy et al. 2016, arXiv:1512.00567), with torchvision's names.
 
-A convolution is factorised where it is large: 5x5 into two of 3x3, 7x7 into 1x7 and 7x1. The
+A convolution is factorized where it is large: 5x5 into two of 3x3, 7x7 into 1x7 and 7x1. The
 auxiliary head serves training alone: it has its weights here, and no part in the logits.
 """
 
 import torch
 import torch.nn.functional as F
-from _initialise import initialised
+from _initialize import initialized
 from torch import nn
 
 example_input = torch.zeros(2, 3, 299, 299)
@@ -212,7 +212,7 @@ class Inception3(nn.Module):
 
 
 def inception_v3() -> nn.Module:
-    return initialised(Inception3, fan="fan_in")
+    return initialized(Inception3, fan="fan_in")
 
 
 build_model = inception_v3

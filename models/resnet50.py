@@ -5,7 +5,7 @@
 """
 
 import torch
-from _initialise import initialised
+from _initialize import initialized
 from torch import nn
 
 example_input = torch.zeros(2, 3, 224, 224)
@@ -111,7 +111,7 @@ class ResNet(nn.Module):
 
 def untrained(block: type[BasicBlock] | type[Bottleneck], *blocks: int) -> nn.Module:
     """Build a ResNet whose activations don't grow from block to block."""
-    network = initialised(lambda: ResNet(block, blocks))
+    network = initialized(lambda: ResNet(block, blocks))
     for layer in network.modules():
         if isinstance(layer, BasicBlock):
             layer.bn2.weight.data /= sum(blocks) ** 0.5

@@ -5,7 +5,7 @@ relatives.
 """
 
 import torch
-from _initialise import initialised
+from _initialize import initialized
 from torch import nn
 
 example_input = torch.zeros(2, 3, 224, 224)
@@ -54,19 +54,19 @@ class VGG(nn.Module):
 
 
 def vgg16() -> nn.Module:
-    return initialised(lambda: VGG(16))
+    return initialized(lambda: VGG(16))
 
 
 def vgg19() -> nn.Module:
-    return initialised(lambda: VGG(19))
+    return initialized(lambda: VGG(19))
 
 
 def vgg16_bn() -> nn.Module:
-    return initialised(lambda: VGG(16, batch_norm=True))
+    return initialized(lambda: VGG(16, batch_norm=True))
 
 
 def vgg19_bn() -> nn.Module:
-    return initialised(lambda: VGG(19, batch_norm=True))
+    return initialized(lambda: VGG(19, batch_norm=True))
 
 
 build_model = vgg16

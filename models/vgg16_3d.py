@@ -6,7 +6,7 @@ comes before the fully connected layers.
 """
 
 import torch
-from _initialise import initialised
+from _initialize import initialized
 from torch import nn
 
 example_input = torch.zeros(2, 1, 32, 32, 32)
@@ -46,7 +46,7 @@ class VGG3d(nn.Module):
 
 
 def vgg16_3d() -> nn.Module:
-    return initialised(VGG3d)
+    return initialized(VGG3d)
 
 
 build_model = vgg16_3d

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from fuzz import inputs_for, judge, settle
-from test_networks import assert_same_map
 from torch import nn
 from torch.nn.utils import parametrizations
 
 import graphprop
+from support.fuzz import inputs_for, judge, settle
+from support.networks import assert_same_map
 
 FLAT = ("gradient", "epsilon_plus_flat", "rap")
 HEDGED = (*FLAT, "rap-bn", "hedge")
@@ -150,8 +150,8 @@ class Unrolled(Recurrent):
         return list(self.copies)
 
 
-class Standardised(nn.Conv2d):
-    """A convolution whose weights are standardised each time."""
+class Standardized(nn.Conv2d):
+    """A convolution whose weights are standardized each time."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         w = self.weight
@@ -319,9 +319,9 @@ NETWORKS: dict[str, Subject] = {
     "U-Net 3-d": Subject(partial(UNet, 3), (2, 4, 4, 4), ("gradient", "rap")),
     "functional": Subject(Functional, methods=HEDGED),
     "recurrent": Subject(Recurrent, methods=HEDGED),
-    "weight standardisation": Subject(
+    "weight standardization": Subject(
         lambda: nn.Sequential(
-            Standardised(3, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4)
+            Standardized(3, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4)
         ),
         methods=(*FLAT, "hedge"),
         conserves=False,
@@ -437,7 +437,7 @@ def plain(conv: Any, weight: torch.Tensor) -> nn.Conv2d:
     return twin
 
 
-def standardised_twin(model: Any) -> nn.Module:
+def standardized_twin(model: Any) -> nn.Module:
     w = model[0].weight
     mean, deviation = (f(w, dim=(1, 2, 3), keepdim=True) for f in (torch.mean, torch.std))
     return tidy(plain(model[0], (w - mean) / (deviation + 1e-5)), *model[1:])
@@ -458,7 +458,7 @@ def hooked_twin() -> nn.Module:
 TWINS: dict[str, tuple[str, Callable[[Any], nn.Module]]] = {
     "functional": ("functional", Layered),
     "recurrent": ("recurrent", Unrolled),
-    "weight standardisation": ("weight standardisation", standardised_twin),
+    "weight standardization": ("weight standardization", standardized_twin),
     "swish": (
         "swish written out",
         lambda model: nn.Sequential(model[0], Net(lambda _, x: F.silu(x * 1.5) / 1.5), *model[2:]),

@@ -62,7 +62,7 @@ def test_state_dict_is_torchvisions(name, monkeypatch):
     monkeypatch.syspath_prepend(str(MODELS))
     file, _, attribute = SOURCES[name].partition(":")
     module = classes_on_meta(DEFINED_IN.get(file, file))
-    monkeypatch.setattr(module, "initialised", lambda make, **options: make())
+    monkeypatch.setattr(module, "initialized", lambda make, **options: make())
     options = {"init_weights": False} if name == "inception_v3" else {}
     with torch.device("meta"):
         ours, theirs = getattr(module, name)(), getattr(models, name)(**options)

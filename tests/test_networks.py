@@ -32,58 +32,16 @@ from graphprop.frontend.capture import capture
 from graphprop.ir.interpret import interpret
 from graphprop.ir.network import Network
 from graphprop.ir.verify import verify
-from graphprop.lowering.legalize import legalise
+from graphprop.lowering.legalize import legalize
 from graphprop.ops import Linear, absolute, divide_or_zero
 from graphprop.passes.pipeline import Pipeline
 from graphprop.rules import METHODS, RULES
-
-METHODS_COMPARED = ("epsilon_plus", "lrp_alpha2_beta1", "epsilon_gamma_box", "lrp_epsilon")
-
-
-def prepared(model: nn.Module) -> nn.Module:
-    """Float64, evaluation mode, and batch norms with statistics as training leaves them."""
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.normal_(layer.bias, 0, 0.2)
-            layer.running_mean.normal_(0, 0.2)
-            layer.running_var.uniform_(0.5, 1.5)
-    return model.double().eval()
-
-
-def without_bias(model: nn.Module) -> nn.Module:
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            nn.init.zeros_(parameter)
-    return model
-
-
-def image(*shape: int, count: int = 3) -> torch.Tensor:
-    return torch.randn(count, *(shape or (3, 8, 8)), dtype=torch.float64)
-
-
-def compile_each(
-    model: nn.Module, x: torch.Tensor, methods: tuple[str, ...]
-) -> list[graphprop.CompiledExplainer]:
-    """Compile a model for several methods, capturing it once."""
-    with mock.patch("graphprop.explainer.capture", return_value=capture(model, x)):
-        return [graphprop.compile(model, x, method) for method in methods]
-
-
-def assert_same_map(
-    model: nn.Module, twin: nn.Module, x: torch.Tensor, methods: tuple[str, ...] = METHODS_COMPARED
-) -> None:
-    """Two ways of writing a network have the same logits and relevance."""
-    target = torch.arange(len(x)) % 2
-    explainers, twins = (compile_each(each, x, methods) for each in (model, twin))
-    for explainer, other in zip(explainers, twins, strict=True):
-        logits, relevance = explainer(x, target)
-        expected_logits, expected = other(x, target)
-        torch.testing.assert_close(logits, model(x).detach(), rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(logits, expected_logits, rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(relevance, expected, rtol=1e-9, atol=1e-12)
-        assert float(relevance.abs().sum()) > 0
-
+from support.networks import (
+    assert_same_map,
+    image,
+    prepared,
+    without_bias,
+)
 
 # Networks as people write them
 
@@ -248,12 +206,12 @@ class ByChannels(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.grey = nn.Conv2d(1, 4, 3)
-        self.colour = nn.Conv2d(3, 4, 3)
+        self.gray = nn.Conv2d(1, 4, 3)
+        self.color = nn.Conv2d(3, 4, 3)
         self.fc = nn.Linear(4, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.grey(x) if x.shape[1] == 1 else self.colour(x)
+        x = self.gray(x) if x.shape[1] == 1 else self.color(x)
         return self.fc(F.relu(x).amax((2, 3)))
 
 
@@ -430,7 +388,7 @@ def test_network_that_branches_on_the_number_of_channels() -> None:
     for channels in (1, 3):
         x = image(channels, 6, 6)
         explainer = graphprop.compile(model, x)
-        assert next(i.label for i in explainer.layers) == ("grey" if channels == 1 else "colour")
+        assert next(i.label for i in explainer.layers) == ("gray" if channels == 1 else "color")
         torch.testing.assert_close(explainer(x)[0], model(x).detach())
 
 
@@ -517,9 +475,9 @@ def test_every_pass_leaves_the_logits_alone(name: str, watched: list[tuple[str, 
         watched.clear()
         with mock.patch("graphprop.explainer.capture", return_value=program):
             lowered = graphprop.compile(model, x, method).lowered
-        legal = [(f"legalise for {t}", legalise(lowered, t)[0]) for t in ("torch", "onnx")]
+        legal = [(f"legalize for {t}", legalize(lowered, t)[0]) for t in ("torch", "onnx")]
         stages = {stage for stage, _ in watched}
-        assert {"canonicalise", "fold_batchnorm", "tag_roles", "lower", "simplify"} <= stages
+        assert {"canonicalize", "fold_batchnorm", "tag_roles", "lower", "simplify"} <= stages
         reference = None
         for stage, network in watched + legal:
             verify(network)

@@ -18,7 +18,7 @@ from graphprop.ir.facts import BATCH, facts_of
 from graphprop.ir.network import Network
 from graphprop.ir.show import show
 from graphprop.ir.writer import Writer
-from graphprop.lowering.legalize import legalise
+from graphprop.lowering.legalize import legalize
 from graphprop.ops import Relu
 
 
@@ -91,7 +91,7 @@ def test_a_copy_is_the_same_explainer(how, method, tmp_path):
         assert [facts_of(n).signal for n in one.layers] == [
             facts_of(n).signal for n in other.layers
         ]
-    assert show(legalise(found.lowered, "onnx")[0]) == show(legalise(explainer.lowered, "onnx")[0])
+    assert show(legalize(found.lowered, "onnx")[0]) == show(legalize(explainer.lowered, "onnx")[0])
     files = (
         {path.name: path.read_bytes() for path in made.save(tmp_path / name, check=False).iterdir()}
         for name, made in (("found", found), ("own", explainer))

@@ -11,7 +11,7 @@ from graphprop.ir.facts import facts_of
 from graphprop.ir.interpret import interpret
 from graphprop.ir.network import Network
 from graphprop.ir.verify import verify
-from graphprop.passes.canonicalize import canonicalise
+from graphprop.passes.canonicalize import canonicalize
 
 SHAPE = (3, 8, 8)
 
@@ -51,7 +51,7 @@ class Mixed(nn.Module):
 
 
 def canonical(model: nn.Module, x: torch.Tensor) -> Network:
-    found = canonicalise(capture(model.eval(), x))
+    found = canonicalize(capture(model.eval(), x))
     verify(found)
     return found
 

@@ -444,7 +444,7 @@ def in_order(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def profile_onnx(case: Case) -> dict[str, float]:
-    """ONNX operator -> seconds, after ONNX Runtime's own optimisations."""
+    """ONNX operator -> seconds, after ONNX Runtime's own optimizations."""
     with tempfile.TemporaryDirectory() as folder:
         session = onnx_session(case, Path(folder) / "profile")
         inputs = {"input": case.x.numpy(), "target": case.target.numpy()}

@@ -19,7 +19,7 @@ from torch import nn
 
 import graphprop
 from graphprop.ir.show import show
-from graphprop.lowering.legalize import legalise
+from graphprop.lowering.legalize import legalize
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "golden"
 METHODS = ("epsilon_plus_flat", "epsilon_alpha2_beta1_flat")
@@ -108,7 +108,7 @@ def texts_of(name: str) -> dict[str, str]:
             "annotated": explainer.network,
             "lowered": explainer.lowered,
             "torch": explainer.legal,
-            "onnx": legalise(explainer.lowered, "onnx")[0],
+            "onnx": legalize(explainer.lowered, "onnx")[0],
         }
         for level, network in networks.items():
             found[f"{stem}.{level}.txt"] = show(network)

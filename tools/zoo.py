@@ -105,7 +105,7 @@ def example_of(name: str, count: int = 2, size: int | None = None) -> torch.Tens
 
 
 def build(name: str, seed: int = 0) -> nn.Module:
-    """Build a model in evaluation mode, with random weights as `initialise` draws them."""
+    """Build a model in evaluation mode, with random weights as `initialize` draws them."""
     if name.startswith(TIMM):
         return build_of_timm(name.removeprefix(TIMM), seed)
     from torchvision import models
@@ -121,7 +121,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
         model.to_empty(device="cpu")
     except NotImplementedError:  # RegNets compute their widths with tensors
         model = models.get_model(name, **options)
-    initialise(model, example_of(name, count=8), seed)
+    initialize(model, example_of(name, count=8), seed)
     return model
 
 
@@ -139,8 +139,8 @@ def build_of_timm(name: str, seed: int) -> nn.Module:
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, examples: torch.Tensor, seed: int) -> None:
-    """Draw all weights, and let batch norms see what they normalise.
+def initialize(model: nn.Module, examples: torch.Tensor, seed: int) -> None:
+    """Draw all weights, and let batch norms see what they normalize.
 
     A third of the scales of norms is negative. The variance of a channel is drawn halfway to the
     mean of all: one that hardly varies on the few examples would be magnified on others.
@@ -165,7 +165,7 @@ def initialise(model: nn.Module, examples: torch.Tensor, seed: int) -> None:
 
 @torch.no_grad()
 def settle(model: nn.Module, examples: torch.Tensor) -> None:
-    """Let batch norms see what they normalise."""
+    """Let batch norms see what they normalize."""
     learning = [layer for layer in model.modules() if isinstance(layer, BATCH_NORMS)]
     for layer in learning:
         layer.reset_running_stats()
@@ -202,7 +202,7 @@ class Finding:
     not_accounted
         How many layers have rules that aren't meant to conserve.
     lost
-        What biases, zero denominators, stabilisers and padding took, of what the start was.
+        What biases, zero denominators, stabilizers and padding took, of what the start was.
     compiling, seconds
         How long compiling took, and everything.
     peak_mib
@@ -313,7 +313,7 @@ def draw_up_ledger(finding: Finding, explainer: CompiledExplainer, x: torch.Tens
 def losses(entries: Sequence[LedgerEntry]) -> dict[str, float]:
     """What was lost where, of the first sample, as parts of what the start was."""
     start = entries[0].came_in[0]
-    kinds = ("bias", "zero_denominators", "stabiliser", "outside")
+    kinds = ("bias", "zero_denominators", "stabilizer", "outside")
     accounts = [entry for entry in entries if not entry.note]
     found = {kind: sum(getattr(entry, kind)[0] for entry in accounts) for kind in kinds}
     return {kind: amount / start if start else 0.0 for kind, amount in found.items()}

@@ -42,7 +42,7 @@ from graphprop.emit.metadata import metadata_of
 from graphprop.errors import EquivalenceError, OutputError
 from graphprop.explainer import CompiledExplainer
 from graphprop.ir.facts import facts_of, shape_of
-from graphprop.lowering.legalize import legalise
+from graphprop.lowering.legalize import legalize
 from graphprop.lowering.lower import in_flow
 from graphprop.rules.registry import BoundRule
 
@@ -158,7 +158,7 @@ def write_files(
     (folder / "explainer.py").write_bytes(explainer.source.encode("ascii"))
     weights = folder / "weights.safetensors"
     try:
-        save_file(storable(explainer.legal.stored), weights)
+        save_file(contiguous(explainer.legal.stored), weights)
     except SafetensorError as error:
         said = re.search(r"os error (\d+)", str(error))  # a full disk among others
         if said is None:
@@ -167,7 +167,7 @@ def write_files(
     # safetensors lets nobody else read what it writes
     shutil.copymode(folder / "explainer.py", weights)
     if onnx:
-        network, _ = legalise(explainer.lowered, "onnx")
+        network, _ = legalize(explainer.lowered, "onnx")
         metadata = metadata_of(
             method=explainer.method.name,
             parameters=plain(explainer.settings),
@@ -182,7 +182,7 @@ def write_files(
         emit_onnx.save(model, folder / "explainer.onnx")
 
 
-def storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors as a weight file takes them: contiguous, none sharing memory with another."""
     seen: set[int] = set()
     found: dict[str, torch.Tensor] = {}

@@ -24,16 +24,16 @@ from torch import fx
 
 from graphprop.checking.backends import Step, run_module
 from graphprop.checking.bounds import RunningBounds, Verdict, judge
-from graphprop.checking.probes import LARGEST, Batch, Samples
+from graphprop.checking.probes import LARGEST, Batch, Probes
 from graphprop.checking.report import Divergence, shown
 from graphprop.checking.runner import local_variables, measure, pack
-from graphprop.checking.stages import Stage, described
+from graphprop.checking.stages import Stage, stage_name
 from graphprop.checking.threads import for_network, one_thread, usable
 from graphprop.emit.onnx import named_maps, named_outputs
 from graphprop.ir.facts import facts_of, has_shape
 from graphprop.ir.network import Network
 from graphprop.lowering.interpret_map import interpret_map
-from graphprop.lowering.legalize import legalise
+from graphprop.lowering.legalize import legalize
 
 if TYPE_CHECKING:
     from graphprop.explainer import CompiledExplainer
@@ -72,14 +72,14 @@ class Truth:
         Stage's index -> ``[N, 4]``, see `graphprop.checking.runner.measure`.
     """
 
-    samples: Samples
+    samples: Probes
     logits: torch.Tensor
     relevance: torch.Tensor
     float32: dict[str, list[float]]
     measures: dict[int, torch.Tensor]
 
     @classmethod
-    def nothing(cls, samples: Samples) -> Truth:
+    def nothing(cls, samples: Probes) -> Truth:
         """What an arbiter finds that does not run."""
         return cls(samples, torch.empty(0), torch.empty(0), {"logits": [], "relevance": []}, {})
 
@@ -124,7 +124,7 @@ class GraphArbiter:
     name = "the graph in float64"
 
     def __init__(
-        self, explainer: CompiledExplainer, stages: Sequence[Stage], samples: Samples
+        self, explainer: CompiledExplainer, stages: Sequence[Stage], samples: Probes
     ) -> None:
         self.explainer, self.stages, self.samples = explainer, stages, samples
         self.measures: dict[int, torch.Tensor] = {}
@@ -201,7 +201,7 @@ class GraphArbiter:
     def _named(self, level: str) -> tuple[Network, dict[fx.Node, str]]:
         """The graph that a backend was printed from, and what its values are called there."""
         explainer = self.explainer
-        network = explainer.legal if level == "torch" else legalise(explainer.lowered, level)[0]
+        network = explainer.legal if level == "torch" else legalize(explainer.lowered, level)[0]
         nodes = [n for n in network.layers if facts_of(n).batched and has_shape(n)]
         names = {n: n.name for n in nodes if facts_of(n).value.is_floating_point()}
         output: Any = network.output.args[0]
@@ -215,7 +215,7 @@ class GraphArbiter:
     ) -> Divergence | None:
         network, names = self._named(level)
         if level not in self.legal:
-            self.legal[level] = self._changed_by_legalising(network)
+            self.legal[level] = self._changed_by_legalizing(network)
         if self.legal[level]:
             return self.legal[level]
         bounds = RunningBounds()
@@ -241,7 +241,7 @@ class GraphArbiter:
         node, error, allowed = wrong[0]
         return self._divergence(network, node, names[node], error, allowed)
 
-    def _changed_by_legalising(self, network: Network) -> Divergence | None:
+    def _changed_by_legalizing(self, network: Network) -> Divergence | None:
         """The first stage at which a legal graph is not what it was made from."""
         nodes = stage_nodes(network, self.stages)
         found: dict[int, float] = {}
@@ -259,7 +259,7 @@ class GraphArbiter:
         for index in sorted(found):
             if not found[index] <= SAME:
                 stage = self.stages[index]
-                return Divergence(stage.layers, described(stage), found[index], SAME)
+                return Divergence(stage.layers, stage_name(stage), found[index], SAME)
         return None
 
     def _divergence(
@@ -270,7 +270,7 @@ class GraphArbiter:
         stage = self.stages[indices[0]] if indices else None
         layers = (label,) if label in {s.label for s in self.stages} else ()
         if stage:
-            return Divergence(layers or stage.layers, described(stage), error, allowed)
+            return Divergence(layers or stage.layers, stage_name(stage), error, allowed)
         part = "the result" if facts_of(node).section == "forward" else "the rule"
         place = f"{shown(name)}, in {part} of {shown(label or '')}"
         return Divergence(layers, place, error, allowed)
@@ -285,7 +285,7 @@ class ModuleArbiter:
         self,
         directory: Path,
         stages: Sequence[Stage],
-        samples: Samples,
+        samples: Probes,
         onnx_names: Mapping[str, str],
     ) -> None:
         self.directory, self.stages, self.samples = directory, stages, samples
@@ -369,7 +369,7 @@ class ModuleArbiter:
         rest = variables[variables.index(name) :]
         stage = next((places[other] for other in rest if other in places), self.stages[-1])
         way = "" if stage.name == name else f"{shown(name)}, on the way to "
-        return Divergence(stage.layers, way + described(stage), error, allowed)
+        return Divergence(stage.layers, way + stage_name(stage), error, allowed)
 
 
 def stage_nodes(network: Network, stages: Sequence[Stage]) -> dict[fx.Node, list[int]]:
@@ -395,14 +395,14 @@ def errors(found: torch.Tensor, reference: torch.Tensor) -> list[float]:
     return relative
 
 
-def tensors_of(samples: Samples) -> dict[str, torch.Tensor]:
-    """Samples as `graphprop.checking.runner` reads them."""
+def tensors_of(samples: Probes) -> dict[str, torch.Tensor]:
+    """Probes as `graphprop.checking.runner` reads them."""
     found = {"x": samples.x, "target": samples.target}
     return found if samples.weights is None else found | {"weights": samples.weights}
 
 
-def resolved(samples: Samples, logits: torch.Tensor) -> Samples:
-    """Samples with the class of the largest logit in place of `LARGEST`."""
+def resolved(samples: Probes, logits: torch.Tensor) -> Probes:
+    """Probes with the class of the largest logit in place of `LARGEST`."""
     chosen = logits.unsqueeze(2).flatten(2).sum(2).argmax(1)
     return replace(samples, target=chosen.where(samples.target == LARGEST, samples.target))
 

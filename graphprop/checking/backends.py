@@ -23,7 +23,7 @@ from onnx.reference.op_run import OpRun
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from graphprop.checking.probes import LARGEST, Batch, Samples
+from graphprop.checking.probes import LARGEST, Batch, Probes
 from graphprop.emit.onnx import INPUT
 
 RUNNER = Path(__file__).with_name("runner.py")
@@ -109,7 +109,7 @@ class OnnxFile:
             present = {output for node in model.graph.node for output in node.output}
             self.names += [n for n in dict.fromkeys(names) if n in present - {*self.names}]
 
-    def run(self, samples: Samples, batch: Batch) -> dict[str, Array]:
+    def run(self, samples: Probes, batch: Batch) -> dict[str, Array]:
         """Run one batch; returns what was asked for by name."""
         raise NotImplementedError
 
@@ -148,7 +148,7 @@ class OnnxRuntime(OnnxFile):
         content: bytes = model.SerializeToString()
         return content
 
-    def run(self, samples: Samples, batch: Batch) -> dict[str, Array]:
+    def run(self, samples: Probes, batch: Batch) -> dict[str, Array]:
         feeds = feeds_of(samples, batch)
         try:
             names = [*self.names, *other_maps(samples)]
@@ -167,7 +167,7 @@ class OnnxReference(OnnxFile):
         except Exception as error:
             raise BackendError(f"onnx.reference can't load it: {one_line(error)}") from error
 
-    def run(self, samples: Samples, batch: Batch) -> dict[str, Array]:
+    def run(self, samples: Probes, batch: Batch) -> dict[str, Array]:
         feeds = feeds_of(samples, batch)
         try:
             with np.errstate(all="ignore"):
@@ -193,7 +193,7 @@ def takes_largest(path: Path) -> bool:
         return False
 
 
-def feeds_of(samples: Samples, batch: Batch) -> dict[str, Array]:
+def feeds_of(samples: Probes, batch: Batch) -> dict[str, Array]:
     """The inputs of one batch."""
     inputs, _ = samples.part(batch.rows)
     target = samples.target[batch.rows]
@@ -203,7 +203,7 @@ def feeds_of(samples: Samples, batch: Batch) -> dict[str, Array]:
     return {**named, "target": target.numpy()}
 
 
-def other_maps(samples: Samples) -> list[str]:
+def other_maps(samples: Probes) -> list[str]:
     """The outputs with the relevance of the second input and those behind it."""
     return [f"relevance_{number}" for number in range(2, len(samples.shapes) + 1)]
 

@@ -298,7 +298,7 @@ def rounding(terms: float, c: float = C) -> float:
 
 @rule("convolution")
 def convolved(operation: Operation) -> Any:
-    """A convolution; fast algorithms spread the errors of a place over its neighbours."""
+    """A convolution; fast algorithms spread the errors of a place over its neighbors."""
     x, weight, bias, *options = operation.args
     transposed, groups = options[3], options[5]
     count = weight.shape[0] // groups if transposed else weight.shape[1]

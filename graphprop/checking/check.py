@@ -42,10 +42,10 @@ from graphprop.checking.fingerprint import (
     recorded_rows,
     same_noise,
 )
-from graphprop.checking.probes import Samples, picture_in, probes, read_inputs
+from graphprop.checking.probes import Probes, picture_in, probes, read_inputs
 from graphprop.checking.recorded import hold_recorded
 from graphprop.checking.report import BackendResult, Divergence, Report
-from graphprop.checking.stages import Stage, described, stages_of
+from graphprop.checking.stages import Stage, stage_name, stages_of
 from graphprop.errors import MethodError, nearest
 from graphprop.ir.facts import shape_of
 
@@ -217,7 +217,7 @@ def hold_directory(
     directory: Path,
     manifest: Mapping[str, Any],
     stages: Sequence[Stage],
-    explained: Samples,
+    explained: Probes,
     say: Callable[[str], None],
     tolerance: Tolerance | None,
 ) -> Session:
@@ -315,5 +315,5 @@ def guard(
         worst.error,
         worst.allowed,
     )
-    result.divergence = Divergence(stage.layers, described(stage), error, allowed)
+    result.divergence = Divergence(stage.layers, stage_name(stage), error, allowed)
     return result

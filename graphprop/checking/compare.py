@@ -33,10 +33,10 @@ from graphprop.checking.backends import (
     takes_largest,
 )
 from graphprop.checking.fingerprint import rounded
-from graphprop.checking.probes import Batch, Samples, plan
+from graphprop.checking.probes import Batch, Probes, plan
 from graphprop.checking.report import BackendResult, Comparison, Report, number
 from graphprop.checking.runner import pack, unpack
-from graphprop.checking.stages import Stage, described
+from graphprop.checking.stages import Stage, stage_name
 
 ENGINES = {"onnxruntime": OnnxRuntime, "onnx.reference": OnnxReference}
 
@@ -155,7 +155,7 @@ class Session:
     def _overflow(self, sample: int) -> str:
         """Say of which sample there are no numbers, and from which layer on."""
         stage = self._beyond(sample)
-        place = described(stage) if stage else None
+        place = stage_name(stage) if stage else None
         if bool(self.truth.logits[sample].isfinite().all()):
             return conservation.overflow(self.truth.samples.name(sample), place)
         first = f", first at {place}" if place else ""
@@ -204,7 +204,7 @@ class Session:
         first = next((k for k in sorted(found) if not found[k] <= ILL_CONDITIONED), None)
         place = ""
         if first is not None:
-            place = f"; it first exceeds {ILL_CONDITIONED:g} at {described(self.stages[first])}"
+            place = f"; it first exceeds {ILL_CONDITIONED:g} at {stage_name(self.stages[first])}"
         self.report.warnings.append(
             f"the map is ill-conditioned: torch's own float32 is off by {number(off[worst])} on "
             f"{self.truth.samples.name(worst)}{place}. Rounding alone changes such a map: choose a "
@@ -369,12 +369,12 @@ class Backend:
     level: str
     largest = "none"
 
-    def run(self, samples: Samples, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+    def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and relevance of all rows of all batches."""
         raise NotImplementedError
 
     def values(
-        self, samples: Samples, batch: Batch, row: int, names: Sequence[str]
+        self, samples: Probes, batch: Batch, row: int, names: Sequence[str]
     ) -> dict[str, torch.Tensor]:
         """The values with these names for one row, ``logits`` and ``relevance`` among them."""
         raise NotImplementedError
@@ -388,16 +388,16 @@ class PythonBackend(Backend):
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def _run(self, explained: Samples, **step: Any) -> dict[str, torch.Tensor]:
+    def _run(self, explained: Probes, **step: Any) -> dict[str, torch.Tensor]:
         steps = [Step("python", keep=True, **step)]
         return run_module(self.directory, tensors_of(explained), steps, explained.shapes)
 
-    def run(self, samples: Samples, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+    def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         found = self._run(samples, batches=list(batches))
         return found["python/logits"], found["python/relevance"]
 
     def values(
-        self, samples: Samples, batch: Batch, row: int, names: Sequence[str]
+        self, samples: Probes, batch: Batch, row: int, names: Sequence[str]
     ) -> dict[str, torch.Tensor]:
         place = batch.rows.index(row)
         watch = list(dict.fromkeys(names))
@@ -424,7 +424,7 @@ class OnnxBackend(Backend):
         self.engine, self.path = ENGINES[name], path
         self.largest = "largest" if takes_largest(path) else "class"
 
-    def run(self, samples: Samples, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+    def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         session = self.engine(self.path)
         found = [session.run(samples, batch) for batch in batches]
         results = {
@@ -434,7 +434,7 @@ class OnnxBackend(Backend):
         return results["logits"], pack(maps)
 
     def values(
-        self, samples: Samples, batch: Batch, row: int, names: Sequence[str]
+        self, samples: Probes, batch: Batch, row: int, names: Sequence[str]
     ) -> dict[str, torch.Tensor]:
         found = self.engine(self.path, names).run(samples, batch)
         place = batch.rows.index(row)

@@ -29,7 +29,7 @@ LEAST, MOST = 0.5, 2.0
 NOUNS = {
     "bias": ("biases", "the bias"),
     "zero_denominators": ("zero denominators", "zero denominators"),
-    "stabiliser": ("stabilizers", "the stabilizer"),
+    "stabilizer": ("stabilizers", "the stabilizer"),
     "outside": ("padding and constants", "padding and constants"),
     "scaled": ("factors", "the factor"),
 }
@@ -46,7 +46,7 @@ def conserves(explainer: CompiledExplainer) -> bool:
     """Whether an explainer is meant to hand all that it begins with on to its input."""
     method = explainer.method
     whole = len(method.flow_names) == 1 and method.layer is None and method.samples is None
-    if not whole or method.at_input is not None or method.besides is not None:
+    if not whole or method.at_input is not None or method.layer_contribution is not None:
         return False
     if explainer.settings.get("start", method.start) not in ("logit", "one"):
         return False
@@ -239,7 +239,7 @@ def remedy(settings: Mapping[str, Any], entries: Sequence[LedgerEntry], explodes
     own = "epsilon" if "epsilon" in rules else "stabilizer"
     if explodes and "epsilon" in settings:
         advice.append("a larger epsilon")
-    elif kind == "stabiliser" and own in settings:
+    elif kind == "stabilizer" and own in settings:
         advice.append(f"a smaller {own}")
     other = {
         "zero_denominators": "what hands relevance on where no input excites a unit: method=rap, "

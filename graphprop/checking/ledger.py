@@ -1,7 +1,7 @@
 """A ledger of relevance: what comes into every layer, what leaves it, and where the rest went.
 
 Rules conserve relevance but for what is known to be lost: a bias that is a sink swallows its share,
-a zero denominator hands nothing on, a stabiliser takes a little, and padding and constants get
+a zero denominator hands nothing on, a stabilizer takes a little, and padding and constants get
 theirs. `ledger` draws up the account of each layer from the layer's operands and from the relevance
 that the explainer computed there, in float64. The losses are worked out in `losses`, in other words
 than the rules are written in, so that a rule that loses relevance in any other way is found out.
@@ -48,9 +48,9 @@ class LedgerEntry:
         input's, which has no rule.
     came_in, went_out
         The sum of relevance of the layer's result, and of what the layer sent to its operands.
-    bias, zero_denominators, stabiliser
+    bias, zero_denominators, stabilizer
         What biases swallowed, what denominators of zero did not hand on, and what was lost (or,
-        below zero, gained) because a stabiliser moved denominators away from zero.
+        below zero, gained) because a stabilizer moved denominators away from zero.
     outside
         What fell on padding and on constants.
     scaled
@@ -72,7 +72,7 @@ class LedgerEntry:
     went_out: tuple[float, ...] = ()
     bias: tuple[float, ...] = ()
     zero_denominators: tuple[float, ...] = ()
-    stabiliser: tuple[float, ...] = ()
+    stabilizer: tuple[float, ...] = ()
     outside: tuple[float, ...] = ()
     scaled: tuple[float, ...] = ()
     moved: tuple[float, ...] = ()
@@ -196,8 +196,8 @@ class Ledger:
             and facts_of(node).rule is not None
         ]
         method = self.explainer.method
-        ends_here = self.network.map_layer is None or method.goes_on
-        if ends_here and method.at_input is None and method.besides is None:
+        ends_here = self.network.map_layer is None or method.continues_to_input
+        if ends_here and method.at_input is None and method.layer_contribution is None:
             found += map(self.input_entry, self.images)
         return found
 

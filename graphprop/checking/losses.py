@@ -16,7 +16,7 @@ from graphprop.ops import Cat, Linear, LinearTranspose
 from graphprop.rules import Layer
 
 DERIVATIVE = "it carries a derivative, which is no share of what comes in"
-BUDGET = "it normalises relevance to a budget, and shifts it"
+BUDGET = "it normalizes relevance to a budget, and shifts it"
 COMPENSATION = "it takes off and adds what makes up for bias and batch norm"
 
 NOT_CONSERVING: Mapping[str, str] = {
@@ -27,7 +27,7 @@ NOT_CONSERVING: Mapping[str, str] = {
 }
 """Rule -> why what leaves a layer isn't meant to be what comes in."""
 
-LOSSES = ("bias", "zero_denominators", "stabiliser", "outside", "scaled")
+LOSSES = ("bias", "zero_denominators", "stabilizer", "outside", "scaled")
 """What is accounted for."""
 
 
@@ -37,7 +37,7 @@ class Losses:
 
     bias: Any = 0.0
     zero_denominators: Any = 0.0
-    stabiliser: Any = 0.0
+    stabilizer: Any = 0.0
     outside: Any = 0.0
     scaled: Any = 0.0
 
@@ -106,7 +106,7 @@ class Account:
 def lost(r: torch.Tensor, given: torch.Tensor, bias: torch.Tensor, epsilon: float) -> Losses:
     """What of r is lost where ``given r / (given + bias)`` goes on.
 
-    With a stabiliser the denominator is ``c + epsilon`` where ``c >= 0`` and else ``c - epsilon``;
+    With a stabilizer the denominator is ``c + epsilon`` where ``c >= 0`` and else ``c - epsilon``;
     without one nothing goes on where c is 0.
     """
     c = given + bias
@@ -153,7 +153,7 @@ def two_sided(account: Account) -> Losses:
     return total + account.through(-below, None if b is None else -b.clamp(max=0)) * -beta
 
 
-def favoured(account: Account) -> Losses:
+def favored(account: Account) -> Losses:
     """Gamma: the contributions of the result's own sign count ``1 + gamma`` times."""
     g, r, b = account.parameters["gamma"], account.r, account.sink
     above, below = account.halves()
@@ -285,7 +285,7 @@ ACCOUNTS: Mapping[str, Callable[[Account], Losses]] = {
     "epsilon": linear,
     "alpha_beta": two_sided,
     "z_plus": two_sided,
-    "gamma": favoured,
+    "gamma": favored,
     "flat": counted,
     "w_square": squared,
     "zB": boxed,

@@ -48,7 +48,7 @@ LARGE = 5_000_000
 
 
 @dataclass(frozen=True)
-class Samples:
+class Probes:
     """What is explained, a row each: inputs ``[N, ...]``, and a class or weights.
 
     Several inputs are packed into one tensor ``[N, total]``; ``shapes`` are theirs.
@@ -108,7 +108,7 @@ class Samples:
     def __len__(self) -> int:
         return len(self.target)
 
-    def only(self, rows: Sequence[int]) -> Samples:
+    def only(self, rows: Sequence[int]) -> Probes:
         """Some of the rows."""
         kept = list(rows)
         weights = self.weights
@@ -117,7 +117,7 @@ class Samples:
             chosen = [row - start for row in kept if row >= start]
             weights = weights[chosen] if chosen else None
         names = tuple(self.name(row) for row in kept)
-        return Samples(self.x[kept], self.target[kept], self.shapes, names, weights)
+        return Probes(self.x[kept], self.target[kept], self.shapes, names, weights)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def probes(
     preprocessing: Mapping[str, Any] | None = None,
     picture: tuple[str, torch.Tensor] | None = None,
     given: torch.Tensor | None = None,
-) -> Samples:
+) -> Probes:
     """Make what a check explains.
 
     Parameters
@@ -186,7 +186,7 @@ def probes(
     rows += [rows[row] for row in twice]
     names += [f"weights on {names[row]}" for row in twice]
     targets += [WEIGHTED] * len(twice)
-    return Samples(
+    return Probes(
         torch.cat(rows),
         torch.tensor(targets),
         tuple(map(tuple, shapes)),
@@ -315,13 +315,13 @@ def batches(rows: Sequence[int], target: str, *first: int) -> list[Batch]:
     return [batch for batch in found if batch.rows]
 
 
-def mixed(rows: Sequence[int], samples: Samples) -> list[int]:
+def mixed(rows: Sequence[int], samples: Probes) -> list[int]:
     """Rows with the flat ones among the others, not behind them."""
     flat = [row for row in rows if samples.is_flat(row)]
     return sorted(rows, key=lambda row: (row in flat and row != flat[0], row))
 
 
-def largest_rows(samples: Samples, logits: torch.Tensor) -> list[int]:
+def largest_rows(samples: Probes, logits: torch.Tensor) -> list[int]:
     """The rows whose target is the class of the largest logit, by a clear lead."""
     found = []
     for row in samples.by_class:
@@ -333,7 +333,7 @@ def largest_rows(samples: Samples, logits: torch.Tensor) -> list[int]:
     return found
 
 
-def plan(samples: Samples, logits: torch.Tensor, single: str, *, weights: bool) -> list[Batch]:
+def plan(samples: Probes, logits: torch.Tensor, single: str, *, weights: bool) -> list[Batch]:
     """The batches in which a backend runs: of one and of several, each kind of target.
 
     Parameters

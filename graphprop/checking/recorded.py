@@ -26,10 +26,10 @@ from graphprop.checking.fingerprint import (
     same_noise,
 )
 from graphprop.checking.fingerprint import tolerance as tolerance_in_float64
-from graphprop.checking.probes import Batch, Samples
+from graphprop.checking.probes import Batch, Probes
 from graphprop.checking.report import BackendResult, Comparison, Divergence, Report
 from graphprop.checking.runner import measure, pack
-from graphprop.checking.stages import Stage, described
+from graphprop.checking.stages import Stage, stage_name
 
 ARBITER = "what was recorded when it was compiled"
 
@@ -38,7 +38,7 @@ def hold_recorded(
     directory: Path,
     manifest: Mapping[str, Any],
     stages: Sequence[Stage],
-    explained: Samples,
+    explained: Probes,
     chosen: Sequence[str],
     tolerance: Tolerance | None,
     say: Callable[[str], None],
@@ -90,7 +90,7 @@ def hold(
     path: Path,
     recorded: Mapping[str, Any],
     stages: Sequence[Stage],
-    samples: Samples,
+    samples: Probes,
     tolerance: Tolerance | None,
 ) -> None:
     """Hold one engine against the record."""
@@ -122,7 +122,7 @@ def hold(
     found = first_deviation(recorded, followed, stages, allowed_of)
     if found:
         stage, error, limit = found
-        result.divergence = Divergence(stage.layers, described(stage), error, limit)
+        result.divergence = Divergence(stage.layers, stage_name(stage), error, limit)
 
 
 def allowed_of(name: str, e32: float) -> float:
@@ -133,7 +133,7 @@ def allowed_of(name: str, e32: float) -> float:
     return min(4 * allowance(e32), CEILING)
 
 
-def explained_by(engine: Any, samples: Samples, stages: Sequence[Stage] = ()) -> Truth:
+def explained_by(engine: Any, samples: Probes, stages: Sequence[Stage] = ()) -> Truth:
     """What an engine computes, alone and in a batch, measured as the record is."""
     batches = [Batch([0]), Batch(list(range(1, len(samples))))]
     found: dict[str, list[torch.Tensor]] = {}

@@ -246,7 +246,7 @@ def main(job: dict[str, Any]) -> None:
     save_file(written | {"target": tensors["target"]}, job["output"])
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """An error as one line, with the line of ``explainer.py`` it comes from."""
     text = str(error).strip().partition("\n")[0]
     lines = [
@@ -263,4 +263,4 @@ if __name__ == "__main__":
     try:
         main(json.loads(Path(sys.argv[1]).read_text()))
     except (Exception, SystemExit) as error:
-        sys.exit(told(error))
+        sys.exit(error_text(error))

@@ -86,7 +86,7 @@ def flows_of(entry: Mapping[str, Any]) -> dict[str, str | None]:
     return {"": entry["relevance"]} if entry["rule"] else {}
 
 
-def described(stage: Stage) -> str:
+def stage_name(stage: Stage) -> str:
     """A stage in words."""
     if stage.kind == "result":
         return f"the result of {shown(stage.label or '')}"

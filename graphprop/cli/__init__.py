@@ -447,7 +447,7 @@ def check(as_json: bool, **options: Any) -> None:
     help="A folder, or for one picture a name ending in .png.  [default: explanations]",
 )
 @click.option(
-    "--shared-scale", is_flag=True, help="Draw all pictures on one scale, to compare their colours."
+    "--shared-scale", is_flag=True, help="Draw all pictures on one scale, to compare their colors."
 )
 @click.option(
     "--backend",
@@ -464,7 +464,7 @@ def explain(as_json: bool, **options: Any) -> None:
     DIR's explainer.py is code, and is run; of a directory that you don't trust, let ONNX Runtime
     run explainer.onnx, by --backend onnxruntime. Nothing is compiled. A picture is scaled to
     cover the input's size and its middle kept, turned to grayscale for a network with one
-    channel, and normalised as DIR's manifest says.
+    channel, and normalized as DIR's manifest says.
 
     \b
     Written for each picture:

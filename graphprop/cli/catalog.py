@@ -183,12 +183,14 @@ def structure_of(method: Method) -> list[str]:
     if method.start != "logit":
         lines.append(f"relevance starts as: {method.start}")
     if method.layer is not None:
-        way = "relevance goes on from there" if method.goes_on else "relevance ends there"
+        way = (
+            "relevance goes on from there" if method.continues_to_input else "relevance ends there"
+        )
         lines.append(f"at a layer, by default {method.layer}: {method.at_layer}; {way}")
     if method.at_input:
         lines.append(f"at the input: {method.at_input}")
-    if method.besides:
-        lines.append(f"added by each layer: {method.besides}")
+    if method.layer_contribution:
+        lines.append(f"added by each layer: {method.layer_contribution}")
     if method.samples is not None:
         lines.append("the mean over several inputs made of the given one")
     return lines
@@ -196,7 +198,7 @@ def structure_of(method: Method) -> list[str]:
 
 def rules_of(method: Method) -> list[str]:
     """The rules that a method names."""
-    others = (method.at_layer, method.at_input, method.besides)
+    others = (method.at_layer, method.at_input, method.layer_contribution)
     return list(dict.fromkeys([entry[1] for entry in method.table] + [r for r in others if r]))
 
 

@@ -267,7 +267,7 @@ def run_inspect(
     input_shape: tuple[int, ...] | None,
     result: str | None,
 ) -> None:
-    """Analyse a model without compiling it, and print its layers."""
+    """Analyze a model without compiling it, and print its layers."""
     with console.progress("load the model") as progress:
         loaded = load_all(source, imports, weights, input_shape)
         parameters, rule_map, role_map = read_choices(method, settings, rules, roles)

@@ -29,7 +29,7 @@ from graphprop.ops.onnx_writer import (
     OPSET,
     SAMPLES_NAME,
     OnnxWriter,
-    described,
+    with_type_of,
 )
 from graphprop.ops.start import chosen_classes, nan_without_class
 
@@ -79,7 +79,7 @@ def to_onnx(
             name = re.sub("^x(?=$|_)", INPUT, node.name)
             # a further input's is called otherwise, or ONNX Runtime would believe it is the same
             batch = TARGETS_NAME if name == TARGET else name.replace(INPUT, BATCH_NAME)
-            values[node] = described(ir.Value(name=writer.unique(name)), node, batch)
+            values[node] = with_type_of(ir.Value(name=writer.unique(name)), node, batch)
             inputs.append(values[node])
         elif node.op == "get_attr":
             values[node] = writer.tensor(network.tensor(node), node.name)
@@ -92,7 +92,7 @@ def to_onnx(
                 for given in inputs[:-1] if len(inputs) > 2 else ():
                     writer.stem(str(given.name))
                     classes = with_as_many(writer, classes, given)
-                values[target] = described(classes, target)
+                values[target] = with_type_of(classes, target)
             values[node] = writer.write(
                 node, [values[a] if isinstance(a, fx.Node) else a for a in node.args]
             )
@@ -109,7 +109,7 @@ def to_onnx(
             # an input or a weight can't bear an output's name, nor one value two names
             value = writer.node("Identity", value)
         value.name = name
-        outputs.append(described(value, node))
+        outputs.append(with_type_of(value, node))
     for written in writer.nodes:
         written.name = written.outputs[0].name
     graph = ir.Graph(

@@ -236,7 +236,7 @@ class Printer:
     def class_text(self, body: list[str]) -> str:
         """The class with its buffers and ``forward``."""
         shapes = "\n        ".join(f"{node.name}: {text_of(node)}" for node in self.images)
-        described = {"shapes": shapes, "logits": text_of(self.logits)}
+        fields = {"shapes": shapes, "logits": text_of(self.logits)}
         given = ", ".join(node.name for node in self.images)
         stored = {name: tuple(tensor.shape) for name, tensor in self.network.stored.items()}
         lines = [
@@ -269,7 +269,7 @@ class Printer:
         lines += [
             "",
             f"    def {name}(self, {given}, target{'=None' * (samples is None)}):",
-            "        " + doc.format(**described),
+            "        " + doc.format(**fields),
             *(indented(self.checks(), 2) if samples is None else ()),
             *(
                 f"        {node.name} = {node.name}.contiguous(memory_format={CHANNELS_LAST})"
@@ -335,10 +335,10 @@ class Printer:
 
     def averaging(self, samples: Samples) -> list[str]:
         """The ``forward`` of a map that is a mean over samples."""
-        described = {"shapes": f"x: {text_of(self.images[0])}", "logits": text_of(self.logits)}
+        fields = {"shapes": f"x: {text_of(self.images[0])}", "logits": text_of(self.logits)}
         lines = [
             "def forward(self, x, target=None):",
-            "    " + FORWARD_DOC.format(**described).replace("\n    ", "\n"),
+            "    " + FORWARD_DOC.format(**fields).replace("\n    ", "\n"),
             *indented(self.checks()),
             "    logits, _ = self.single(x, target)",
             *["    recorded = self.recorded"] * bool(self.record),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from graphprop.errors import GraphpropError, InputError, LoadError, MethodError, described
+from graphprop.errors import GraphpropError, InputError, LoadError, MethodError, kind_of
 from graphprop.rules import Method
 from graphprop.rules.registry import RULES, BoundRule
 
@@ -39,7 +39,7 @@ def check_model(model: Any) -> None:
         advice = "pass a torch.nn.Module whose forward calls it"
     else:
         advice = "pass the network itself"
-    raise LoadError(f"the model must be a torch.nn.Module, not {described(model)}: {advice}")
+    raise LoadError(f"the model must be a torch.nn.Module, not {kind_of(model)}: {advice}")
 
 
 def check_example(example: Any) -> None:
@@ -61,14 +61,14 @@ def check_example(example: Any) -> None:
             shape = ", ".join(map(str, parts))
             raise InputError(f"{wanted}, not a shape: pass torch.zeros({shape}), batch included")
     else:
-        raise InputError(f"{wanted}, not {described(example)}{as_tensor(example)}")
+        raise InputError(f"{wanted}, not {kind_of(example)}{as_tensor(example)}")
     if not parts:
-        raise InputError(f"{wanted}, or several of them, not {described(example)} without any")
+        raise InputError(f"{wanted}, or several of them, not {kind_of(example)} without any")
     for part in parts:
         if not isinstance(part, torch.Tensor):
             raise InputError(
-                f"{wanted}, or one for each input, not {described(example)} of "
-                f"{described(part)}{as_tensor(part)}"
+                f"{wanted}, or one for each input, not {kind_of(example)} of "
+                f"{kind_of(part)}{as_tensor(part)}"
             )
         if part.dim() == 0:
             raise InputError(f"{wanted}, not a number: an input has a batch axis")
@@ -97,7 +97,7 @@ def check_method(method: Any) -> None:
     if not isinstance(method, str | Method):
         raise MethodError(
             f"a method is given by its name, as 'rap', or as a graphprop.Method, not as "
-            f"{described(method)}"
+            f"{kind_of(method)}"
         )
 
 
@@ -111,7 +111,7 @@ def check_rules(rules: Any) -> None:
         wanted = f"its name, {names[0]!r}" if names else "a name, as 'epsilon'"
         raise MethodError(
             f"the rule for {pattern!r} must be {wanted}, or a name with parameters, as "
-            f"('epsilon', {{'epsilon': 0.1}}), not {described(rule)}"
+            f"('epsilon', {{'epsilon': 0.1}}), not {kind_of(rule)}"
         )
 
 
@@ -127,7 +127,7 @@ def check_roles(roles: Any) -> None:
     for pattern, role in (roles or {}).items():
         if not isinstance(role, str):
             raise MethodError(
-                f"the role for {pattern!r} must be a name, as 'dense_head', not {described(role)}"
+                f"the role for {pattern!r} must be a name, as 'dense_head', not {kind_of(role)}"
             )
 
 
@@ -136,11 +136,11 @@ def check_mapping(name: str, value: Any, example: str) -> None:
     if value is None:
         return
     if not isinstance(value, Mapping):
-        raise MethodError(f"{name} must be a dict, as {name}={example}, not {described(value)}")
+        raise MethodError(f"{name} must be a dict, as {name}={example}, not {kind_of(value)}")
     for pattern in value:
         if not isinstance(pattern, str):
             raise MethodError(
-                f"{name} must name layers by text, as {name}={example}, not by {described(pattern)}"
+                f"{name} must name layers by text, as {name}={example}, not by {kind_of(pattern)}"
             )
 
 
@@ -151,10 +151,10 @@ def check_names(
     if isinstance(value, str):
         raise error(f"{name} must be a list, as {name}=[{value!r}], not one text")
     if not isinstance(value, Sequence | set | frozenset) or isinstance(value, bytes):
-        raise error(f"{name} must be a list, as {name}={example}, not {described(value)}")
+        raise error(f"{name} must be a list, as {name}={example}, not {kind_of(value)}")
     for entry in value:
         if not isinstance(entry, str):
-            raise error(f"{name} must be a list of texts, not of {described(entry)}")
+            raise error(f"{name} must be a list of texts, not of {kind_of(entry)}")
 
 
 def check_class_names(names: Any, classes: int) -> None:

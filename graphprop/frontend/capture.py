@@ -122,7 +122,7 @@ def capture(model: nn.Module, example: Example) -> ExportedProgram:
             )
             return program.run_decompositions({})
         except Exception as error:
-            raise CaptureError(explain(error)) from error
+            raise CaptureError(explain_export_error(error)) from error
 
 
 def unwrapped(model: nn.Module) -> tuple[nn.Module, list[str]]:
@@ -328,7 +328,7 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".")
 
 
-def explain(error: BaseException) -> str:
+def explain_export_error(error: BaseException) -> str:
     """Say in the user's terms why ``torch.export`` failed."""
     name = type(error).__name__
     text = str(error)

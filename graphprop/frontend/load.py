@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from graphprop.errors import GraphpropError, InputError, LoadError, described, nearest
+from graphprop.errors import GraphpropError, InputError, LoadError, kind_of, nearest
 from graphprop.frontend.capture import Example, first_line, is_user_file, unwrapped
 from graphprop.frontend.weights import load_weights
 
@@ -77,7 +77,7 @@ def load_source(
 
     Without an attribute, a file's model is ``model``, else what ``build_model()`` returns, else the
     only subclass of ``torch.nn.Module`` defined there that can be built without arguments. The file
-    may import its neighbours, and may define ``example_input`` and ``preprocessing``. It runs with
+    may import its neighbors, and may define ``example_input`` and ``preprocessing``. It runs with
     torch's random numbers seeded, so that a model without weights is the same each time.
 
     Parameters
@@ -164,8 +164,8 @@ def source_file(source: str) -> Path | None:
 def read_code(file: Path) -> bytes:
     """Read the user's file."""
     if not file.is_file():
-        neighbours = (path.name for path in file.parent.glob("*.py"))
-        raise LoadError(f"there is no file {shorten(file)}{suggest(file.name, neighbours)}")
+        neighbors = (path.name for path in file.parent.glob("*.py"))
+        raise LoadError(f"there is no file {shorten(file)}{suggest(file.name, neighbors)}")
     return file.read_bytes()
 
 
@@ -191,7 +191,7 @@ def import_extension(name: str) -> None:
     Parameters
     ----------
     name
-        ``path/rules.py``, which may import its neighbours, or a module as Python would import it.
+        ``path/rules.py``, which may import its neighbors, or a module as Python would import it.
 
     Raises
     ------
@@ -274,7 +274,7 @@ def build(found: Any, name: str, where: str, folder: Path | None) -> nn.Module:
         return found
     if not callable(found) or (isinstance(found, type) and not is_module_class(found)):
         raise LoadError(
-            f"{name!r} in {where} is {described(found)}: it must be a torch.nn.Module, or a class "
+            f"{name!r} in {where} is {kind_of(found)}: it must be a torch.nn.Module, or a class "
             "or function that makes one"
         )
     if required(found):
@@ -286,7 +286,7 @@ def build(found: Any, name: str, where: str, folder: Path | None) -> nn.Module:
     with user_code(f"{name}() in {where} fails", folder):
         model = found()
     if not isinstance(model, nn.Module):
-        raise LoadError(f"{name}() in {where} returns {described(model)}, not a torch.nn.Module")
+        raise LoadError(f"{name}() in {where} returns {kind_of(model)}, not a torch.nn.Module")
     return model
 
 
@@ -370,7 +370,7 @@ def two_samples_of_one(example: Any) -> torch.Tensor:
     """Check an example of one input and make a batch of two of it."""
     if not isinstance(example, torch.Tensor):
         raise InputError(
-            f"example_input is {described(example)}: it must be a tensor, or one for each input of "
+            f"example_input is {kind_of(example)}: it must be a tensor, or one for each input of "
             "the model in a tuple or by name in a dict, or a function that returns that"
         )
     if example.is_complex() or example.dtype == torch.bool or example.is_quantized:
@@ -430,7 +430,7 @@ def preprocessing_of(
     given = getattr(module, "preprocessing", None)
     given = {} if given is None or isinstance(given, ModuleType) else given
     if not isinstance(given, Mapping):
-        raise LoadError(f"preprocessing is {described(given)}: {PREPROCESSING}")
+        raise LoadError(f"preprocessing is {kind_of(given)}: {PREPROCESSING}")
     known = ("size", "mean", "std")
     for key in given:
         if key not in known:
@@ -483,7 +483,7 @@ def user_code(what: str, folder: Path | None) -> Iterator[None]:
         line = location(error, folder)
         hint = ""
         if "relative import" in str(error):
-            hint = ". Import neighbours by their plain names, or give package.module:callable"
+            hint = ". Import neighbors by their plain names, or give package.module:callable"
         raise LoadError(
             f"{what}{f' ({line})' if line else ''}: {type(error).__name__}: "
             f"{error.msg if isinstance(error, SyntaxError) else first_line(error)}{hint}"
@@ -508,17 +508,17 @@ def lies_in(folder: Path, file: str) -> bool:
 
 @contextmanager
 def importing_from(folder: Path) -> Iterator[None]:
-    """Let the user's file import its neighbours, and forget them afterwards.
+    """Let the user's file import its neighbors, and forget them afterwards.
 
-    Another model's neighbours may have the same names: both are to get their own.
+    Another model's neighbors may have the same names: both are to get their own.
     """
-    neighbours = {path.stem for path in folder.glob("*.py")}
-    neighbours |= {path.parent.name for path in folder.glob("*/__init__.py")}
-    neighbours -= {"__init__", "__main__", "graphprop", *sys.stdlib_module_names}
+    neighbors = {path.stem for path in folder.glob("*.py")}
+    neighbors |= {path.parent.name for path in folder.glob("*/__init__.py")}
+    neighbors -= {"__init__", "__main__", "graphprop", *sys.stdlib_module_names}
     foreign = {
         name: module
         for name, module in sys.modules.items()
-        if name.partition(".")[0] in neighbours and is_elsewhere(module, folder)
+        if name.partition(".")[0] in neighbors and is_elsewhere(module, folder)
     }
     for name in foreign:
         del sys.modules[name]
@@ -532,7 +532,7 @@ def importing_from(folder: Path) -> Iterator[None]:
     finally:
         sys.path[:], sys.dont_write_bytecode = path, bytecode
         for name in set(sys.modules) - before:
-            if name.partition(".")[0] in neighbours - before:
+            if name.partition(".")[0] in neighbors - before:
                 del sys.modules[name]
         sys.modules.update(foreign)
 

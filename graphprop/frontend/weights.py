@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from graphprop.errors import WeightsError, described
+from graphprop.errors import WeightsError, kind_of
 from graphprop.frontend.capture import first_line
 
 SHOWN = 5
@@ -150,7 +150,7 @@ def state_dict_in(content: Any, path: Path, notes: list[str]) -> dict[str, torch
                 break
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(
-            f"{path.name} holds {described(content)}, not a state dict: save the weights by "
+            f"{path.name} holds {kind_of(content)}, not a state dict: save the weights by "
             "torch.save(model.state_dict(), path)"
         )
     others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]

@@ -38,7 +38,7 @@ def identifier(name: str) -> str:
     return cleaned + "_" if is_keyword(cleaned) else cleaned
 
 
-def storable(name: str) -> str:
+def tensor_name(name: str) -> str:
     """A tensor's name as a weight file can hold it: whole characters, and not its header's key."""
     whole = name.encode("utf-8", "backslashreplace").decode()
     return "metadata" if whole == "__metadata__" else whole

@@ -16,7 +16,7 @@ from torch import fx
 from graphprop.errors import MethodError, VerificationError
 from graphprop.ir.facts import BATCH, facts_of, has_shape, range_of, shape_of, sign_of, where
 from graphprop.ir.interval import UNBOUNDED, Interval, Sign
-from graphprop.ir.names import RESERVED, identifier, storable
+from graphprop.ir.names import RESERVED, identifier, tensor_name
 from graphprop.ir.network import Network
 from graphprop.ir.operation import Operation, Shape, reserved_names
 
@@ -103,7 +103,7 @@ class Writer(fx.proxy.GraphAppendingTracer):
         known = self._tensor_names.get(id(tensor))
         # an identity may have belonged to a tensor that is gone: believe it only if it holds
         if known is None or self.network.tensors.get(known) is not tensor:
-            stem = known = storable(name)
+            stem = known = tensor_name(name)
             count = 0
             while known in self.network.tensors:
                 count += 1
@@ -114,8 +114,8 @@ class Writer(fx.proxy.GraphAppendingTracer):
 
     def register(self, tensor: torch.Tensor, name: str) -> None:
         """Make a tensor of the model known by its own name."""
-        self.network.tensors.setdefault(storable(name), tensor)
-        self._tensor_names.setdefault(id(tensor), storable(name))
+        self.network.tensors.setdefault(tensor_name(name), tensor)
+        self._tensor_names.setdefault(id(tensor), tensor_name(name))
 
     def attribute(self, name: str) -> Value:
         """Refer to the network's tensor ``name``."""

@@ -1,4 +1,4 @@
-"""Legalise: to what the target prints, each adjoint in the form that is fastest there.
+"""Legalize: to what the target prints, each adjoint in the form that is fastest there.
 
 - A bias goes into its layer's call where nothing else reads the sum without it.
 - Adjoints of averages and resizing become a division where one result stands for all, else one
@@ -48,13 +48,13 @@ ONNX_CONV_CHANNELS = 8
 """From how many channels on ONNX Runtime's Conv beats its ConvTranspose."""
 
 
-def legalise(network: Network, target: str) -> tuple[Network, Counter[str]]:
+def legalize(network: Network, target: str) -> tuple[Network, Counter[str]]:
     """Turn a lowered network into one that ``target`` ("torch" or "onnx") prints.
 
     Returns
     -------
     Network
-        A legalised copy.
+        A legalized copy.
     Counter
         How often each rule fired.
     """

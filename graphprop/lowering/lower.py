@@ -42,7 +42,7 @@ from graphprop.ops import (
     ones_like,
     total,
 )
-from graphprop.passes.assign_rules import bound
+from graphprop.passes.assign_rules import bind_rule
 from graphprop.rules.registry import Layer, Method
 from graphprop.rules.sampling import baseline_of
 
@@ -120,7 +120,7 @@ class Lowering:
         self.forward = copy_forward(network, self.writer)
         self.reference: dict[fx.Node, Any] = {}
         self.relevance: dict[str, fx.Node] = {}
-        self.besides: list[Value] = []
+        self.contributions: list[Value] = []
 
     def run(self) -> Network:
         """Write the start, the flows, and the map."""
@@ -144,15 +144,15 @@ class Lowering:
                 budget = None
                 if method.budgets:
                     budget = writer.rename(start_of_budget(maps[0]), "budget")
-            if method.goes_on:
+            if method.continues_to_input:
                 ends = [Flow(self, "", {}).run(map_layer, Carried(maps[0], budget), self.images)]
-        if map_layer is None or method.goes_on:
+        if map_layer is None or method.continues_to_input:
             maps = []
             for index, image in enumerate(self.images):
                 with writer.at(section="the map", prefix=f"r_{image.name}"):
                     maps.append(self.map_from(method.at_input, image, [end[index] for end in ends]))
         with writer.at(section="what the layers add", prefix="added"):
-            for part in self.besides:
+            for part in self.contributions:
                 maps[0] = maps[0] + part
         nodes = tuple(value.node for value in maps)
         result = nodes if len(nodes) > 1 else nodes[0]
@@ -194,7 +194,7 @@ class Lowering:
             layout=layout_of(node),
         )
         r = ends[0] if len(ends) == 1 else tuple(ends)
-        made: Value = self.applied(bound(rule, self.parameters), node, layer, x, r)
+        made: Value = self.applied(bind_rule(rule, self.parameters), node, layer, x, r)
         return made
 
     def applied(self, rule: AssignedRule, node: fx.Node, layer: Layer, x: Any, r: Any) -> Any:
@@ -295,11 +295,11 @@ class Flow:
                 parts = [
                     as_relevance(operands[i], part) for i, part in zip(signal, parts, strict=True)
                 ]
-            if self.all.method.besides is not None:
-                besides = bound(self.all.method.besides, self.all.parameters)
-                added = self.all.applied(besides, node, layer, x, carried.r)
+            if self.all.method.layer_contribution is not None:
+                contribution = bind_rule(self.all.method.layer_contribution, self.all.parameters)
+                added = self.all.applied(contribution, node, layer, x, carried.r)
                 if added is not None:
-                    self.all.besides.append(added)
+                    self.all.contributions.append(added)
             if budget is None or len(parts) == 1:
                 return [Carried(part, budget) for part in parts]
             return [*map(Carried, parts, divided(budget, parts))]

@@ -1,7 +1,7 @@
 """Simplify: what need not be computed. One table, each entry with its reason.
 
 Signs pay here: where x >= 0, its negative part is zero, and with it half of alpha-beta and gamma
-disappears; where a denominator is known to be positive, its stabiliser is a plain sum.
+disappears; where a denominator is known to be positive, its stabilizer is a plain sum.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from graphprop.ops import (
     OnesLike,
     Operator,
     Positive,
-    Stabilise,
+    Stabilize,
     Subtract,
     Sum,
 )
@@ -76,8 +76,8 @@ def _absolute(node: fx.Node, writer: Writer) -> Replacement:
     return x if range_of(x).low >= 0 else None
 
 
-@SIMPLIFY.rule("stabiliser of a known sign", Stabilise)
-def _stabilise(node: fx.Node, writer: Writer) -> Replacement:
+@SIMPLIFY.rule("stabilizer of a known sign", Stabilize)
+def _stabilize(node: fx.Node, writer: Writer) -> Replacement:
     z = node.args[0]
     if range_of(z).low < 0:
         return None
@@ -129,8 +129,8 @@ def _common_factor(node: fx.Node, writer: Writer) -> Replacement:
     return None
 
 
-@SIMPLIFY.rule("stabiliser inside the bias", Add)
-def _stabiliser_inside(node: fx.Node, writer: Writer) -> Replacement:
+@SIMPLIFY.rule("stabilizer inside the bias", Add)
+def _stabilizer_inside(node: fx.Node, writer: Writer) -> Replacement:
     if len(node.args) != 2:
         return None
     z, epsilon = node.args

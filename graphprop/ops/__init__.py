@@ -32,7 +32,7 @@ from graphprop.ops.elementwise import (
     Ones,
     OnesLike,
     Positive,
-    Stabilise,
+    Stabilize,
     Subtract,
     absolute,
     divide_or_zero,
@@ -41,7 +41,7 @@ from graphprop.ops.elementwise import (
     ones,
     ones_like,
     positive,
-    stabilise,
+    stabilize,
 )
 from graphprop.ops.linear import (
     AddBias,
@@ -145,7 +145,7 @@ __all__ = [
     "Slice",
     "Softmax",
     "Spread",
-    "Stabilise",
+    "Stabilize",
     "Start",
     "Subtract",
     "Sum",
@@ -167,6 +167,6 @@ __all__ = [
     "ones_like",
     "positive",
     "smallest",
-    "stabilise",
+    "stabilize",
     "total",
 ]

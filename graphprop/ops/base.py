@@ -81,11 +81,11 @@ class Operator(Operation):
 
     def source(self, *operands: str) -> str:
         """Print the operator as torch source, the operands being expressions."""
-        raise TypeError(f"{self.__name__} has no torch source: legalise it first")
+        raise TypeError(f"{self.__name__} has no torch source: legalize it first")
 
     def onnx(self, graph: OnnxWriter, *operands: Any) -> Any:
         """Write the operator as ONNX nodes."""
-        raise TypeError(f"{self.__name__} has no ONNX form: legalise it first")
+        raise TypeError(f"{self.__name__} has no ONNX form: legalize it first")
 
 
 def name_of(helper: str | Callable[..., Any]) -> str:

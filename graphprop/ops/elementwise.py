@@ -199,7 +199,7 @@ class Absolute(Elementwise):
 
 
 @dataclass(frozen=True)
-class Stabilise(Elementwise):
+class Stabilize(Elementwise):
     """``stab(z) = z + epsilon * s(z)`` with s(z) = +1 where z >= 0, zero included, else -1.
 
     In methods.md's section 0: the denominator that can't vanish.
@@ -207,10 +207,10 @@ class Stabilise(Elementwise):
 
     epsilon: float
     levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
-    helpers: ClassVar[tuple[str, ...]] = ("stabilise",)
+    helpers: ClassVar[tuple[str, ...]] = ("stabilize",)
 
     def run(self, z: torch.Tensor) -> torch.Tensor:
-        return helpers.stabilise(z, self.epsilon)
+        return helpers.stabilize(z, self.epsilon)
 
     def interval(self, *operands: Interval) -> Interval:
         z, step = operands[0], Interval.of(self.epsilon)
@@ -220,7 +220,7 @@ class Stabilise(Elementwise):
         return below if z.high < 0 else below | z.clipped(low=0.0) + step
 
     def source(self, *operands: str) -> str:
-        return f"stabilise({operands[0]}, {self.epsilon!r})"
+        return f"stabilize({operands[0]}, {self.epsilon!r})"
 
     def onnx(self, graph: Any, *operands: Any) -> Any:
         z = operands[0]
@@ -361,9 +361,9 @@ divide_or_zero = DivideOrZero()
 ones_like = OnesLike()
 
 
-def stabilise(z: Any, epsilon: float) -> Any:
-    """``stab(z)``: see :class:`Stabilise`."""
-    return Stabilise(float(epsilon))(z)
+def stabilize(z: Any, epsilon: float) -> Any:
+    """``stab(z)``: see :class:`Stabilize`."""
+    return Stabilize(float(epsilon))(z)
 
 
 def keep_where(c: Any, comparison: str, x: Any) -> Any:

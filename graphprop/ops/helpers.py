@@ -108,7 +108,7 @@ def start(logits: torch.Tensor, target: Any, kind: str = "logit") -> torch.Tenso
     return logits * weights
 
 
-def stabilise(z: torch.Tensor, epsilon: float) -> torch.Tensor:
+def stabilize(z: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Move z away from zero by epsilon: up where z >= 0, else down."""
     return torch.where(z >= 0, z + epsilon, z - epsilon)
 

@@ -1,4 +1,4 @@
-"""Normalisation layers, and the statistics that normalisations written by hand are made of.
+"""Normalization layers, and the statistics that normalizations written by hand are made of.
 
 Batch norm at inference is a fixed scale and shift per channel. The other norms take a mean m and a
 deviation s from the sample itself: ``(x - m) / s * weight + bias``. Relevance passes through them.
@@ -133,7 +133,7 @@ class RmsNorm(SampleNorm):
 
     def coefficient(self, x: Any, *parameters: Any) -> Any:
         weight = parameters[0] if parameters else 1.0
-        return weight / deviation(x, last_axes(self.shape, x), self.epsilon, centre=False)
+        return weight / deviation(x, last_axes(self.shape, x), self.epsilon, center=False)
 
     def averaged(self, x: Any) -> Any:
         return mean_over(x, last_axes(self.shape, x))
@@ -149,7 +149,7 @@ class RmsNorm(SampleNorm):
     def onnx(self, graph: Any, *operands: Any) -> Any:
         x, *parameters = operands
         axes = range(-len(self.shape), 0)
-        normal = onnx_normal(graph, x, axes, self.epsilon, centre=False)
+        normal = onnx_normal(graph, x, axes, self.epsilon, center=False)
         return graph.node("Mul", normal, *parameters) if parameters else normal
 
     def verify(self, *shapes: Shape) -> str | None:
@@ -204,9 +204,9 @@ class GroupNorm(SampleNorm):
         return None
 
 
-def deviation(x: Any, axes: Sequence[int], epsilon: float, *, centre: bool = True) -> Any:
+def deviation(x: Any, axes: Sequence[int], epsilon: float, *, center: bool = True) -> Any:
     """``s = sqrt(mean((x - m)^2) + epsilon)`` over axes, with m the mean, or 0."""
-    if centre:
+    if center:
         x = x - mean_over(x, axes)
     return Simple("sqrt")(mean_over(Power(2.0)(x), axes) + epsilon)
 
@@ -240,11 +240,11 @@ def per_channel(vector: Any, x: Any) -> Any:
 
 
 def onnx_normal(
-    graph: Any, x: Any, axes: Sequence[int], epsilon: float, *, centre: bool = True
+    graph: Any, x: Any, axes: Sequence[int], epsilon: float, *, center: bool = True
 ) -> Any:
     """Write ``(x - m) / s`` over axes as ONNX nodes, with m the mean, or 0."""
     over = graph.integers(axes)
-    if centre:
+    if center:
         x = graph.node("Sub", x, graph.node("ReduceMean", x, over, keepdims=1))
     square = graph.node("ReduceMean", graph.node("Mul", x, x), over, keepdims=1)
     return graph.node("Div", x, graph.node("Sqrt", graph.node("Add", square, epsilon)))
@@ -345,8 +345,8 @@ def _variance(
     chosen = axes_of(axes, x)
     count = prod(x.shape[axis] for axis in chosen)
     less = float(unbiased) if correction is None else correction
-    centred = Subtract()(*aligned(x, _mean(x, chosen, True)))
-    variance = Sum(chosen)(Power(2.0)(centred)) * (1.0 / (count - less))
+    centered = Subtract()(*aligned(x, _mean(x, chosen, True)))
+    variance = Sum(chosen)(Power(2.0)(centered)) * (1.0 / (count - less))
     return variance if keepdim else _squeeze(variance, chosen)
 
 

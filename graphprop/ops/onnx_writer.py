@@ -31,7 +31,7 @@ BATCH_NAME = "N"
 SAMPLES_NAME = "samples"
 
 
-def described(value: ir.Value, node: fx.Node, batch: str = BATCH_NAME) -> ir.Value:
+def with_type_of(value: ir.Value, node: fx.Node, batch: str = BATCH_NAME) -> ir.Value:
     """Give a value the type and shape of the node it stands for."""
     value.dtype = single_precision(facts_of(node).value.dtype)
     value.shape = ir.Shape([batch if length == -1 else length for length in shape_of(node)])
@@ -180,7 +180,7 @@ class OnnxWriter:
         if isinstance(result, ir.Value) and has_shape(node) and result.producer() is not None:
             self._names.discard(str(result.name))
             result.name = self.unique(self._prefix + node.name) if self._prefix else node.name
-            described(result, node, SAMPLES_NAME if self._prefix else BATCH_NAME)
+            with_type_of(result, node, SAMPLES_NAME if self._prefix else BATCH_NAME)
         return result
 
     def _numeric(self, values: Sequence[ir.Value]) -> ir.Value:

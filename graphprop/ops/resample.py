@@ -179,7 +179,7 @@ class AdaptiveAvgPool(Resampling):
     def onnx(self, graph: Any, *operands: Any) -> Any:
         if self.onnx_exact(()):
             return graph.node("GlobalAveragePool", *operands)
-        raise TypeError("an adaptive average is written as matrix products: legalise it first")
+        raise TypeError("an adaptive average is written as matrix products: legalize it first")
 
 
 @dataclass(frozen=True)

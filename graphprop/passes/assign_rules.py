@@ -56,7 +56,7 @@ def assign_rules(
             raise MethodError(
                 f"the rule pattern {pattern!r} matches no layer: {nearest(pattern, known)}"
             )
-        chosen.append((named, bound(rule, parameters)))
+        chosen.append((named, bind_rule(rule, parameters)))
     count_in_stack(network)
     reached = {network.output.args[0]}
     for node in reversed(network.layers):
@@ -130,7 +130,7 @@ def is_beside(node: fx.Node, network: Network, method: Method) -> bool:
     """
     if network.map_layer is None or facts_of(node).above:
         return False
-    return not (method.goes_on and facts_of(node).below)
+    return not (method.continues_to_input and facts_of(node).below)
 
 
 def layers_named(pattern: str, network: Network) -> list[fx.Node]:
@@ -149,7 +149,7 @@ def from_method(node: fx.Node, method: Method, parameters: Mapping[str, Any]) ->
     for entry in method.table:
         if applies(entry[0], node, parameters):
             own = dict(entry[2]) if len(entry) > 2 else {}
-            return bound((entry[1], own), parameters)
+            return bind_rule((entry[1], own), parameters)
     if node.target.weighted:
         raise MethodError(
             f"the method {method.name!r} has no rule for {where(node)}: name one with --rule"
@@ -161,7 +161,7 @@ def from_method(node: fx.Node, method: Method, parameters: Mapping[str, Any]) ->
         own_rule = "affine"
     if own_rule is None:
         raise MethodError(f"{node.target.__name__} at {where(node)} has no rule of its own")
-    return bound(own_rule, parameters)
+    return bind_rule(own_rule, parameters)
 
 
 def applies(pattern: str, node: fx.Node, parameters: Mapping[str, Any]) -> bool:
@@ -179,7 +179,7 @@ def applies(pattern: str, node: fx.Node, parameters: Mapping[str, Any]) -> bool:
     return matches(pattern, node)
 
 
-def bound(
+def bind_rule(
     rule: str | BoundRule | tuple[str, Mapping[str, Any]], parameters: Mapping[str, Any]
 ) -> BoundRule:
     """A rule with its own parameters, and those of the method that it has, too."""

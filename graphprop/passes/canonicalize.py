@@ -1,4 +1,4 @@
-"""Canonicalise: from captured ATen operators to graphprop's own, one spelling each.
+"""Canonicalize: from captured ATen operators to graphprop's own, one spelling each.
 
 What depends on parameters alone (a weight norm, a buffer computed in ``forward``) is computed
 here, once. Dropout, aliases and copies disappear. A softmax or sigmoid at the end is removed, with
@@ -36,7 +36,7 @@ SHAPE_ONLY = {aten.sym_size.int, *LIKE}
 """What reads the shape and type of a tensor, not its values."""
 
 
-def canonicalise(program: ExportedProgram, output: str | int | None = None) -> Network:
+def canonicalize(program: ExportedProgram, output: str | int | None = None) -> Network:
     """Translate a captured program into a canonical network.
 
     Parameters
@@ -64,7 +64,7 @@ def canonicalise(program: ExportedProgram, output: str | int | None = None) -> N
                 raise UnsupportedOperator(f"{text}{what_was_fine(network)}") from error
     if isinstance(environment[result], Folded):
         raise UnsupportedOperator(
-            f"the result, of {described(origin(result, labels))}, is one for each frame that was "
+            f"the result, of {layer_of(origin(result, labels))}, is one for each frame that was "
             "folded into the batch: return one for each sample, as view(N, T, -1)"
         )
     network.graph.output(without_tail(environment[result].node, network))
@@ -95,7 +95,7 @@ def about_attention(program: ExportedProgram, needed: set[fx.Node]) -> str:
             continue
         factors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
         if sum(depends_on_input(factor, program) for factor in factors) > 1:
-            place, name = described(origin(node, Counter())), short_name(node.target)
+            place, name = layer_of(origin(node, Counter())), short_name(node.target)
             return f"{place}: {ATTENTION.format(name)}"
     return ""
 
@@ -168,13 +168,13 @@ def translate(
         try:
             return evaluated(node.target, arguments, options, dtype)
         except UnsupportedOperator as error:
-            place = described(origin(node, labels))
+            place = layer_of(origin(node, labels))
             raise UnsupportedOperator(f"{place}: {error}") from error
     facts = origin(node, labels)
     function = ATEN.get(node.target)
     if function is None:
         raise UnsupportedOperator(
-            f"the operator {short_name(node.target)} at {described(facts)} has no relevance rule. "
+            f"the operator {short_name(node.target)} at {layer_of(facts)} has no relevance rule. "
             "Replace it by operators that have one (graphprop.ops lists them), or register its "
             "meaning with graphprop.ops.base.from_aten"
         )
@@ -186,11 +186,11 @@ def translate(
             result = function(*arguments, **options)
         except (VerificationError, TypeError, ValueError, IndexError) as error:
             raise UnsupportedOperator(
-                f"the operator {short_name(node.target)} at {described(facts)} is used in a way "
+                f"the operator {short_name(node.target)} at {layer_of(facts)} is used in a way "
                 f"that graphprop can't explain: {error}"
             ) from error
         except GraphpropError as error:
-            raise UnsupportedOperator(f"{described(facts)}: {error}") from error
+            raise UnsupportedOperator(f"{layer_of(facts)}: {error}") from error
     name_written(writer, before, result, facts, labels)
     return result
 
@@ -204,19 +204,19 @@ def refuse_mixing(node: fx.Node, labels: Counter[str]) -> None:
     )
     if isinstance(node.meta.get("val"), torch.Tensor) and any(counts):
         raise UnsupportedOperator(
-            f"the operator {short_name(node.target)} at {described(origin(node, labels))} computes "
+            f"the operator {short_name(node.target)} at {layer_of(origin(node, labels))} computes "
             "with the number of samples, so that a result depends on the batch it came in"
         )
     if re.match(r"(lstm|gru|rnn_tanh|rnn_relu)(_cell)?\b", short_name(node.target)):
         raise UnsupportedOperator(
-            f"the operator {short_name(node.target)} at {described(origin(node, labels))} is a "
+            f"the operator {short_name(node.target)} at {layer_of(origin(node, labels))} is a "
             "recurrent layer, and graphprop explains feed-forward networks: compile the part of "
             "the model before it"
         )
     random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
     if random and node.target not in ATEN:
         raise UnsupportedOperator(
-            f"the operator {short_name(node.target)} at {described(origin(node, labels))} draws "
+            f"the operator {short_name(node.target)} at {layer_of(origin(node, labels))} draws "
             "random numbers: draw them once, and keep them as a buffer of the model"
         )
 
@@ -294,7 +294,7 @@ def short_name(target: Any) -> str:
     return name
 
 
-def described(facts: dict[str, Any]) -> str:
+def layer_of(facts: dict[str, Any]) -> str:
     """The place of a node in the user's terms."""
     line = f", line {facts['line']}" if facts["line"] else ""
     return f"layer {facts['label']!r}{line}"

@@ -62,7 +62,7 @@ def find_layer(network: Network, method: Method, parameters: Mapping[str, Any]) 
         facts_of(node).update(above=node in above, below=node is map_layer or node in below)
     facts_of(map_layer).map_layer = True
     what = "the flows meet" if len(method.flows) > 1 else "the map is made"
-    if method.goes_on and len(method.flows) == 1:
+    if method.continues_to_input and len(method.flows) == 1:
         what = "the initial map is made"
     network.notes.append(f"{what} at {facts_of(map_layer).label}, of {shape_text(map_layer)}")
     return network

@@ -9,7 +9,7 @@ and with a linear layer without padding behind it,
     op(BN(z), w) + b = op(z, w * s) + (b + op(t, w))
 
 where s scales w along its input channels. Merging needs the layer to be the batch norm's only
-neighbour on that side; neighbours are found by data flow, never by registration order.
+neighbor on that side; neighbors are found by data flow, never by registration order.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def fold_batchnorm(network: Network, strategy: str = "merge") -> Network:
     Parameters
     ----------
     strategy
-        ``"merge"`` folds each batch norm into a neighbouring linear layer and passes relevance
+        ``"merge"`` folds each batch norm into a neighboring linear layer and passes relevance
         through those where that can't be done; ``"pass"``, ``"affine"`` and ``"compensate"``
         leave all of them in the forward part.
 

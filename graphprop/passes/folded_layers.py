@@ -14,7 +14,7 @@ from torch import fx
 
 from graphprop.errors import UnsupportedOperator
 from graphprop.ir.facts import BATCH
-from graphprop.ir.names import storable
+from graphprop.ir.names import tensor_name
 from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Value
 from graphprop.ops import ATEN
@@ -97,7 +97,7 @@ def weight_of_frames(weight: Any, x: Value) -> torch.Tensor:
     path = writer.facts.get("path") or writer.facts.get("label")
     tensors = writer.network.tensors
     known = next((name for name, tensor in tensors.items() if tensor is weight), None)
-    name = storable(f"{known or f'{path}.weight'}_of_frames")
+    name = tensor_name(f"{known or f'{path}.weight'}_of_frames")
     if known is None or name not in tensors:
         kernel = weight.unsqueeze(2).clone()
         if name in tensors:

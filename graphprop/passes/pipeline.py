@@ -20,7 +20,7 @@ from graphprop.ir.verify import verify
 from graphprop.lowering.lower import lower
 from graphprop.lowering.simplify import simplify
 from graphprop.passes.assign_rules import RuleMap, assign_rules
-from graphprop.passes.canonicalize import canonicalise
+from graphprop.passes.canonicalize import canonicalize
 from graphprop.passes.find_layer import find_layer
 from graphprop.passes.fold_batchnorm import fold_batchnorm
 from graphprop.passes.infer_layouts import infer_layouts
@@ -93,7 +93,7 @@ def analysis_steps(
 ) -> list[Step]:
     """The passes from a captured program to a network in which every layer has its rule."""
     return [
-        ("canonicalise", lambda program: canonicalise(program, output)),
+        ("canonicalize", lambda program: canonicalize(program, output)),
         ("join_sums", join_sums),
         ("fold_batchnorm", lambda n: fold_batchnorm(n, parameters["batch_norm"])),
         ("infer_ranges", infer_ranges),

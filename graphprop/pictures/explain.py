@@ -113,13 +113,13 @@ def explain_images(
         What ``graphprop compile`` wrote; its ``explainer.py`` is run by the backend ``python``.
     images
         Picture files. Each is scaled to cover the input's size, its middle kept, brought to
-        [0, 1], and normalised by the manifest's mean and std.
+        [0, 1], and normalized by the manifest's mean and std.
     target
         The class to explain; by default each picture's own largest logit.
     output
         A folder, ``explanations`` by default; or, for one picture, a name that ends in ``.png``.
     shared_scale
-        Draw all pictures on one scale, so that their colours can be compared.
+        Draw all pictures on one scale, so that their colors can be compared.
     backend
         ``"python"`` or ``"onnxruntime"``. The latter runs no code of the directory, and opens
         nothing outside it.

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 STOPS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-COLOURS = ((0, 0, 77), (0, 0, 255), (255, 255, 255), (255, 0, 0), (128, 0, 0))
-"""The seismic colour map, with zero exactly white."""
+COLORS = ((0, 0, 77), (0, 0, 255), (255, 255, 255), (255, 0, 0), (128, 0, 0))
+"""The seismic color map, with zero exactly white."""
 
 SMALLEST = 256
 """Smaller pictures are enlarged to at least so many pixels along their longer side."""
@@ -40,8 +40,8 @@ def limit_of(summed: NDArray[np.float64]) -> float:
 
 
 def seismic(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Colours ``[..., 3]`` of values from -1 to 1."""
-    channels = [np.interp(values, STOPS, channel) for channel in zip(*COLOURS, strict=True)]
+    """Colors ``[..., 3]`` of values from -1 to 1."""
+    channels = [np.interp(values, STOPS, channel) for channel in zip(*COLORS, strict=True)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 

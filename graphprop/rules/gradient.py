@@ -96,7 +96,9 @@ def rescaled(layer: Layer, x: Any, r: Any, nearest: float) -> Any:
     parameters = layer.operands[1:]
     dx = x - layer.reference[0]
     dy = layer.operator(x, *parameters) - layer.operator(layer.reference[0], *parameters)
-    return chosen(dx, divide_or_zero(r * dy, far(dx, nearest)), carried_back(layer, r)[0], nearest)
+    return chosen(
+        dx, divide_or_zero(r * dy, where_far(dx, nearest)), carried_back(layer, r)[0], nearest
+    )
 
 
 def rescaled_maximum(layer: Layer, x: Any, r: Any, nearest: float) -> Any:
@@ -108,7 +110,7 @@ def rescaled_maximum(layer: Layer, x: Any, r: Any, nearest: float) -> Any:
     route = Route(tuple(x.shape[2:]))
     moved = route(r * (above - y0), indices) + route(r * (y - above), indices0)
     dx = x - x0
-    return chosen(dx, divide_or_zero(moved, far(dx, nearest)), route(r, indices), nearest)
+    return chosen(dx, divide_or_zero(moved, where_far(dx, nearest)), route(r, indices), nearest)
 
 
 def rescaled_choice(layer: Layer, r: Any, nearest: float) -> Any:
@@ -116,7 +118,9 @@ def rescaled_choice(layer: Layer, r: Any, nearest: float) -> Any:
     (index,) = layer.signal
     dx = layer.operands[index] - layer.reference[index]
     dy = layer.operator(*layer.operands) - layer.operator(*layer.reference)
-    return chosen(dx, divide_or_zero(r * dy, far(dx, nearest)), carried_back(layer, r)[0], nearest)
+    return chosen(
+        dx, divide_or_zero(r * dy, where_far(dx, nearest)), carried_back(layer, r)[0], nearest
+    )
 
 
 def rescaled_extremum(layer: Layer, r: Any, nearest: float) -> tuple[Any, ...]:
@@ -128,12 +132,12 @@ def rescaled_extremum(layer: Layer, r: Any, nearest: float) -> tuple[Any, ...]:
         (of(x, y) - of(x, y0) + of(x0, y) - of(x0, y0)) * 0.5,
     )
     return tuple(
-        chosen(dx, divide_or_zero(r * dy, far(dx, nearest)), derivative, nearest)
+        chosen(dx, divide_or_zero(r * dy, where_far(dx, nearest)), derivative, nearest)
         for dx, dy, derivative in zip((x - x0, y - y0), moved, derivatives, strict=True)
     )
 
 
-def far(dx: Any, nearest: float) -> Any:
+def where_far(dx: Any, nearest: float) -> Any:
     """Dx where it isn't too small to be divided by, else 0."""
     return keep_where(absolute(dx) - nearest, ">=", dx)
 

@@ -1,7 +1,7 @@
 """Gradient hedging (methods.md, section 4). Every sum runs over one sample.
 
 Below the layer where it begins, relevance comes with a budget tau: what the positive and the
-negative entries of a layer's relevance are normalised to.
+negative entries of a layer's relevance are normalized to.
 """
 
 from __future__ import annotations

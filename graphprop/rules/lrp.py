@@ -22,7 +22,7 @@ from graphprop.ops import (
     ones_like,
     positive,
     smallest,
-    stabilise,
+    stabilize,
 )
 from graphprop.ops.linear import LinearTranspose
 from graphprop.rules.registry import Layer, one_of, rule
@@ -30,7 +30,7 @@ from graphprop.rules.registry import Layer, one_of, rule
 
 def quotient(r: Any, c: Any, stabilizer: float) -> Any:
     """``r / stab(c)``, or ``r (/) c`` where there is no stabilizer."""
-    return r / stabilise(c, stabilizer) if stabilizer else divide_or_zero(r, c)
+    return r / stabilize(c, stabilizer) if stabilizer else divide_or_zero(r, c)
 
 
 def with_bias(layer: Layer, z: Any, bias: str, part: Any = None) -> Any:
@@ -54,7 +54,7 @@ def epsilon(layer: Layer, x: Any, r: Any, *, epsilon: float = 1e-6, bias: str = 
     if epsilon <= 0:
         raise MethodError(f"epsilon must be positive, not {epsilon}")
     y = with_bias(layer, layer.op(x, layer.weight), bias)
-    return x * layer.opT(layer.weight, r / stabilise(y, epsilon))
+    return x * layer.opT(layer.weight, r / stabilize(y, epsilon))
 
 
 def excitatory(layer: Layer, x: Any, r: Any, bias: str, stabilizer: float) -> Any:
@@ -70,7 +70,7 @@ def inhibitory(layer: Layer, x: Any, r: Any, bias: str, stabilizer: float) -> An
     """``JN(r)``: relevance by the shares of N = op(x+, w-) + op(x-, w+), one denominator.
 
     Shares do not change with the sign of the weights, so -N is computed: it is known not to be
-    negative, and needs no sign to be stabilised.
+    negative, and needs no sign to be stabilized.
     """
     above, below = positive(x), negative(x)
     v_above, v_below = -negative(layer.weight), -positive(layer.weight)
@@ -117,7 +117,7 @@ def gamma(
     bias: str = "sink",
     stabilizer: float = 0.0,
 ) -> Any:
-    """Gamma rule, generalised to inputs and outputs of both signs (Montavon et al. 2019, 10.2.3).
+    """Gamma rule, generalized to inputs and outputs of both signs (Montavon et al. 2019, 10.2.3).
 
     Where y > 0, weights w + g w+ act on x+ and w + g w- on x-; where y < 0 the other way round.
     """
@@ -131,8 +131,8 @@ def gamma(
         (">", positive, raised, lowered),
         ("<", negative, lowered, raised),
     ):
-        favoured = layer.op(above, on_above) + layer.op(below, on_below)
-        c = with_bias(layer, favoured, bias, lambda b, part=part: b + gamma * part(b))
+        favored = layer.op(above, on_above) + layer.op(below, on_below)
+        c = with_bias(layer, favored, bias, lambda b, part=part: b + gamma * part(b))
         q = quotient(keep_where(y, comparison, r), c, stabilizer)
         relevance += above * layer.opT(on_above, q) + below * layer.opT(on_below, q)
     return relevance
@@ -184,8 +184,8 @@ def zB(
 def box(layer: Layer, x: Any, low: Any, high: Any) -> tuple[Any, Callable[[Any], Any]]:
     """The denominator of zB, and what carries a quotient over it back to x."""
     w_above, w_below = positive(layer.weight), negative(layer.weight)
-    above = x - bound(layer, x, low, smallest)
-    below = x - bound(layer, x, high, largest)
+    above = x - box_limit(layer, x, low, smallest)
+    below = x - box_limit(layer, x, high, largest)
 
     def carry(q: Any) -> Any:
         return above * layer.opT(w_above, q) + below * layer.opT(w_below, q)
@@ -193,7 +193,7 @@ def box(layer: Layer, x: Any, low: Any, high: Any) -> tuple[Any, Callable[[Any],
     return layer.op(above, w_above) + layer.op(below, w_below), carry
 
 
-def bound(layer: Layer, x: Any, given: Any, per_sample: Any) -> Any:
+def box_limit(layer: Layer, x: Any, given: Any, per_sample: Any) -> Any:
     """A bound of zB, as what is subtracted from x."""
     if isinstance(given, str):
         if given != "per_sample":

@@ -20,7 +20,7 @@ LOGITS = "logits"
 BOX: dict[str, Any] = {"low": "per_sample", "high": "per_sample"}
 EXACT: dict[str, Any] = {"bias": "ignored", "stabilizer": 0.0}
 SINK: dict[str, Any] = {"bias": "sink", "stabilizer": 0.0}
-STABILISED: dict[str, Any] = {"bias": "sink", "stabilizer": 1e-6}
+StabilizED: dict[str, Any] = {"bias": "sink", "stabilizer": 1e-6}
 DENSE = ("dense_head", "epsilon")
 EPSILON: dict[str, Any] = {"epsilon": 1e-6}
 START: dict[str, Any] = {"start": "logit"}
@@ -80,7 +80,7 @@ def _composite(
     return method(
         name,
         [*([FLAT_INPUT] if flat else []), DENSE, (EVERYWHERE, conv)],
-        parameters={**EPSILON, **conv_parameters, **STABILISED, **START},
+        parameters={**EPSILON, **conv_parameters, **StabilizED, **START},
         summary=summary,
         source=KOHLBRENNER,
     )
@@ -121,7 +121,7 @@ method(
         **BOX,
         **EPSILON,
         "gamma": 0.25,
-        **STABILISED,
+        **StabilizED,
         **START,
     },
     summary="Epsilon in the dense head, gamma in the conv stack, zB on the input layer.",
@@ -131,7 +131,7 @@ for _letter, _weights in (("a", ALPHA_1), ("b", ALPHA_2)):
     method(
         f"preset_{_letter}",
         [DENSE, (EVERYWHERE, "alpha_beta")],
-        parameters={"epsilon": 0.1, **_weights, **STABILISED, **START},
+        parameters={"epsilon": 0.1, **_weights, **StabilizED, **START},
         summary=f"Epsilon 0.1 in the dense head, alpha-beta {_weights['alpha']:g} in the stack.",
         source="Alber et al. 2019, JMLR 20(93) (iNNvestigate)",
     )
@@ -158,7 +158,7 @@ method(
     },
     batch_norm="pass",
     switches={"authors": {"negative": "inhibitory", "active": "support", "residual": "signed"}},
-    summary="Relative attributing propagation: influence normalised, then shifted evenly.",
+    summary="Relative attributing propagation: influence normalized, then shifted evenly.",
     source=NAM,
 )
 method(

@@ -55,7 +55,7 @@ def rap(
     active: str = "input",
     nu: str = "inhibitory",
 ) -> Any:
-    """RAP below the logit layer: influence normalised, then shifted (Nam et al. 2020, eqs. 7-9).
+    """RAP below the logit layer: influence normalized, then shifted (Nam et al. 2020, eqs. 7-9).
 
     ``Rbar = JP(R) + JN(nu)`` with ``nu = R |N| / (P + |N|)``, or (``nu="printed"``: the numerator
     that the paper prints) ``nu = R``; the surplus ``sum Rbar - sum R`` is taken off evenly from the
@@ -66,14 +66,14 @@ def rap(
     one_of("negative", negative)
     one_of("active", active)
     one_of("nu", nu)
-    above, below = positive(x), minus(x)
-    w_above, w_below = positive(layer.weight), minus(layer.weight)
+    above, below = positive(x), negative_part(x)
+    w_above, w_below = positive(layer.weight), negative_part(layer.weight)
     p = layer.named("excitatory", layer.op(above, w_above) + layer.op(below, w_below))
     n = layer.named("inhibitory", layer.op(above, w_below) + layer.op(below, w_above))
     # nu / |N|, which is R / (P + |N|) or R / |N|: where N is zero, so is every share of it
     first, q_n = r, divide_or_zero(r, p + n if nu == "inhibitory" else n)
     if negative == "inhibitory" and not isinstance(layer.operator, Linear | LinearTranspose):
-        first, q_n = positive(r), q_n - divide_or_zero(minus(r), n)
+        first, q_n = positive(r), q_n - divide_or_zero(negative_part(r), n)
     q_p = divide_or_zero(first, p)
     from_above = layer.opT(w_above, q_p) + layer.opT(w_below, q_n)
     from_below = layer.opT(w_below, q_p) + layer.opT(w_above, q_n)
@@ -84,7 +84,7 @@ def rap(
     return keep_where(chosen, "!=", spread - shift)
 
 
-def minus(x: Any) -> Any:
+def negative_part(x: Any) -> Any:
     """``|x-|``: how far x lies below zero."""
     return positive(-x)
 
@@ -95,8 +95,8 @@ def rap_bn_start(layer: Layer, x: Any, r: Any) -> Any:
 
     It sums to zero where contributions of both signs exist, else to f or -f.
     """
-    above, below = positive(x), minus(x)
-    w_above, w_below = positive(layer.weight), minus(layer.weight)
+    above, below = positive(x), negative_part(x)
+    w_above, w_below = positive(layer.weight), negative_part(layer.weight)
     p = layer.op(above, w_above) + layer.op(below, w_below)
     n = layer.op(above, w_below) + layer.op(below, w_above)
     q_p, q_n = divide_or_zero(r, p), divide_or_zero(r, n)
@@ -117,9 +117,9 @@ def compensate(layer: Layer, x: Any, r: Any, *, kappa: float = 1.0, units: str =
     s = layer.named("compensation", layer.operator(x, *layer.constants) - x, shared=True)
     if units == "all":
         whole = (s - total(s) * (1.0 / count)) * (1.0 / count)
-        return taken_off(r, layer.named("centred_compensation", whole, shared=True), kappa)
+        return taken_off(r, layer.named("centered_compensation", whole, shared=True), kappa)
     mean = divide_or_zero(total(keep_where(r, "!=", s)), count_of(r))
-    share = layer.named("centred_compensation", (s - mean) * (1.0 / count))
+    share = layer.named("centered_compensation", (s - mean) * (1.0 / count))
     return keep_where(r, "!=", taken_off(r, share, kappa))
 
 
@@ -141,8 +141,8 @@ def rap_bn(
     if inversion_sign not in (1, -1):
         raise MethodError(f"inversion_sign is 1 or -1, not {inversion_sign:g}")
     compensated = without_bias(layer, r, kappa)
-    above, below = positive(x), minus(x)
-    w_above, w_below = positive(layer.weight), minus(layer.weight)
+    above, below = positive(x), negative_part(x)
+    w_above, w_below = positive(layer.weight), negative_part(layer.weight)
     if kappa < 0:
         # JN is JP with the halves of the weights exchanged; what is lost bears the sign, too
         w_above, w_below, compensated = w_below, w_above, compensated * inversion_sign
@@ -187,8 +187,8 @@ def without_bias(layer: Layer, r: Any, kappa: float) -> Any:
     places = prod(r.shape[1:]) // r.shape[axis]
     shape = tuple(-1 if i == axis else 1 for i in range(rank))
     b = Reshape(shape)(layer.bias)
-    centred = b - total(b) * (1.0 / r.shape[axis])
-    share = layer.named("bias_compensation", centred * (1.0 / places), shared=True)
+    centered = b - total(b) * (1.0 / r.shape[axis])
+    share = layer.named("bias_compensation", centered * (1.0 / places), shared=True)
     return taken_off(r, share, kappa)
 
 

@@ -222,7 +222,7 @@ class Method:
     at_layer
         The rule that makes what the flows bring to that layer the map, or what goes on from there.
         Where there are several flows, it gets a tuple.
-    goes_on
+    continues_to_input
         Whether relevance goes on from that layer to the input, by the table.
     at_input
         The rule that makes what arrives at the input the map.
@@ -250,9 +250,9 @@ class Method:
     start: str = "logit"
     layer: str | None = None
     at_layer: str | None = None
-    goes_on: bool = False
+    continues_to_input: bool = False
     at_input: str | None = None
-    besides: str | None = None
+    layer_contribution: str | None = None
     budgets: bool = False
     samples: Callable[[Mapping[str, Any], Shape], Samples] | None = None
 
@@ -272,7 +272,7 @@ class Method:
     def flow_names(self) -> tuple[str, ...]:
         """The names of all flows, that which goes on from a layer among them."""
         names = tuple(name for name, _ in self.flows)
-        return names if not self.goes_on or "" in names else (*names, "")
+        return names if not self.continues_to_input or "" in names else (*names, "")
 
 
 RULES: dict[str, Rule] = {}
@@ -332,7 +332,7 @@ def method(
         **fields,
     )
     named = (entry[1] for entry in made.table)
-    for rule_name in (*named, made.at_layer, made.at_input, made.besides):
+    for rule_name in (*named, made.at_layer, made.at_input, made.layer_contribution):
         if rule_name is not None:
             find_rule(rule_name)
     METHODS[name] = made

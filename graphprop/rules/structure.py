@@ -14,7 +14,7 @@ from graphprop.ops import (
     absolute,
     divide_or_zero,
     keep_where,
-    stabilise,
+    stabilize,
 )
 from graphprop.rules.lrp import quotient
 from graphprop.rules.registry import Layer, one_of, rule
@@ -63,7 +63,7 @@ def proportional(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> An
     """
     y = layer.op(x)
     if stabilizer:
-        return x * layer.opT(None, r / stabilise(y, stabilizer))
+        return x * layer.opT(None, r / stabilize(y, stabilizer))
     spread = layer.operator.even(layer.shapes[0])(keep_where(y, "==", r))
     return x * layer.opT(None, divide_or_zero(r, y)) + spread
 
@@ -107,4 +107,4 @@ def affine(layer: Layer, x: Any, r: Any, *, epsilon: float = 1e-6) -> Any:
     """
     y = layer.operator(x, *layer.constants)
     slope = layer.named("slope", layer.operator.coefficient(x, *layer.constants))
-    return x * slope * (r / stabilise(y, epsilon))
+    return x * slope * (r / stabilize(y, epsilon))
