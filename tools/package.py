@@ -25,11 +25,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "build" / "package"
+"""Where everything is built and installed: removed and made anew."""
 TORCH = "torch==2.13.0"
 """Installed first, by its exact version: pip then finds the build without CUDA."""
+FAST = ("-m", "not slow")
 PEERS = ("torchvision", "zennit", "captum", "timm")
-"""What the tests compare with. They ask for older versions of what they need: without dependencies."""
+"""What the tests compare with; without dependencies, of which they ask for older versions."""
 NEEDED_BY_PEERS = ("tqdm", "pyyaml", "huggingface_hub")
+"""Those of their dependencies that they do need."""
 NOT_IN_SDIST = {".ci", ".gitignore"}
 """What only a checkout needs."""
 
@@ -65,22 +69,23 @@ assert relevance.abs().sum() > 0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "package")
     parser.add_argument("--no-tests", action="store_true", help="run no tests")
     parser.add_argument(
-        "pytest", nargs="*", default=["-m", "not slow", "-n", "2"], help="options of pytest, after --"
+        "pytest", nargs="*", default=[*FAST, "-n", "2"], help="options of pytest, after --"
     )
     arguments = parser.parse_args()
-    folder = arguments.folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
-    elsewhere = folder / "elsewhere"
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    elsewhere = FOLDER / "elsewhere"
     elsewhere.mkdir(parents=True)
 
-    wheel, sdist = build(folder / "dist")
-    environment = create_environment(folder / "environment", wheel)
+    wheel, sdist = build(FOLDER / "dist")
+    environment = create_environment(FOLDER / "environment", wheel)
     try_installed(environment, elsewhere)
     if not arguments.no_tests:
-        run_tests(environment, wheel, sdist, folder / "sdist", arguments.pytest)
+        step("installing what the tests need")
+        install(environment, f"{wheel}[dev]", *NEEDED_BY_PEERS)
+        install(environment, "--no-deps", *PEERS)
+        run_tests(environment, sdist, FOLDER / "sdist", arguments.pytest)
     step("everything passed")
     print(wheel, sdist, sep="\n")
 
@@ -162,11 +167,8 @@ def readme_example() -> str:
     return found
 
 
-def run_tests(programs: Path, wheel: Path, sdist: Path, folder: Path, options: Sequence[str]) -> None:
+def run_tests(programs: Path, sdist: Path, folder: Path, options: Sequence[str]) -> None:
     """Run the tests that the sdist holds, with the installed package."""
-    step("installing what the tests need")
-    install(programs, f"{wheel}[dev]", *NEEDED_BY_PEERS)
-    install(programs, "--no-deps", *PEERS)
     step("running the tests of the unpacked sdist")
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
