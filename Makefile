@@ -109,7 +109,7 @@ zoo: $(INSTALLED_DEV)
 	$(BIN)/python tools/zoo.py --json build/zoo.json $(ZOO)
 
 docs: $(INSTALLED_DOCS)
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # For example: make package PACKAGE=--no-tests, or make package PACKAGE="-- tests/test_cli.py"
 package: $(INSTALLED_DEV)
