@@ -34,9 +34,7 @@ class Baseline:
     map_of: MapFunction
     network: Explainer = field(repr=False)
 
-    def __call__(
-        self, x: torch.Tensor, target: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, x: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the network, and a map that it has no influence on."""
         return self.logits(x), self.map_of(x)
 

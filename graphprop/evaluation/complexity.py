@@ -67,9 +67,7 @@ def d_k(sample: Sample, *, k: int = 1000) -> float:
     places = np.argwhere(weights > 0)
     shares = weights[tuple(places.T)]
     peaks = np.argwhere(sample.map == sample.map.max())
-    distances = [
-        (np.hypot(*(places - peak).T) * shares).sum() / shares.sum() for peak in peaks
-    ]
+    distances = [(np.hypot(*(places - peak).T) * shares).sum() / shares.sum() for peak in peaks]
     return float(np.mean(distances))
 
 

@@ -232,9 +232,7 @@ def selected(sample: Sample, threshold: str, percentile: float) -> Bools:
 
 
 @metric(higher_is_better=True, missing=0.0, needs_mask=True)
-def pixel_accuracy(
-    sample: Sample, *, threshold: str = "paper", percentile: float = 75.0
-) -> float:
+def pixel_accuracy(sample: Sample, *, threshold: str = "paper", percentile: float = 75.0) -> float:
     """How many pixels a threshold on relevance assigns rightly to object and background.
 
     ``mean[(R > t) = mask]``. A constant map is a miss.

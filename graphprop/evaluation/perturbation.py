@@ -184,7 +184,8 @@ def patch_sums(values: Floats, side: int) -> tuple[NDArray[np.int64], Floats]:
     height, width = values.shape
     columns = -(-width // side)
     labels = (np.arange(height) // side)[:, None] * columns + (np.arange(width) // side)[None]
-    return labels, np.bincount(labels.reshape(-1), values.reshape(-1))
+    sums: Floats = np.bincount(labels.reshape(-1), values.reshape(-1))
+    return labels.astype(np.int64), sums
 
 
 def fractions(points: int, last: float = 1.0) -> Floats:

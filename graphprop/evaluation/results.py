@@ -108,9 +108,7 @@ class Evaluation:
             return set()
         means = [row["mean"] if row["higher_is_better"] else -row["mean"] for row in rows]
         largest = max(means)
-        return {
-            row["explainer"] for row, mean in zip(rows, means, strict=True) if mean == largest
-        }
+        return {row["explainer"] for row, mean in zip(rows, means, strict=True) if mean == largest}
 
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -97,9 +97,13 @@ def evaluate(
     for name, explainer in explainers.items():
         if not callable(explainer):
             raise InputError(f"the explainer {name!r} can't be called: it is {kind_of(explainer)}")
-    for name, number in (("samples", samples), ("batch_size", batch_size)):
-        if number is not None and number < 1:
-            raise InputError(f"{name} must be at least 1, not {number}")
+    for name, number, least in (
+        ("samples", samples, 1),
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+    ):
+        if number is not None and number < least:
+            raise InputError(f"{name} must be at least {least}, not {number}")
     if isinstance(metrics, str):
         raise InputError(f"metrics must be a list of names, not the text {metrics!r}")
     chosen = [find_metric(spec) for spec in (METRICS if metrics is None else metrics)]
@@ -140,7 +144,7 @@ def evaluate(
 
 def size_of(data: Iterable[Any]) -> int | None:
     """How many cases there are, where that is known."""
-    return len(data) if hasattr(data, "__len__") else None
+    return len(data) if isinstance(data, Sized) else None
 
 
 def cases_of(data: Iterable[Any], samples: int | None, seed: int) -> Iterator[Numbered]:

@@ -117,9 +117,8 @@ def max_sensitivity(sample: Sample, *, radius: float = 0.05, draws: int = 10) ->
     span = radius * float(sample.image.max() - sample.image.min())
     random = sample.random("sensitivity")
     noisy = [
-        sample.image + torch.from_numpy(random.uniform(-span, span, sample.image.shape)).to(
-            sample.image
-        )
+        sample.image
+        + torch.from_numpy(random.uniform(-span, span, sample.image.shape)).to(sample.image)
         for _ in range(int(draws))
     ]
     maps = sample.explain(noisy)
@@ -130,9 +129,7 @@ def max_sensitivity(sample: Sample, *, radius: float = 0.05, draws: int = 10) ->
 
 # Randomization of the weights.
 
-PART = re.compile(
-    r"[._](weight|bias|scale|shift|running_mean|running_var|num_batches_tracked)$"
-)
+PART = re.compile(r"[._](weight|bias|scale|shift|running_mean|running_var|num_batches_tracked)$")
 """What ends the name of a tensor, behind the name of its layer."""
 
 
