@@ -184,7 +184,7 @@ def patch_sums(values: Floats, side: int) -> tuple[NDArray[np.int64], Floats]:
     height, width = values.shape
     columns = -(-width // side)
     labels = (np.arange(height) // side)[:, None] * columns + (np.arange(width) // side)[None]
-    sums: Floats = np.bincount(labels.reshape(-1), values.reshape(-1))
+    sums: Floats = np.bincount(labels.reshape(-1), values.reshape(-1)).astype(np.float64)
     return labels.astype(np.int64), sums
 
 
