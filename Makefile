@@ -82,11 +82,11 @@ pytest: $(INSTALLED_DEV)
 
 # For example: make mutants KIND=onnx SAME=1. SAME lists what changes no map, too.
 mutants: $(INSTALLED_DEV)
-	OMP_NUM_THREADS=1 KIND=$(KIND) SAME=$(SAME) $(BIN)/python tests/test_mutants.py
+	OMP_NUM_THREADS=1 PYTHONPATH=tests KIND=$(KIND) SAME=$(SAME) $(BIN)/python tests/checking/test_mutants.py
 
 # For example: make fuzz N=100 SEED=5000. What fails is printed as a network to paste.
 fuzz: $(INSTALLED_DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py $(N) $(SEED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/fuzz.py $(N) $(SEED)
 
 # For example: make zoo ZOO=--timm, or make zoo ZOO="--models 'resnet*' --methods rap,epsilon_gamma_box"
 zoo: $(INSTALLED_DEV)

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from fuzz import inputs_for, judge, settle
-from test_networks import assert_same_map
 from torch import nn
 from torch.nn.utils import parametrizations
 
 import graphprop
+from support.fuzz import inputs_for, judge, settle
+from support.networks import assert_same_map
 
 FLAT = ("gradient", "epsilon_plus_flat", "rap")
 HEDGED = (*FLAT, "rap-bn", "hedge")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-import fuzz
 import pytest
 import torch
 from torch import nn
+
+from support import fuzz
 
 CHUNK, CHUNKS = 10, 20
 REFUSED = CHUNK // 2

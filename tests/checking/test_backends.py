@@ -32,7 +32,7 @@ from graphprop.frontend.load import load_source
 from graphprop.ir.interpret import interpret
 from graphprop.lowering.legalize import legalize
 
-MODELS = Path(__file__).parent.parent / "models"
+MODELS = Path(__file__).parents[2] / "models"
 
 IMAGES = {
     "digits": (1, 32, 32),

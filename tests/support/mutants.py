@@ -4,7 +4,8 @@ Every change is made to the syntax tree of ``explainer.py``, to the nodes and in
 ``explainer.onnx``, to the bits and tensors of the weights, or to the manifest, one at a time. Each
 has a name that says what was done where, so that a list of names can say which are equivalent.
 
-``python tests/mutants.py`` tries all of them and prints what was not noticed.
+``make mutants`` (``tests/checking/test_mutants.py``) tries all of them and prints what was not
+noticed.
 """
 
 from __future__ import annotations

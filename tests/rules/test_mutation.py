@@ -21,27 +21,9 @@ from types import CodeType, ModuleType
 from typing import Any
 from unittest import mock
 
-import hedge_reference
 import numpy as np
 import pytest
-import rap_reference as reference
 import torch
-from test_rules import (
-    EXAMPLES,
-    SETTINGS,
-    Example,
-    Setting,
-    alpha_beta,
-    by_shares,
-    dense,
-    matrix,
-    negative_part,
-    over,
-    plus,
-    relevance_of,
-    samples,
-    suited,
-)
 from torch import nn
 
 from graphprop.errors import MethodError
@@ -84,6 +66,24 @@ from graphprop.rules import (
     registry,
 )
 from graphprop.rules import structure as structure_rules
+from support import hedge_reference
+from support import rap_reference as reference
+from support.formulas import (
+    EXAMPLES,
+    SETTINGS,
+    Example,
+    Setting,
+    alpha_beta,
+    by_shares,
+    dense,
+    matrix,
+    negative_part,
+    over,
+    plus,
+    relevance_of,
+    samples,
+    suited,
+)
 
 MODULES = {
     "lrp": lrp,

@@ -2,7 +2,8 @@
 
 A network is the source of an ``nn.Module``, written line by line: each line is run as it is
 written, and one that does not run is left out. So a failure prints as a reproducer that can be
-pasted into a file. ``python tests/fuzz.py N SEED`` (``make fuzz``) tries N networks from SEED on.
+pasted into a file. ``python tests/support/fuzz.py N SEED`` (``make fuzz``) tries N networks from
+SEED on.
 """
 
 from __future__ import annotations

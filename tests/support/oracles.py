@@ -62,7 +62,7 @@ def alpha_beta(alpha: float, stabilizer: float = TINY, **options: Any) -> AlphaB
 # zennit wants tensors as bounds
 BOX = {"low": torch.full((1, 3, 1, 1), LOW), "high": torch.full((1, 3, 1, 1), HIGH)}
 
-StabilizED: dict[str, Make] = {
+STABILIZED: dict[str, Make] = {
     "epsilon_plus": known("epsilon_plus"),
     "epsilon_plus_flat": known("epsilon_plus_flat"),
     "epsilon_alpha2_beta1": known("epsilon_alpha2_beta1"),
@@ -122,7 +122,7 @@ def zennit_relevance(
     canonizers: list[Canonizer],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute logits and relevance by zennit, started at the target's logit."""
-    composite = {**StabilizED, **EXACT}[method](canonizers)
+    composite = {**STABILIZED, **EXACT}[method](canonizers)
 
     def start(logits: torch.Tensor) -> torch.Tensor:
         return logits * nn.functional.one_hot(target, logits.shape[1]).to(logits)

@@ -15,18 +15,19 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from rap_reference import NETWORKS, Net, Sum, prepared
-from test_hedge import compiled
-from test_rap import awkward, dead, weights_as_targets
 from torch import nn
 
 import graphprop
 from graphprop.errors import MethodError
+from support.maps import awkward, compiled, dead, weights_as_targets
+from support.rap_reference import NETWORKS, Net, Sum, prepared
 
 pytest.importorskip("zennit")
 
-from oracles import CANONIZERS, EXACT, HIGH, LOW, TINY
-from test_gradients import (
+from zennit import composites
+from zennit.attribution import Gradient
+
+from support.autograd import (
     DOUBLE,
     ON_LARGE,
     TARGETS,
@@ -40,8 +41,7 @@ from test_gradients import (
     out_of_place,
     with_backward,
 )
-from zennit import composites
-from zennit.attribution import Gradient
+from support.oracles import CANONIZERS, EXACT, HIGH, LOW, TINY
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,6 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import Function, randomized
 from torch import nn
 
 import graphprop
@@ -25,6 +24,7 @@ from graphprop.ops import BatchNorm, GroupNorm, LayerNorm, Operator, RmsNorm
 from graphprop.ops.norm import SampleNorm
 from graphprop.rules import METHODS, Layer
 from graphprop.rules.structure import affine
+from support.cases import Function, randomized
 
 EPSILON = 0.01
 

@@ -17,51 +17,19 @@ from graphprop.frontend.capture import capture
 pytest.importorskip("zennit")
 models = pytest.importorskip("torchvision.models")
 
-from oracles import (  # noqa: E402  zennit may be absent
+from support.autograd import initialized, narrow  # noqa: E402  torchvision may be absent
+from support.oracles import (  # noqa: E402  zennit may be absent
     CANONIZERS,
     EXACT,
     HIGH,
     LOW,
-    StabilizED,
+    STABILIZED,
     relative_error,
     zennit_relevance,
 )
 
 DOUBLE, SINGLE = 1e-9, 1e-4
 """How far apart two samples' maps may be, relative to their norm, in float64 and float32."""
-
-
-def initialized(model: nn.Module) -> nn.Module:
-    """Weights that keep the scale of activations, and statistics as training leaves them.
-
-    zennit leaves a merged batch norm's own epsilon in place, so that it is zero here.
-    """
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.normal_(layer.bias, 0, 0.1)
-        elif isinstance(layer, nn.BatchNorm2d):
-            layer.eps = 0.0
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.normal_(layer.bias, 0, 0.1)
-            layer.running_mean.normal_(0, 0.2)
-            layer.running_var.uniform_(0.5, 1.5)
-    return model.double().eval()
-
-
-def narrow(model: nn.Module, features: int) -> nn.Module:
-    """Make the dense head narrower, and leave its depth."""
-    model.classifier = nn.Sequential(
-        nn.Linear(features, 128),
-        nn.ReLU(inplace=True),
-        nn.Dropout(),
-        nn.Linear(128, 64),
-        nn.ReLU(inplace=True),
-        nn.Dropout(),
-        nn.Linear(64, 10),
-    )
-    return model
 
 
 # name: how it is made, and the size of the image; before the pooling to 7x7 places the VGGs then
@@ -134,7 +102,7 @@ def assert_like_zennit(subject: Subject, method: str) -> None:
 
 
 @on("alexnet", "vgg16", "vgg16_bn", "resnet50")
-@pytest.mark.parametrize("method", [name for name in StabilizED if name.startswith("epsilon")])
+@pytest.mark.parametrize("method", [name for name in STABILIZED if name.startswith("epsilon")])
 def test_composite_is_zennits(subject: Subject, method: str) -> None:
     assert_like_zennit(subject, method)
 
@@ -184,7 +152,7 @@ def test_every_composite_of_lrp_is_compared() -> None:
     """A composite without oracle here needs one, or a test of its own."""
     prefixes = ("lrp_", "epsilon_", "preset_", "deep_taylor")
     composites = {name for name in graphprop.METHODS if name.startswith(prefixes)}
-    assert {**StabilizED, **EXACT}.keys() == composites
+    assert {**STABILIZED, **EXACT}.keys() == composites
 
 
 @on("alexnet")

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rap_reference import (
+from torch import nn
+
+from support.rap_reference import (
     AVERAGE,
     BATCH_NORM,
     MAX_POOL,
@@ -30,7 +32,6 @@ from rap_reference import (
     matrix_of,
     windows_of,
 )
-from torch import nn
 
 LEAST = 1e-9
 

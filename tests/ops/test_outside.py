@@ -245,7 +245,7 @@ def test_what_an_operator_is_made_with_is_public():
 
 def test_recipe_of_the_readme(tmp_path, monkeypatch):
     """The text of the README, as it stands, makes an operator that compiles."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
     (recipe,) = (
         part for part in re.findall(r"```python\n(.*?)```", readme, re.S) if "Bent" in part
     )

@@ -1,6 +1,6 @@
 """One seeded example of every operator, and of every combination of attributes that matters.
 
-A new operator needs a case here; `tests/test_operators.py` then holds it to the laws.
+A new operator needs a case here; `tests/ops/test_operators.py` then holds it to the laws.
 """
 
 from __future__ import annotations

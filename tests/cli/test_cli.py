@@ -16,23 +16,8 @@ import graphprop
 from graphprop.cli import commands, console, main
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
 from graphprop.rules import METHODS, RULES
+from support.sources import NET
 
-NET = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
-        self.fc = nn.Linear(4, 3)
-
-    def forward(self, x):
-        return self.fc(self.features(x).mean((2, 3)))
-
-example_input = torch.zeros(2, 1, 6, 6)
-preprocessing = {"mean": [0.5], "std": [0.5]}
-"""
 COMMANDS = ["compile", "check", "explain", "inspect", "methods"]
 
 

@@ -8,13 +8,11 @@ import time
 from collections import Counter
 from contextlib import suppress
 
-import hostile
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from test_cli import NET
 
 from graphprop.artifact import engines
 from graphprop.artifact.manifest import complaint_about
@@ -23,6 +21,8 @@ from graphprop.checking.stages import stages_of
 from graphprop.cli import main
 from graphprop.errors import InputError, MethodError, OutputError
 from graphprop.pictures.preprocessing import Preprocessing
+from support import hostile
+from support.sources import NET
 
 TRAP = "import pathlib\npathlib.Path({!r}).touch()\n"
 

@@ -27,7 +27,6 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
-from mutants import MANIFEST, ONNX, PYTHON, Mutant, mutants
 from torch import nn
 
 import graphprop
@@ -40,6 +39,7 @@ from graphprop.checking.files import changes
 from graphprop.checking.probes import probes
 from graphprop.checking.stages import stages_of
 from graphprop.errors import GraphpropError
+from support.mutants import MANIFEST, ONNX, PYTHON, Mutant, mutants
 
 MATTERS = 1e-4
 """From this on a change of a map must be noticed."""

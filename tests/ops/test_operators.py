@@ -1,4 +1,4 @@
-"""The laws that every operator keeps, on the examples of `tests/cases.py`."""
+"""The laws that every operator keeps, on the examples of `tests/support/cases.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import CAPTURED, CASES, DECOMPOSED, REFUSED, Captured, Case, Function, N, Together
 from torch import fx
 
 from graphprop.emit.onnx import save, to_onnx
@@ -65,6 +64,17 @@ from graphprop.ops import (
 )
 from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.passes.canonicalize import canonicalize
+from support.cases import (
+    CAPTURED,
+    CASES,
+    DECOMPOSED,
+    REFUSED,
+    Captured,
+    Case,
+    Function,
+    N,
+    Together,
+)
 
 
 def parametrize(cases: list[Case]) -> pytest.MarkDecorator:
@@ -100,7 +110,7 @@ def test_every_operator_has_a_case() -> None:
         if kind.run is not Operator.run and kind.__module__.startswith("graphprop.")
     }
     missing = concrete - {type(case.operator) for case in CASES}
-    assert not missing, "add a case to tests/cases.py"
+    assert not missing, "add a case to tests/support/cases.py"
 
 
 # Adjoints
@@ -635,7 +645,7 @@ def test_every_captured_operator_has_a_model() -> None:
     covered = {captured.target for _, _, family in CAPTURED for captured in family}
     # other tests register operators of their own
     known = {target for target in ATEN if target.namespace == "aten"}
-    assert not known - covered - DECOMPOSED - REFUSED, "add a model to tests/cases.py"
+    assert not known - covered - DECOMPOSED - REFUSED, "add a model to tests/support/cases.py"
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rap_reference as reference
 import torch
-from rap_reference import LAYERS, NETWORKS, Example, Net, prepared
-from test_rap import (
+from torch import nn
+
+import graphprop
+from graphprop import Layer
+from graphprop.errors import MethodError
+from graphprop.ir.interpret import interpret
+from graphprop.ops import BatchNorm
+from graphprop.rules import RULES
+from support import rap_reference as reference
+from support.maps import (
     BOTH_SIGNS,
     EACH_LAYER,
     TOLERANCE,
@@ -26,14 +33,7 @@ from test_rap import (
     through_compiler,
     total,
 )
-from torch import nn
-
-import graphprop
-from graphprop import Layer
-from graphprop.errors import MethodError
-from graphprop.ir.interpret import interpret
-from graphprop.ops import BatchNorm
-from graphprop.rules import RULES
+from support.rap_reference import LAYERS, NETWORKS, Example, Net, prepared
 
 torch.set_num_threads(1)
 

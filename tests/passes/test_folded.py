@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_networks import compile_each, prepared
 from torch import nn
 
 import graphprop
 from graphprop.errors import UnsupportedOperator
+from support.networks import compile_each, prepared
 
 FRAMES = 3
 METHODS = ("epsilon_plus_flat", "lrp_z", "rap", "rap-bn", "hedge", "gradient")

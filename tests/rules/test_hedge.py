@@ -5,44 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from unittest import mock
-from weakref import WeakKeyDictionary
 
-import hedge_reference as reference
 import numpy as np
 import pytest
 import torch
-from hedge_reference import Padded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from rap_reference import (
-    LAYERS,
-    NETWORKS,
-    Concatenation,
-    Example,
-    Net,
-    Sum,
-    matrix_of,
-    prepared,
-)
-from test_rap import (
-    BOTH_SIGNS,
-    EACH_LAYER,
-    MODELS,
-    TOLERANCE,
-    assert_equal,
-    assert_numbers,
-    assert_numbers_at_extremes,
-    assert_onnx_agrees,
-    awkward,
-    dead,
-    error,
-    explained,
-    laid_out,
-    parsed,
-    total,
-)
 from torch import nn
 
 import graphprop
@@ -54,64 +23,39 @@ from graphprop.ir.facts import facts_of
 from graphprop.ops import Add, AvgPool, Conv, ConvTranspose, Linear, Subtract
 from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
 from graphprop.rules import RULES
+from support import hedge_reference as reference
+from support.maps import (
+    BOTH_SIGNS,
+    EACH_LAYER,
+    MODELS,
+    TOLERANCE,
+    assert_equal,
+    assert_numbers,
+    assert_numbers_at_extremes,
+    assert_onnx_agrees,
+    awkward,
+    chain,
+    compiled,
+    dead,
+    error,
+    explained,
+    forks,
+    laid_out,
+    parsed,
+    total,
+)
+from support.rap_reference import (
+    LAYERS,
+    NETWORKS,
+    Concatenation,
+    Example,
+    Net,
+    Sum,
+    matrix_of,
+    prepared,
+)
 
 torch.set_num_threads(1)
-
-
-def chain() -> Net:
-    """Convolutions of every kind, one after the other."""
-    return Net(
-        (3, 11, 10),
-        ("stem", nn.Conv2d(3, 6, 3, padding=1)),
-        ("bn", nn.BatchNorm2d(6)),
-        ("relu1", nn.ReLU()),
-        ("strided", nn.Conv2d(6, 6, 3, stride=2, padding=1, bias=False)),
-        ("relu2", nn.ReLU()),
-        ("grouped", nn.Conv2d(6, 6, 3, padding=1, groups=3)),
-        ("relu3", nn.ReLU()),
-        ("pointwise", nn.Conv2d(6, 8, 1)),
-        ("relu4", nn.ReLU()),
-        ("maximum", nn.MaxPool2d(3, 1, 1)),
-        ("uneven", nn.Conv2d(8, 8, (1, 3), padding=(0, 1))),
-        ("relu5", nn.ReLU()),
-        ("average", nn.AvgPool2d(2)),
-        ("padded", Padded(8, 8, 3)),
-        ("relu6", nn.ReLU()),
-        ("pool", nn.AdaptiveAvgPool2d(1)),
-        ("flatten", nn.Flatten()),
-        ("dense1", nn.Linear(8, 8)),
-        ("relu7", nn.ReLU()),
-        ("dense2", nn.Linear(8, 4)),
-    )
-
-
-def forks() -> Net:
-    """A block within a branch of a block, sums of three, and a concatenation of the lot."""
-    return Net(
-        (2, 6, 6),
-        ("stem", nn.Conv2d(2, 4, 3, padding=1)),
-        ("relu", nn.ReLU()),
-        ("outer", nn.Conv2d(4, 4, 3, padding=1)),
-        ("relu1", nn.ReLU()),
-        ("inner", nn.Conv2d(4, 4, 3, padding=1)),
-        ("bn", nn.BatchNorm2d(4)),
-        ("inside", Sum(), "bn", "relu1"),
-        ("relu2", nn.ReLU()),
-        ("projection", nn.Conv2d(4, 4, 1), "relu"),
-        ("around", Sum(), "relu2", "projection", "relu"),
-        ("relu3", nn.ReLU()),
-        ("left", nn.Conv2d(4, 3, 3, padding=1)),
-        ("left_relu", nn.ReLU()),
-        ("right", nn.Conv2d(4, 3, 1), "relu3"),
-        ("pool", nn.AvgPool2d(3, 1, 1), "relu3"),
-        ("cat", Concatenation(), "left_relu", "right", "pool"),
-        ("relu4", nn.ReLU()),
-        ("last", nn.Conv2d(10, 5, 3, 2, 1)),
-        ("relu5", nn.ReLU()),
-        ("mean", nn.AdaptiveAvgPool2d(1)),
-        ("flatten", nn.Flatten()),
-        ("dense", nn.Linear(5, 3)),
-    )
 
 
 NAMES = ["plain", "residual", "branches", "all convolution", "two inputs", "volume", "signal"]
@@ -140,19 +84,6 @@ def path(layer: str) -> str:
 def of_layer(name: str) -> dict[str, str]:
     """The parameter that names the last activation, where the default isn't it."""
     return {"layer": path(LAST[name])} if name == "all convolution" else {}
-
-
-PROGRAMS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-
-
-def compiled(
-    network: nn.Module, x: torch.Tensor, method: str, **parameters: Any
-) -> graphprop.CompiledExplainer:
-    """Compile a network; it is captured but once, which takes longer than all that follows."""
-    if network not in PROGRAMS:
-        PROGRAMS[network] = capture(network, x)
-    with mock.patch("graphprop.explainer.capture", return_value=PROGRAMS[network]):
-        return graphprop.compile(network, x, method, **parameters)
 
 
 # The maps of whole networks

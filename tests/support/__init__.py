@@ -1,0 +1,1 @@
+"""What tests share: cases, references, oracles, random networks, and hostile files."""
