@@ -66,7 +66,7 @@ class Opened:
     ----------
     explainers
         By name.
-    preprocessing, classes, class_names
+    preprocessing, classes
         What all of them have.
     identity
         What tells each from others of the same name.
@@ -75,7 +75,6 @@ class Opened:
     explainers: dict[str, Explainer]
     preprocessing: Preprocessing
     classes: int
-    class_names: Sequence[str] | None
     identity: dict[str, Any]
 
 
@@ -119,6 +118,5 @@ def open_directories(directories: Sequence[Path]) -> Opened:
         explainers,
         preprocessing,
         classes,
-        manifests[0].get("class_names"),
         {name: m["files"] for name, m in zip(names, manifests, strict=True)},
     )

@@ -84,11 +84,17 @@ def occlusion(
         if case.mask is None or case.mask.all() or not case.mask.any():
             continue
         logits = logits_of(network, case.image[None], case.target)[0]
-        blank = np.zeros(case.mask.shape)
         sample = Sample(
-            *case, labels=case.labels, map=blank, logits=logits, index=index, explainer=network
+            case.image,
+            case.target,
+            case.mask,
+            case.labels,
+            np.zeros(case.mask.shape),  # no map is looked at
+            logits,
+            index,
+            network,
+            seed,
         )
-        sample.seed = seed
         after = curve(sample, [case.mask, ~case.mask], fill, "logit")
         falls = logits[case.target] - after
         found.append(

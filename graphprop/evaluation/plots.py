@@ -147,7 +147,7 @@ def size_figure(found: Evaluation) -> Any:
 
 
 def occlusion_figure(occluded: Occlusion) -> Any:
-    """How far the logit falls without the object and without its context, over the object's size."""
+    """How far the logit falls without object and context, over the size of the object."""
     figure, axes = figure_of(1, 1, (6, 4))
     place = axes[0, 0]
     for part in ("object", "context"):
