@@ -15,7 +15,7 @@ import numpy as np
 from graphprop.errors import InputError
 from graphprop.evaluation.perturbation import curve
 from graphprop.evaluation.results import csv_of
-from graphprop.evaluation.runner import cases_of, with_targets
+from graphprop.evaluation.runner import cases_of, classes_of, with_targets
 from graphprop.evaluation.sample import Explainer, Sample, logits_of
 
 
@@ -78,9 +78,10 @@ def occlusion(
     Kohlbrenner et al. 2020, *Towards Best Practice in Explaining Neural Network Decisions with
     LRP*, section IV.
     """
-    found = []
+    found, classes = [], 0
     for numbered in cases_of(data, samples, seed):
-        ((index, case),) = with_targets([numbered], network)
+        classes = classes or classes_of(network, numbered[1])
+        ((index, case),) = with_targets([numbered], network, classes)
         if case.mask is None or case.mask.all() or not case.mask.any():
             continue
         logits = logits_of(network, case.image[None], case.target)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -87,14 +88,19 @@ class Metric:
                 results = self.function(rest, **self.parameters)
             except NotApplicable as reason:
                 results = [reason] * len(rest)
-            for sample, value in zip(rest, results, strict=True):
-                found[sample.index] = value if isinstance(value, NotApplicable) else float(value)
+            found |= {sample.index: v for sample, v in zip(rest, results, strict=True)}
         for sample in [] if self.batched else rest:
             try:
                 found[sample.index] = float(self.function(sample, **self.parameters))
             except NotApplicable as reason:
                 found[sample.index] = reason
-        return [found[sample.index] for sample in samples]
+        return [self.finite(found[sample.index], sample) for sample in samples]
+
+    def finite(self, value: float | NotApplicable, sample: Sample) -> float | NotApplicable:
+        """A value, or the worst one where it isn't finite (the network returned NaN)."""
+        if isinstance(value, NotApplicable) or math.isfinite(value):
+            return value
+        return self.worst(sample)
 
     def having(self, **parameters: Any) -> Metric:
         """The same metric with other parameters.

@@ -122,9 +122,10 @@ def evaluate(
                 **(identity or {}),
             }
             known, partial = opened(resume, key, stack)
-        count = 0
+        count, classes, network = 0, 0, next(iter(explainers.values()))
         for batch in batches_of(cases_of(data, samples, seed), batch_size):
-            batch = with_targets(batch, next(iter(explainers.values())))
+            classes = classes or classes_of(network, batch[0][1])
+            batch = with_targets(batch, network, classes)
             for name, explainer in explainers.items():
                 if progress is not None:
                     progress(count, total, name)
@@ -161,13 +162,29 @@ def cases_of(data: Iterable[Any], samples: int | None, seed: int) -> Iterator[Nu
         yield index, Case.of(given, index)
 
 
-def with_targets(batch: list[Numbered], explainer: Explainer) -> list[Numbered]:
-    """Cases whose targets are classes, by the network's prediction where none was given."""
+def classes_of(network: Explainer, case: Case) -> int:
+    """How many classes a network has."""
+    return logits_of(network, case.image[None], 0).shape[1]
+
+
+def with_targets(batch: list[Numbered], network: Explainer, classes: int) -> list[Numbered]:
+    """Cases whose targets are classes, by the network's prediction where none was given.
+
+    Raises
+    ------
+    InputError
+        If a target is no class.
+    """
     found = []
     for index, case in batch:
         target = case.target
         if target == PREDICTED:
-            target = int(logits_of(explainer, case.image[None], 0)[0].argmax())
+            target = int(logits_of(network, case.image[None], 0)[0].argmax())
+        if not 0 <= target < classes:
+            raise InputError(
+                f"case {index} has the class {target}, and the network has the classes 0 to "
+                f"{classes - 1}"
+            )
         labels = case.labels | {target}
         found.append((index, Case(case.image, target, case.mask, labels, case.name)))
     return found
@@ -188,7 +205,6 @@ def records_of(
         x = torch.stack([case.image for _, case in alike])
         targets = torch.tensor([case.target for _, case in alike])
         logits, maps = explain_batch(explainer, x, targets)
-        refuse_targets(alike, logits.shape[1])
         for (index, case), row, one in zip(alike, logits, maps, strict=True):
             sample = Sample(
                 case.image,
@@ -228,16 +244,6 @@ def records_of(
                 record["curves"][metric.label] = points
             sample.curves.clear()
     return records
-
-
-def refuse_targets(cases: list[Numbered], classes: int) -> None:
-    """Refuse a class that the network doesn't have."""
-    for index, case in cases:
-        if not 0 <= case.target < classes:
-            raise InputError(
-                f"case {index} has the class {case.target}, and the network has the classes 0 to "
-                f"{classes - 1}"
-            )
 
 
 def opened(

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from support.evaluation import sample
 
 from graphprop.errors import MethodError
 from graphprop.evaluation.complexity import diagonal, in_proportion
 from graphprop.evaluation.registry import find_metric
+from support.evaluation import sample
 
 
 def value(name, values):

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
-from support.evaluation import mask_of, sample
 
 from graphprop.errors import MethodError
 from graphprop.evaluation.localization import LARGEST_RATIO, grown, top_weights
 from graphprop.evaluation.registry import NotApplicable, find_metric
+from support.evaluation import mask_of, sample
 
 MASK = """
 ##..

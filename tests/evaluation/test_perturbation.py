@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from support.evaluation import Fixed, Linear, sample
 
 from graphprop.errors import MethodError
 from graphprop.evaluation.fills import blurred, canvas, filler, harmonic, neighbors
 from graphprop.evaluation.perturbation import area, correlation, ranks_of, steps_up_to
 from graphprop.evaluation.registry import METRICS, NotApplicable, find_metric
+from support.evaluation import Fixed, Linear, sample
 
 NAMES = (
     "lerf morf aopc deletion insertion morf_insertion remove_positive remove_negative "

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from support.evaluation import Fixed, Linear, Weighted, sample
 
 import graphprop
 from graphprop.errors import MethodError
 from graphprop.evaluation.registry import NotApplicable, find_metric
 from graphprop.evaluation.sample import explain_batch
 from graphprop.evaluation.sensitivity import another_class, layers_of, permuted
+from support.evaluation import Fixed, Linear, Weighted, sample
 
 
 def explained(explainer, image, target=0, **options):
