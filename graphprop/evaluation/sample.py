@@ -204,44 +204,56 @@ def batches_of(pictures: Any, size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def summed_logits(logits: torch.Tensor) -> Floats:
-    """Logits ``[N, classes]``; those of a network with an output for each place, summed."""
-    array: Floats = logits.detach().cpu().double().flatten(1).numpy()
-    if logits.dim() > 2:
-        array = array.reshape(*logits.shape[:2], -1).sum(2)
-    return array
-
-
-def logits_of(explainer: Explainer, x: torch.Tensor, target: int) -> Floats:
-    """Logits of pictures, by the explainer's method ``logits`` where it has one."""
-    forward = getattr(explainer, "logits", None)
-    if callable(forward):
-        return summed_logits(forward(x))
-    return summed_logits(explainer(x, torch.full((len(x),), target))[0])
-
-
-def explain_batch(
-    explainer: Explainer, x: torch.Tensor, targets: torch.Tensor
-) -> tuple[Floats, Floats]:
-    """Logits ``[N, classes]`` and maps ``[N, H, W]`` of a batch.
+def summed_logits(logits: torch.Tensor, count: int) -> Floats:
+    """Logits ``[N, classes]``; those of a network with an output for each place, summed.
 
     Raises
     ------
     InputError
-        If the explainer returns anything but logits and relevance of that many pictures.
+        If they have another shape.
+    """
+    logits = torch.as_tensor(logits)
+    if logits.dim() < 2 or len(logits) != count:
+        raise InputError(
+            f"an explainer must return logits [N, classes], and returned {list(logits.shape)} "
+            f"for {count} pictures"
+        )
+    array: Floats = logits.detach().cpu().double().numpy()
+    return array.reshape(*array.shape[:2], -1).sum(2)
+
+
+def result_of(
+    explainer: Explainer, x: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What an explainer returns.
+
+    Raises
+    ------
+    InputError
+        If it isn't two things.
     """
     result = explainer(x, targets)
     if not isinstance(result, tuple) or len(result) != 2:
         raise InputError(
             f"an explainer must return (logits, relevance), and returned {kind_of(result)}"
         )
-    logits, relevance = (torch.as_tensor(part) for part in result)
-    if logits.dim() < 2 or len(logits) != len(x):
-        raise InputError(
-            f"an explainer must return logits [N, classes], and returned {list(logits.shape)} "
-            f"for {len(x)} pictures"
-        )
-    return summed_logits(logits), maps_of(relevance, x)
+    return result
+
+
+def logits_of(explainer: Explainer, x: torch.Tensor, target: int) -> Floats:
+    """Logits of pictures, by the explainer's method ``logits`` where it has one."""
+    forward = getattr(explainer, "logits", None)
+    if callable(forward):
+        return summed_logits(forward(x), len(x))
+    return summed_logits(result_of(explainer, x, torch.full((len(x),), target))[0], len(x))
+
+
+def explain_batch(
+    explainer: Explainer, x: torch.Tensor, targets: torch.Tensor
+) -> tuple[Floats, Floats]:
+    """Logits ``[N, classes]`` and maps ``[N, H, W]`` of a batch."""
+    logits, relevance = result_of(explainer, x, targets)
+    return summed_logits(logits, len(x)), maps_of(torch.as_tensor(relevance), x)
 
 
 def maps_of(relevance: torch.Tensor, x: torch.Tensor) -> Floats:
