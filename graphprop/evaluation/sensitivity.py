@@ -20,21 +20,32 @@ REVERSED = 2.0
 """The relative change of a map that turns into its negative."""
 
 
-def similarity_of(one: Floats, other: Floats, similarity: str, undefined: float) -> float:
-    """How alike two maps are, from -1 to 1."""
+def similarity_of(
+    one: Floats, other: Floats, similarity: str, signed: bool, undefined: float
+) -> float:
+    """How alike two maps are: from 0 to 1, or with its sign from -1.
+
+    A map and its negative are alike: many methods start from the logit, and where that changes its
+    sign nothing else need change.
+    """
     choice("similarity", similarity, SIMILARITIES)
     if similarity == "spearman":
         one, other = ranks_of(one), ranks_of(other)
-    return correlation(one, other, undefined)
+    found = correlation(one, other, undefined)
+    return found if signed else abs(found)
 
 
 @metric(higher_is_better=False, missing=1.0, batched=True)
 def class_sensitivity(
-    samples: Sequence[Sample], *, other: str = "next", similarity: str = "pearson"
+    samples: Sequence[Sample],
+    *,
+    other: str = "next",
+    similarity: str = "pearson",
+    signed: bool = False,
 ) -> list[float]:
     """Similarity of the map for the label and of the map for another class.
 
-    Low where a method tells classes apart. Maps that are constant or hold NaN can't be told apart,
+    The magnitude of their correlation over pixels: low where a method tells classes apart. Maps that are constant or hold NaN can't be told apart,
     and have 1.
 
     Parameters
@@ -45,7 +56,10 @@ def class_sensitivity(
         ``"next"``: the class of the largest logit that the picture does not show; ``"random"``:
         one at random (random logit test).
     similarity
-        ``"pearson"`` or ``"spearman"``, over pixels.
+        ``"pearson"`` or ``"spearman"``.
+    signed
+        Keep the sign of the correlation: a map that is the negative of the other is then as
+        different as can be.
 
     References
     ----------
@@ -60,7 +74,7 @@ def class_sensitivity(
     targets = [another_class(sample, other) for sample in samples]
     maps = explained(samples, [sample.image for sample in samples], targets)
     return [
-        similarity_of(s.map, m, similarity, 1.0) if np.isfinite(m).all() else 1.0
+        similarity_of(s.map, m, similarity, signed, 1.0) if np.isfinite(m).all() else 1.0
         for s, m in zip(samples, maps, strict=True)
     ]
 
@@ -135,12 +149,13 @@ PART = re.compile(r"[._](weight|bias|scale|shift|running_mean|running_var|num_ba
 
 @metric("randomisation", higher_is_better=False, missing=1.0, batched=True)
 def randomization(
-    samples: Sequence[Sample], *, similarity: str = "spearman"
+    samples: Sequence[Sample], *, similarity: str = "spearman", signed: bool = False
 ) -> list[float | NotApplicable]:
     """Cascading randomization: similarity to the map after layers lost their weights.
 
     From the last layer to the first, the entries of each layer's tensors are permuted, and stay so;
-    after each layer the map is compared with the original. The value is the mean over depths. A
+    after each layer the map is compared with the original, by the magnitude of their correlation
+    over pixels. The value is the mean over depths. A
     method that explains the network has a low one. A map that becomes constant or NaN has changed,
     and counts 0; the original map being constant, nothing can change, and the value is 1.
 
@@ -152,7 +167,9 @@ def randomization(
     samples
         The cases and their maps.
     similarity
-        ``"spearman"`` or ``"pearson"``, over pixels.
+        ``"spearman"`` or ``"pearson"``.
+    signed
+        Keep the sign of the correlation.
 
     References
     ----------
@@ -175,7 +192,7 @@ def randomization(
             for values, sample, one in zip(similar, samples, maps, strict=True):
                 alike = 0.0
                 if np.isfinite(one).all():
-                    alike = similarity_of(sample.map, one, similarity, 0.0)
+                    alike = similarity_of(sample.map, one, similarity, signed, 0.0)
                 values.append(alike)
     finally:
         explainer.load_state_dict(original)  # type: ignore[attr-defined]
