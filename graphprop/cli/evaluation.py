@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from rich.table import Table
 from rich.text import Text
 
-from graphprop import compile
-from graphprop.cli import console
+from graphprop import CompiledExplainer, compile
+from graphprop.cli import catalog, console
 from graphprop.errors import InputError, OutputError
 from graphprop.evaluation import Evaluation, baselines, evaluate, find_metric
 from graphprop.evaluation.data import Arrays, Pictures, Reading, read
@@ -173,11 +174,27 @@ def compiled_from(
             made = compile(
                 loaded.model, loaded.example, method, output=result, name=loaded.name, **parameters
             )
-            explainers[name] = ModuleExplainer(made)
+            explainers[name] = ModuleExplainer(made, network_of(loaded.model, made))
             identity[name] = [loaded.source, loaded.sha256, made.settings]
-    content = {"input_shapes": made.input_shapes, "preprocessing": loaded.preprocessing}
-    content["input_shape"] = made.input_shape
+    content = {
+        "input_shape": made.input_shape,
+        "input_shapes": made.input_shapes,
+        "preprocessing": loaded.preprocessing,
+    }
     return Opened(explainers, Preprocessing.of(content), made.classes, readable(identity))
+
+
+def network_of(model: torch.nn.Module, explainer: CompiledExplainer) -> torch.nn.Module | None:
+    """The model, if it returns the logits that the explainer does; else None.
+
+    It doesn't where it ends in a softmax, or has several results.
+    """
+    x = torch.rand(1, *explainer.input_shape, dtype=explainer.input_types[0])
+    with torch.no_grad():
+        found, logits = model(x), explainer(x)[0]
+    same = isinstance(found, torch.Tensor) and found.shape == logits.shape
+    # far above rounding, far below what a softmax does
+    return model if same and torch.allclose(found, logits, rtol=1e-3, atol=1e-4) else None
 
 
 def readable(value: Any) -> Any:
@@ -294,6 +311,21 @@ def say_results(found: Evaluation) -> None:
         target.print(table)
     for text in capture.get().splitlines():
         click.echo(text.rstrip())
+
+
+def say_metrics() -> None:
+    """Print the metrics, which way is better, what they need, and their parameters."""
+    rows = [
+        (
+            metric.name,
+            "higher" if metric.higher_is_better else "lower",
+            "masks" if metric.needs_mask else "-",
+            catalog.assignments(metric.parameters) or "-",
+            metric.summary,
+        )
+        for metric in METRICS.values()
+    ]
+    console.say_table(("metric", "better", "needs", "parameters", ""), rows)
 
 
 def say_occlusion(summary: dict[str, float | int]) -> None:
