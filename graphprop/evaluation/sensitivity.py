@@ -45,8 +45,8 @@ def class_sensitivity(
 ) -> list[float]:
     """Similarity of the map for the label and of the map for another class.
 
-    The magnitude of their correlation over pixels: low where a method tells classes apart. Maps that are constant or hold NaN can't be told apart,
-    and have 1.
+    The magnitude of their correlation over pixels: low where a method tells classes apart. Maps
+    that are constant or hold NaN can't be told apart, and have 1.
 
     Parameters
     ----------
