@@ -611,7 +611,7 @@ def evaluate(as_json: bool, **options: Any) -> None:
       a Pascal VOC folder (Annotations, JPEGImages, SegmentationObject)
       an .npz with images, labels and masks
 
-    Printed is a table of methods and metrics, with 95 % intervals by bootstrap over the cases; a
+    Printed is a table of methods and metrics, with 95 % intervals by bootstrap over the pictures; a
     star marks the best. A metric that needs masks has no value where there are none.
 
     \b

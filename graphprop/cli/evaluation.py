@@ -62,13 +62,13 @@ def run_evaluate(
     refuse_mixture(directories, source, methods, sweep)
     output = DEFAULT_FOLDER if output is None else output
     refuse_output(output)
+    for module in imports:
+        import_extension(module)
     chosen = [find_metric(name) for name in metrics or METRICS]
     with console.progress("load the explainers") as say:
         if source is None:
             opened = open_directories(directories)
         else:
-            for module in imports:
-                import_extension(module)
             opened = compiled_from(source, methods, sweep, weights, input_shape, result, say)
         names, named = read_classes(classes)
         reading = Reading(

@@ -23,31 +23,44 @@ BLOCK = 2**22
 """Entries drawn at a time, so that memory stays bounded however many cases there are."""
 
 
-def bootstrap(values: Sequence[float], seed: int, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the mean, over resamples of the cases.
+def bootstrap(
+    values: Sequence[float],
+    seed: int,
+    pictures: Sequence[str] | None = None,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of the mean, over resamples of the pictures.
 
     Parameters
     ----------
     values
         One number a case.
     seed
-        Of the resamples. As many values are resampled in the same way, whatever they are, so that
-        rows over the same cases are compared on the same resamples.
+        Of the resamples. As many pictures are resampled in the same way, whatever their values are,
+        so that rows over the same pictures are compared on the same resamples.
+    pictures
+        What the picture of each case is called. The cases of one picture are drawn together: they
+        are no independent samples. Cases without a name are pictures of their own, as all are by
+        default.
     level
         The probability that the interval holds.
 
     Returns
     -------
     tuple
-        The lower and the upper end. Of a single value both are that value.
+        The lower and the upper end. Of a single picture both are the mean.
     """
-    array = np.asarray(values, dtype=np.float64)
-    random = np.random.default_rng([seed, len(array)])
+    names = [name or index for index, name in enumerate(pictures or [""] * len(values))]
+    number = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    groups = np.array([number[name] for name in names])
+    sums = np.bincount(groups, np.asarray(values, dtype=np.float64))
+    counts = np.bincount(groups)
+    random = np.random.default_rng([seed, len(counts)])
     means: list[NDArray[np.float64]] = []
-    rows = max(1, min(RESAMPLES, BLOCK // len(array)))
+    rows = max(1, min(RESAMPLES, BLOCK // len(counts)))
     for start in range(0, RESAMPLES, rows):
-        chosen = random.integers(0, len(array), (min(rows, RESAMPLES - start), len(array)))
-        means.append(array[chosen].mean(1))
+        chosen = random.integers(0, len(counts), (min(rows, RESAMPLES - start), len(counts)))
+        means.append(sums[chosen].sum(1) / counts[chosen].sum(1))
     outside = 100 * (1 - level) / 2
     low, high = np.percentile(np.concatenate(means), [outside, 100 - outside])
     return float(low), float(high)
@@ -160,9 +173,9 @@ class Tally:
     ----------
     metrics
         What is computed.
-    values, reasons
-        By explainer and metric: the values in the order of the cases; how many cases have none, by
-        reason.
+    values, pictures, reasons
+        By explainer and metric: the values in the order of the cases; what their pictures are
+        called; how many cases have none, by reason.
     sums
         By explainer and metric: the sum of the curves seen so far, and how many there were, by
         their x.
@@ -171,6 +184,7 @@ class Tally:
     metrics: Sequence[Metric]
     cases: list[dict[str, Any]] = field(default_factory=list)
     values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    pictures: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     reasons: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
     sums: dict[tuple[str, str], dict[tuple[float, ...], tuple[NDArray[np.float64], int]]] = field(
         default_factory=dict
@@ -182,6 +196,7 @@ class Tally:
         shared = {key: record[key] for key in ("case", "name", "target", "fraction")}
         for label, value in record["values"].items():
             self.values.setdefault((explainer, label), []).append(value)
+            self.pictures.setdefault((explainer, label), []).append(record["name"])
             self.cases.append({**shared, "explainer": explainer, "metric": label, "value": value})
         for label, reason in record["reasons"].items():
             counts = self.reasons.setdefault((explainer, label), {})
@@ -199,7 +214,7 @@ class Tally:
                 key = (explainer, metric.label)
                 values = self.values.get(key, [])
                 if values:
-                    low, high = bootstrap(values, seed)
+                    low, high = bootstrap(values, seed, self.pictures[key])
                     rows.append(
                         {
                             "explainer": explainer,

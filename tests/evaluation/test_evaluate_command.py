@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from graphprop.cli import main
+from graphprop.evaluation import METRICS
 
 MODEL = """
 import torch
@@ -162,6 +163,35 @@ def test_names_of_classes(place, tmp_path):
     (tmp_path / "classes.json").write_text("3")
     found = run(place, *arguments, "--classes", tmp_path / "classes.json", code=2)
     assert "must hold a list of names, or an object of name to class" in found.stderr
+
+
+def test_a_metric_of_ones_own(place, tmp_path):
+    (tmp_path / "own_metric.py").write_text(
+        "from graphprop.evaluation import metric\n\n\n"
+        "@metric(higher_is_better=True, missing=0.0)\n"
+        "def largest(sample, *, factor=1):\n"
+        '    """The largest entry."""\n'
+        "    return factor * sample.map.max()\n"
+    )
+    arguments = [place / "gradient", "--data", place / "data.npz", "-o", tmp_path / "out"]
+    arguments += ["--import", tmp_path / "own_metric.py", "--metric", "largest:factor=0", "--json"]
+    try:
+        rows = json.loads(run(place, *arguments, "--no-plots").stdout)["rows"]
+    finally:
+        METRICS.pop("largest", None)
+    assert {(row["metric"], row["mean"]) for row in rows} == {("largest(factor=0)", 0)}
+
+
+def test_networks_that_cannot_be_compared(place, tmp_path):
+    (tmp_path / "wide.py").write_text(
+        MODEL.replace("8, 8", "16, 16").replace("Linear(64", "Linear(256")
+    )
+    arguments = ["compile", str(tmp_path / "wide.py"), "-m", "gradient", "--no-onnx", "--no-check"]
+    found = CliRunner().invoke(main, [*arguments, "-o", str(tmp_path / "wide")])
+    assert found.exit_code == 0, found.output
+    arguments = [place / "gradient", tmp_path / "wide", "--data", "x", "-o", tmp_path / "out"]
+    found = run(place, *arguments, code=2)
+    assert "can't be compared: they take different pictures" in found.stderr
 
 
 def test_list_of_metrics(place):

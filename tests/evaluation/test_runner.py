@@ -1,6 +1,7 @@
 """Evaluation as a whole: rows, intervals, seeds, batches, and going on after an interruption."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,14 @@ def test_all_metrics_are_there_and_documented():
     for found in METRICS.values():
         assert found.summary.endswith(".")
         assert "References\n" in (found.function.__doc__ or "")
+
+
+def test_all_metrics_are_in_the_documentation():
+    text = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+    for found in METRICS.values():
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        (row,) = (row for row in rows if f"`{found.name}`" in row.split("|")[1])
+        assert ("higher" if found.higher_is_better else "lower") in row.split("|")[3], row
 
 
 def test_rows():
@@ -76,6 +85,21 @@ def test_interval():
     assert bootstrap(values, 1) != (low, high)
     assert bootstrap([3.0], 0) == (3, 3)
     assert bootstrap([2.0] * 5, 0) == (2, 2)
+
+
+def test_interval_over_pictures():
+    """Cases of one picture are drawn together: twenty copies of a value say no more than one."""
+    values = np.random.default_rng(0).standard_normal(30)
+    names = [f"{number}.png" for number in range(30)]
+    once = bootstrap(values, 0, names)
+    assert once == bootstrap(values, 0)
+    copied = bootstrap(np.repeat(values, 20), 0, [name for name in names for _ in range(20)])
+    assert copied == pytest.approx(once)
+    apart = bootstrap(np.repeat(values, 20), 0)
+    assert apart[1] - apart[0] < (once[1] - once[0]) / 3
+    # of unequal numbers, the mean stays that of the cases
+    low, high = bootstrap([1.0, 1.0, 1.0, 5.0], 0, ["a", "a", "a", "b"])
+    assert (low, high) == (1, 5)
 
 
 def test_seed_decides_everything_random():
