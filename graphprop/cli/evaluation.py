@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from rich.table import Table
 from rich.text import Text
 
-from graphprop import CompiledExplainer, compile
+from graphprop import compile
 from graphprop.cli import catalog, console
 from graphprop.errors import InputError, OutputError
 from graphprop.evaluation import Evaluation, baselines, evaluate, find_metric
@@ -174,7 +173,7 @@ def compiled_from(
             made = compile(
                 loaded.model, loaded.example, method, output=result, name=loaded.name, **parameters
             )
-            explainers[name] = ModuleExplainer(made, network_of(loaded.model, made))
+            explainers[name] = ModuleExplainer(made)
             identity[name] = [loaded.source, loaded.sha256, made.settings]
     content = {
         "input_shape": made.input_shape,
@@ -182,19 +181,6 @@ def compiled_from(
         "preprocessing": loaded.preprocessing,
     }
     return Opened(explainers, Preprocessing.of(content), made.classes, readable(identity))
-
-
-def network_of(model: torch.nn.Module, explainer: CompiledExplainer) -> torch.nn.Module | None:
-    """The model, if it returns the logits that the explainer does; else None.
-
-    It doesn't where it ends in a softmax, or has several results.
-    """
-    x = torch.rand(1, *explainer.input_shape, dtype=explainer.input_types[0])
-    with torch.no_grad():
-        found, logits = model(x), explainer(x)[0]
-    same = isinstance(found, torch.Tensor) and found.shape == logits.shape
-    # far above rounding, far below what a softmax does
-    return model if same and torch.allclose(found, logits, rtol=1e-3, atol=1e-4) else None
 
 
 def readable(value: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,48 @@ from graphprop.pictures.explain import refuse_rejected
 from graphprop.pictures.preprocessing import Preprocessing
 
 
+class LogitsOf(torch.nn.Module):
+    """A compiled module without its relevance."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[N, classes]``."""
+        result: torch.Tensor = self.module(x, None)[0]
+        return result
+
+
+def forward_part(module: torch.nn.Module, x: torch.Tensor) -> torch.nn.Module:
+    """The part of a compiled module that computes logits.
+
+    Tracing drops what they don't depend on, which is most of the work. A trace is of one batch
+    size: it is used only if it agrees with the module on others.
+
+    Parameters
+    ----------
+    module
+        Called as ``(x, target) -> (logits, relevance)``.
+    x
+        Pictures ``[N, C, H, W]``.
+    """
+    complete = LogitsOf(module)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes that become constants: compared below
+            traced: torch.nn.Module = torch.jit.trace(complete, x, check_trace=False)
+        for other in (x[:1], torch.cat([x, x.flip(-1), x.flip(-2)])):
+            found, expected = traced(other), complete(other)
+            if found.shape != expected.shape or not torch.allclose(
+                found, expected, rtol=1e-4, atol=1e-5, equal_nan=True
+            ):
+                return complete
+    except Exception:  # whatever the tracer can't do, the module can
+        return complete
+    return traced
+
+
 @dataclass
 class ModuleExplainer:
     """A compiled module as an explainer that stores nothing for gradients.
@@ -26,13 +69,10 @@ class ModuleExplainer:
     ----------
     module
         Called as ``(x, target) -> (logits, relevance)``.
-    network
-        The network alone, ``x -> logits``, where it is at hand: perturbed pictures then need no
-        relevance.
     """
 
     module: torch.nn.Module
-    network: torch.nn.Module | None = None
+    forward: torch.nn.Module | None = field(default=None, init=False, repr=False)
 
     def __call__(self, x: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and relevance."""
@@ -43,10 +83,9 @@ class ModuleExplainer:
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits ``[N, classes]``."""
         with torch.no_grad():
-            if self.network is None:
-                result: torch.Tensor = self.module(x, None)[0]
-            else:
-                result = self.network(x)
+            if self.forward is None:
+                self.forward = forward_part(self.module, x)
+            result: torch.Tensor = self.forward(x)
         return result
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -56,6 +95,7 @@ class ModuleExplainer:
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Replace the weights."""
         self.module.load_state_dict(state)
+        self.forward = None
 
 
 @dataclass(frozen=True)
