@@ -265,7 +265,9 @@ def onnx_names(explainer: CompiledExplainer) -> dict[str, str]:
     """Variable of ``forward`` -> ONNX value, for those that aren't called alike."""
     output: Any = explainer.legal.output.args[0]
     logits, _, relevances = output
-    renamed = {explainer.generated.results[facts_of(logits).records]: "logits"}
+    label = facts_of(logits).records
+    assert label is not None
+    renamed = {explainer.generated.results[label]: "logits"}
     recorded = explainer.recorded_nodes(explainer.legal)
     for name, node in emit_onnx.named_outputs(explainer.legal, recorded).items():
         labels = [label for label, other in relevances.items() if other is node]

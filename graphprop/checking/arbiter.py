@@ -376,7 +376,9 @@ def stage_nodes(network: Network, stages: Sequence[Stage]) -> dict[fx.Node, list
     """The nodes of a lowered or legal graph that hold stages: node -> indices of stages."""
     output: Any = network.output.args[0]
     relevance, relevances = network.maps[0], output[2]
-    results = {facts_of(node).records: node for node in network.layers if facts_of(node).records}
+    results = {
+        records: node for node in network.layers if (records := facts_of(node).records) is not None
+    }
     found: dict[fx.Node, list[int]] = {}
     for index, stage in enumerate(stages):
         known = results if stage.kind == "result" else relevances

@@ -87,9 +87,9 @@ def to_python(
     methods = {method for operator in operators for method in operator.calls}
     check_calls(source, {*functions, "explain"} if network.samples else functions, methods)
     results = {
-        facts_of(node).records: printer.names[node]
+        records: printer.names[node]
         for node in network.layers
-        if facts_of(node).records and node in printer.names
+        if (records := facts_of(node).records) is not None and node in printer.names
     }
     return PythonModule(
         source, results, {label: printer.names[node] for label, node in relevances.items()}

@@ -101,7 +101,7 @@ class Facts:
     place_in_stack: float = inf
     section: str = ""
     named: bool = False
-    records: str = ""
+    records: str | None = None
 
     def update(self, **facts: Any) -> None:
         """Set several facts."""

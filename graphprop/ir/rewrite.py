@@ -91,7 +91,7 @@ def put(node: fx.Node, found: fx.Node | float, writer: Writer) -> None:
     users = list(node.users)
     if isinstance(found, fx.Node):
         if found.op == "call_function":
-            facts_of(found).records = facts_of(found).records or facts_of(node).records
+            hand_on_record(node, found)
             new = not found.users
             if new or (facts_of(node).named and not facts_of(found).named):
                 writer.take_name(found, node)
@@ -104,6 +104,12 @@ def put(node: fx.Node, found: fx.Node | float, writer: Writer) -> None:
             infer(user)
 
 
+def hand_on_record(node: fx.Node, replacement: fx.Node) -> None:
+    """Let a replacement stand for the layer's result that a node stood for."""
+    if facts_of(replacement).records is None:
+        facts_of(replacement).records = facts_of(node).records
+
+
 def merge_equal(network: Network) -> int:
     """Let equal subexpressions be computed once."""
     seen: dict[Any, fx.Node] = {}
@@ -113,7 +119,7 @@ def merge_equal(network: Network) -> int:
             continue
         first = seen.setdefault((node.target, node.args), node)
         if first is not node:
-            facts_of(first).records = facts_of(first).records or facts_of(node).records
+            hand_on_record(node, first)
             node.replace_all_uses_with(first)
             network.graph.erase_node(node)
             merged += 1

@@ -74,7 +74,7 @@ def tidy_names(network: Network) -> None:
     names = {node.name for node in network.graph.nodes}
     for node in network.graph.nodes:
         stem = re.sub(r"_\d+$", "", node.name)
-        given = facts_of(node).records or facts_of(node).named
+        given = facts_of(node).records is not None or facts_of(node).named
         if node.op == "call_function" and not given and stem not in names:
             names = names - {node.name} | {stem}
             node.name = stem
