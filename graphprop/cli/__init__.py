@@ -568,7 +568,7 @@ def list_metrics(ctx: click.Context, parameter: click.Parameter, value: bool) ->
     type=click.Choice(["crop", "stretch"]),
     default="crop",
     show_default=True,
-    help="Scale a picture to cover the input and keep its middle, or stretch it; masks with it.",
+    help="Scale a picture to cover the input and crop it to the center, or stretch it; masks too.",
 )
 @click.option("--boxes", is_flag=True, help="Use the boxes of objects where there are masks, too.")
 @click.option(
@@ -620,8 +620,7 @@ def evaluate(as_json: bool, **options: Any) -> None:
       cases.csv                         the value of each case
       *.png                             plots, if matplotlib is installed
 
-    An evaluation that was stopped goes on where it was, when it is started again with the same
-    OUT.
+    An evaluation that was stopped continues when it is started again with the same OUT.
 
     \b
     Examples:

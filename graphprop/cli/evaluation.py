@@ -113,7 +113,7 @@ def run_evaluate(
         written.append(output / "occlusion.csv")
     if not no_plots and available():
         written += write_plots(found, output, occluded)
-    # all is in its place: nothing is left to go on with
+    # complete: there is nothing to resume
     (output / PARTIAL).unlink(missing_ok=True)
     if as_json:
         content = {**found.as_dict(), "files": written}

@@ -157,7 +157,7 @@ def mu_50(sample: Sample) -> float:
 def outside_inside(amounts: Floats, mask: Bools) -> float:
     """Mean outside of a mask over mean inside, of amounts that are not negative.
 
-    With nothing on either side the two can't be told apart, which is 1.
+    With nothing on either side, the ratio is that of a constant map, 1.
     """
     if mask.all():
         raise NotApplicable("the object covers the picture, nothing is outside")

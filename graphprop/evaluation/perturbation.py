@@ -263,7 +263,7 @@ def morf_insertion(
 ) -> float:
     """Insertion of the top 1, 2, ... 20 % of the pixels into the blurred picture: mean score.
 
-    ``mean_k f(x_k)`` over k percent of the pixels, k = 1 ... 20. Other than `insertion` it looks at
+    ``mean_k f(x_k)`` over k percent of the pixels, k = 1 ... 20. Unlike `insertion`, it depends on
     the most relevant pixels alone.
 
     Parameters
@@ -283,7 +283,7 @@ def morf_insertion(
     Activation*, insertion.
     """
     if not 1 <= percent <= 100:
-        raise MethodError(f"percent is a whole number from 1 to 100, not {percent}")
+        raise MethodError(f"percent is an integer from 1 to 100, not {percent}")
     shares = np.arange(1, int(percent) + 1) / 100
     return float(insert(sample, shares, fill, value).mean())
 
@@ -359,7 +359,7 @@ def remove_negative(
 ) -> float:
     """Accuracy after the removal of the pixels of most negative relevance.
 
-    As `remove_positive`, of the other sign: what speaks against the class can go.
+    As `remove_positive`, of the other sign: what is evidence against the class can be removed.
 
     References
     ----------

@@ -113,7 +113,7 @@ def curve_figure(found: Evaluation, metric: str) -> Any:
 def binned(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
     """Means of values over bins of the first number, which lies in [0, 1]; empty bins are left out.
 
-    Returns the middles of the bins and the means.
+    Returns the centers of the bins and the means.
     """
     numbers = np.array([min(int(size * BINS), BINS - 1) for size, _ in pairs])
     values = np.array([value for _, value in pairs])

@@ -46,7 +46,7 @@ def class_sensitivity(
     """Similarity of the map for the label and of the map for another class.
 
     The magnitude of their correlation over pixels: low where a method tells classes apart. Maps
-    that are constant or hold NaN can't be told apart, and have 1.
+    that are constant or contain NaN cannot be distinguished, and have 1.
 
     Parameters
     ----------

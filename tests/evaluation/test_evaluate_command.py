@@ -1,4 +1,4 @@
-"""``graphprop evaluate``: its table, its files, going on after an interruption, what it refuses."""
+"""``graphprop evaluate``: its table, its files, resuming, what it refuses."""
 
 import json
 
@@ -115,12 +115,12 @@ def test_samples(place, tmp_path):
     assert {row["n"] for row in json.loads(found.stdout)["rows"]} == {2}
 
 
-def test_going_on_after_an_interruption(place, tmp_path, monkeypatch):
+def test_an_interrupted_evaluation_is_resumed(place, tmp_path, monkeypatch):
     from graphprop.evaluation import runner
 
     arguments = ["--data", place / "data.npz", "--no-plots", "--json", "--batch-size", 2]
     arguments += ["--metric", "mu"]
-    expected = run(place, *directories(place), *arguments, "-o", tmp_path / "whole")
+    expected = run(place, *directories(place), *arguments, "-o", tmp_path / "complete")
     original, calls = runner.records_of, []
 
     def stopped(cases, name, *rest):

@@ -90,8 +90,8 @@ def test_aopc_by_hand():
     one = counting(values)
     # at 9 x 9 a patch is one pixel, and one patch in the end: f falls by one
     assert value("aopc:fill=zero,value=logit,points=1,patches=1", one) == pytest.approx(0.5)
-    whole = "aopc:fill=zero,value=logit,points=81,patches=625"
-    assert value(whole, one) == pytest.approx(81 / 2)
+    every = "aopc:fill=zero,value=logit,points=81,patches=625"
+    assert value(every, one) == pytest.approx(81 / 2)
 
 
 def test_aopc_of_patches():
@@ -290,7 +290,7 @@ def test_direct_neighbors_weigh_twice_as_much():
         ("morf:fill=black", "fill is 'zero' or"),
         ("morf:value=logits", "value is 'accuracy' or 'score' or 'logit', not 'logits'"),
         ("deletion:points=0", "points is a number from 1, not 0"),
-        ("morf_insertion:percent=0", "percent is a whole number from 1 to 100"),
+        ("morf_insertion:percent=0", "percent is an integer from 1 to 100"),
         ("remove_positive:steps=0", "steps is a number from 1, not 0"),
         ("occlusion_agreement:grid=1", "grid is a number from 2, not 1"),
     ],

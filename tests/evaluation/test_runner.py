@@ -1,4 +1,4 @@
-"""Evaluation as a whole: rows, intervals, seeds, batches, and going on after an interruption."""
+"""Evaluation from end to end: rows, intervals, seeds, batches, and resuming."""
 
 import json
 from pathlib import Path
@@ -245,7 +245,7 @@ def test_edge_is_sobels():
     assert torch.equal(edges, expected)
 
 
-# Going on after an interruption.
+# Resuming.
 
 
 def test_what_was_done_is_not_done_again(tmp_path):

@@ -107,7 +107,7 @@ def drawn(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Bools:
     image = Image.new("L", (width * FINE, height * FINE))
     pen = ImageDraw.Draw(image)
     for polygon in polygons:
-        # ImageDraw takes whole numbers for the middles of pixels
+        # ImageDraw takes integers for the centers of pixels
         corners = [float(number) * FINE - 0.5 for number in polygon]
         pen.polygon(corners, fill=1)
     fine = np.asarray(image).reshape(height, FINE, width, FINE)
