@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from graphprop.errors import GraphpropError
 
 if TYPE_CHECKING:
+    from graphprop.evaluation import evaluate
     from graphprop.explainer import CompiledExplainer, LayerInfo, compile
     from graphprop.ops import Operator
     from graphprop.ops.base import from_aten
@@ -18,6 +19,7 @@ else:
     # What needs torch is loaded when it is asked for: ``graphprop --help`` then answers at once.
     _HOMES = {
         "graphprop.explainer": ("CompiledExplainer", "LayerInfo", "compile"),
+        "graphprop.evaluation": ("evaluate",),
         "graphprop.ops.base": ("Operator", "from_aten"),
         "graphprop.rules": ("METHODS", "RULES", "Layer", "Method", "method", "rule"),
     }
@@ -49,6 +51,7 @@ __all__ = [
     "Operator",
     "__version__",
     "compile",
+    "evaluate",
     "from_aten",
     "method",
     "rule",

@@ -273,7 +273,7 @@ def test_imputation_solves_its_linear_system():
     for channel in range(2):
         known = image[channel].reshape(-1)[~missing]
         expected = np.linalg.solve(left, matrix[np.ix_(missing, ~missing)] @ known)
-        assert found[channel][removed] == pytest.approx(expected, abs=1e-5)
+        assert found[channel][removed] == pytest.approx(expected, abs=1e-3)
 
 
 def test_direct_neighbors_weigh_twice_as_much():

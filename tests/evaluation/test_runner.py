@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import graphprop
 from graphprop.errors import InputError, MethodError, OutputError
 from graphprop.evaluation import METRICS, Case, baselines, evaluate, find_metric, metric
 from graphprop.evaluation.baselines import edge_map
@@ -22,6 +23,11 @@ NAMES = set(
     "class_sensitivity positive_ratio d_k entropy gini max_sensitivity randomisation".split()
 )
 FEW = ["pointing_game", "mu_w", "morf", "class_sensitivity", "max_sensitivity:draws=2"]
+
+
+def test_public_name():
+    assert graphprop.evaluate is evaluate
+    assert "evaluate" in graphprop.__all__
 
 
 def test_all_metrics_are_there_and_documented():

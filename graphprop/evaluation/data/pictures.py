@@ -35,8 +35,8 @@ class Reading:
     named
         A name to a class, before ``class_names``.
     fit
-        ``"crop"``: scaled to cover the input's size, and cropped to its center; ``"stretch"``: scaled to
-        it in each direction. Masks and boxes go with their picture.
+        ``"crop"``: scaled to cover the input's size, and cropped to its center; ``"stretch"``:
+        scaled to it in each direction. Masks and boxes go with their picture.
     masks
         ``"objects"``: as exact as the data has them; ``"boxes"``: the boxes of the objects.
     images
