@@ -233,7 +233,7 @@ def describe(
     written: Sequence[Path],
 ) -> None:
     """Print the table, what has no value and why, and the files."""
-    used = len({case["case"] for case in found.cases})
+    used = len(found.facts)
     console.say(f"{data}: {used} of {len(cases)} cases; mean [95 % interval], * the best")
     console.say()
     say_results(found)

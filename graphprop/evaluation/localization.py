@@ -67,8 +67,10 @@ def is_predicted(logits: Floats, sample: Sample) -> bool:
     """Whether the target is among the largest logits, of as many as the picture has labels.
 
     Of a picture with one label that is the largest logit. Classes that share the logit of the
-    target count as larger.
+    target count as larger; with NaN among the logits nothing is predicted.
     """
+    if not np.isfinite(logits).all():
+        return False
     others = np.delete(logits, sample.target)
     return bool((others >= logits[sample.target]).sum() < max(1, len(sample.labels)))
 

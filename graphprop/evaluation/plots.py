@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def write_plots(found: Evaluation, folder: Path, occluded: Occlusion | None = No
     for metric in dict.fromkeys(metric for _, metric in found.curves):
         name = re.sub(r"[^A-Za-z0-9_.=-]+", "_", metric).strip("_")
         figures[f"curve-{name}"] = curve_figure(found, metric)
-    if any(case["metric"] == "mu" for case in found.cases):
+    if "mu" in found.metrics:
         figures["mu-by-size"] = size_figure(found)
     if occluded is not None:
         figures["occlusion"] = occlusion_figure(occluded)
@@ -124,21 +123,15 @@ def binned(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
     )
 
 
-def by_explainer(found: Evaluation, metric: str) -> Mapping[str, list[tuple[float, float]]]:
-    """Size of the object and value of each case, by explainer."""
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    for case in found.cases:
-        if case["metric"] == metric and case["fraction"] is not None:
-            pairs.setdefault(case["explainer"], []).append((case["fraction"], case["value"]))
-    return pairs
-
-
 def size_figure(found: Evaluation) -> Any:
     """Mu over the size of the object, in bins; the diagonal is what chance gives."""
     figure, axes = figure_of(1, 1, (6, 4))
     place = axes[0, 0]
     place.plot([0, 1], [0, 1], color="gray", linewidth=1, linestyle=":", label="chance")
-    for explainer, pairs in by_explainer(found, "mu").items():
+    for explainer in found.explainers:
+        values = found.values[explainer, "mu"]
+        sizes = [found.facts[case].fraction or 0.0 for case in values.cases]
+        pairs = list(zip(sizes, values.numbers, strict=True))
         place.plot(*binned(pairs), marker=".", linewidth=1, label=explainer)
     place.set(xlabel="share of the picture that the object covers", ylabel="mu")
     place.grid(alpha=0.3)

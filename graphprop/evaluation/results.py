@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,31 @@ def bootstrap(
     return float(low), float(high)
 
 
+Pair: TypeAlias = tuple[str, str]
+"""An explainer and a metric."""
+
+
+class Facts(NamedTuple):
+    """What is known of a case: its picture, its class, the share that the object covers."""
+
+    name: str
+    target: int
+    fraction: float | None
+
+
+@dataclass
+class Values:
+    """The values of a metric by case, as numbers without objects: there can be millions."""
+
+    cases: array[int] = field(default_factory=lambda: array("q"))
+    numbers: array[float] = field(default_factory=lambda: array("d"))
+
+    def add(self, case: int, number: float) -> None:
+        """Append a value."""
+        self.cases.append(case)
+        self.numbers.append(number)
+
+
 @dataclass
 class Evaluation:
     """What `evaluate` found.
@@ -75,21 +101,37 @@ class Evaluation:
     rows
         ``explainer, metric, mean, low, high, n, higher_is_better`` of each pair that has a value,
         in the order of the explainers.
-    cases
-        ``case, name, target, fraction, explainer, metric, value`` of each value; ``fraction`` is
-        the share of the picture that the object covers, None without a mask.
     skipped
         ``explainer, metric, n, reason`` of cases without a value.
     curves
         Explainer and metric to the mean curve ``(x, y)``, of metrics that record one.
+    values
+        Explainer and metric to the values of all cases.
+    facts
+        The number of a case to what is known of it.
     """
 
     rows: list[dict[str, Any]]
-    cases: list[dict[str, Any]] = field(default_factory=list, repr=False)
     skipped: list[dict[str, Any]] = field(default_factory=list)
-    curves: dict[tuple[str, str], tuple[list[float], list[float]]] = field(
-        default_factory=dict, repr=False
-    )
+    curves: dict[Pair, tuple[list[float], list[float]]] = field(default_factory=dict, repr=False)
+    values: dict[Pair, Values] = field(default_factory=dict, repr=False)
+    facts: dict[int, Facts] = field(default_factory=dict, repr=False)
+
+    @property
+    def cases(self) -> Iterator[dict[str, Any]]:
+        """``case, name, target, fraction, explainer, metric, value`` of each value.
+
+        ``fraction`` is the share of the picture that the object covers, None without a mask.
+        """
+        for (explainer, metric), values in self.values.items():
+            for case, value in zip(values.cases, values.numbers, strict=True):
+                yield {
+                    "case": case,
+                    **self.facts[case]._asdict(),
+                    "explainer": explainer,
+                    "metric": metric,
+                    "value": value,
+                }
 
     @property
     def explainers(self) -> list[str]:
@@ -156,7 +198,7 @@ class Evaluation:
         return written
 
 
-def csv_of(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_of(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as CSV, with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
@@ -173,31 +215,28 @@ class Tally:
     ----------
     metrics
         What is computed.
-    values, pictures, reasons
-        By explainer and metric: the values in the order of the cases; what their pictures are
-        called; how many cases have none, by reason.
+    values, facts
+        As in `Evaluation`.
+    reasons
+        How many cases have no value, by reason.
     sums
-        By explainer and metric: the sum of the curves seen so far, and how many there were, by
-        their x.
+        The sum of the curves seen so far, and how many there were, by their x.
     """
 
     metrics: Sequence[Metric]
-    cases: list[dict[str, Any]] = field(default_factory=list)
-    values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    pictures: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    reasons: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
-    sums: dict[tuple[str, str], dict[tuple[float, ...], tuple[NDArray[np.float64], int]]] = field(
+    values: dict[Pair, Values] = field(default_factory=dict)
+    facts: dict[int, Facts] = field(default_factory=dict)
+    reasons: dict[Pair, dict[str, int]] = field(default_factory=dict)
+    sums: dict[Pair, dict[tuple[float, ...], tuple[NDArray[np.float64], int]]] = field(
         default_factory=dict
     )
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take the values of a case by one explainer: what is also written to a file."""
-        explainer = record["explainer"]
-        shared = {key: record[key] for key in ("case", "name", "target", "fraction")}
+        explainer, case = record["explainer"], record["case"]
+        self.facts[case] = Facts(record["name"], record["target"], record["fraction"])
         for label, value in record["values"].items():
-            self.values.setdefault((explainer, label), []).append(value)
-            self.pictures.setdefault((explainer, label), []).append(record["name"])
-            self.cases.append({**shared, "explainer": explainer, "metric": label, "value": value})
+            self.values.setdefault((explainer, label), Values()).add(case, value)
         for label, reason in record["reasons"].items():
             counts = self.reasons.setdefault((explainer, label), {})
             counts[reason] = counts.get(reason, 0) + 1
@@ -208,26 +247,15 @@ class Tally:
 
     def result(self, explainers: Sequence[str], seed: int) -> Evaluation:
         """Means with intervals, in the order of the explainers and metrics."""
-        rows, skipped, curves = [], [], {}
+        found = Evaluation([], facts=self.facts)
         for explainer in explainers:
             for metric in self.metrics:
                 key = (explainer, metric.label)
-                values = self.values.get(key, [])
-                if values:
-                    low, high = bootstrap(values, seed, self.pictures[key])
-                    rows.append(
-                        {
-                            "explainer": explainer,
-                            "metric": metric.label,
-                            "mean": float(np.mean(values)),
-                            "low": low,
-                            "high": high,
-                            "n": len(values),
-                            "higher_is_better": metric.higher_is_better,
-                        }
-                    )
+                if key in self.values:
+                    found.values[key] = self.values[key]
+                    found.rows.append(self.row(explainer, metric, seed))
                 for reason, count in self.reasons.get(key, {}).items():
-                    skipped.append(
+                    found.skipped.append(
                         {
                             "explainer": explainer,
                             "metric": metric.label,
@@ -238,5 +266,20 @@ class Tally:
                 by_axis = self.sums.get(key)
                 if by_axis:  # pictures of several sizes have several axes: the most frequent one
                     axis, (total, count) = max(by_axis.items(), key=lambda item: item[1][1])
-                    curves[key] = (list(axis), [float(v) for v in total / count])
-        return Evaluation(rows, self.cases, skipped, curves)
+                    found.curves[key] = (list(axis), [float(v) for v in total / count])
+        return found
+
+    def row(self, explainer: str, metric: Metric, seed: int) -> dict[str, Any]:
+        """The mean of a pair, with its interval."""
+        values = self.values[explainer, metric.label]
+        names = [self.facts[case].name for case in values.cases]
+        low, high = bootstrap(values.numbers, seed, names)
+        return {
+            "explainer": explainer,
+            "metric": metric.label,
+            "mean": float(np.mean(values.numbers)),
+            "low": low,
+            "high": high,
+            "n": len(values.numbers),
+            "higher_is_better": metric.higher_is_better,
+        }

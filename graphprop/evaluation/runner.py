@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from pathlib import Path
@@ -112,8 +113,7 @@ def evaluate(
     tally = Tally(chosen)
     total = size_of(data) if samples is None else samples
     with ExitStack() as stack:
-        known: dict[tuple[int, str], Any] = {}
-        partial = None
+        partial: Partial | None = None
         if resume is not None:
             key = {
                 "metrics": [metric.label for metric in chosen],
@@ -121,7 +121,7 @@ def evaluate(
                 "seed": seed,
                 **(identity or {}),
             }
-            known, partial = opened(resume, key, stack)
+            partial = stack.enter_context(Partial(resume, key))
         count, classes, network = 0, 0, next(iter(explainers.values()))
         for batch in batches_of(cases_of(data, samples, seed), batch_size):
             classes = classes or classes_of(network, batch[0][1])
@@ -129,14 +129,14 @@ def evaluate(
             for name, explainer in explainers.items():
                 if progress is not None:
                     progress(count, total, name)
-                missing = [(index, case) for index, case in batch if (index, name) not in known]
+                known = {} if partial is None else partial.read([i for i, _ in batch], name)
+                missing = [(index, case) for index, case in batch if index not in known]
                 fresh = records_of(missing, name, explainer, chosen, seed, batch_size)
                 if partial is not None:
-                    partial.writelines(json.dumps(record) + "\n" for record in fresh)
-                    partial.flush()
-                found = {record["case"]: record for record in fresh}
+                    partial.write(fresh)
+                known |= {record["case"]: record for record in fresh}
                 for index, _ in batch:
-                    tally.add(found.get(index) or known[index, name])
+                    tally.add(known[index])
             count += len(batch)
     if not count:
         raise InputError("the data has no cases")
@@ -246,44 +246,84 @@ def records_of(
     return records
 
 
-def opened(
-    folder: Path, key: Mapping[str, Any], stack: ExitStack
-) -> tuple[dict[tuple[int, str], Any], IO[str]]:
-    """Read the results so far in a folder, and open their file for more.
+class Partial:
+    """The results so far in a folder, a line for each case and explainer.
 
-    A last line that was cut off when the program was stopped is dropped.
+    Only the places of the lines are held in memory. A last line that was cut off when the program
+    was stopped is dropped.
+
+    Parameters
+    ----------
+    folder
+        Where the file lies.
+    key
+        What the results depend on: the first line.
 
     Raises
     ------
     OutputError
-        If they are of another evaluation, or the file can't be written.
+        If the results are of another evaluation, or the file can't be read or written.
     """
-    path = folder / PARTIAL
-    key = json.loads(json.dumps(key))
-    known: dict[tuple[int, str], Any] = {}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()
-        if lines:
+
+    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+        self.path = folder / PARTIAL
+        self.places: dict[tuple[int, str], int] = {}
+        first = json.dumps(key)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file: IO[bytes] = self.path.open("a+b")
+            self.file.seek(0)
+            end = self.scan(json.loads(first))
+            self.file.truncate(end)
+            self.file.seek(0, os.SEEK_END)
+            if not end:
+                self.file.write(first.encode() + b"\n")
+        except OSError as error:
+            raise OutputError(f"{self.path} can't be written: {error.strerror or error}") from error
+
+    def scan(self, key: Any) -> int:
+        """Find the lines; returns where the last complete one ends."""
+        end = 0
+        for line in self.file:
+            if not line.endswith(b"\n"):
+                break
             try:
-                before, *records = [json.loads(line) for line in lines]
-                known = {(record["case"], record["explainer"]): record for record in records}
-            except (ValueError, KeyError, TypeError) as error:
-                raise OutputError(f"{path} can't be read: remove it, to begin anew") from error
-            if before != key:
-                other = [name for name in key if before.get(name) != key[name]]
-                raise OutputError(
-                    f"{folder} holds the results so far of another evaluation "
-                    f"({', '.join(other) or 'unknown'} differ): name another folder, or remove "
-                    f"{path}"
-                )
-        with path.open("w" if not lines else "r+", encoding="utf-8") as file:
-            if lines:
-                file.truncate(sum(len(line.encode()) for line in lines))
-            else:
-                file.write(json.dumps(key) + "\n")
-        return known, stack.enter_context(path.open("a", encoding="utf-8"))
-    except OSError as error:
-        raise OutputError(f"{path} can't be written: {error.strerror or error}") from error
+                content = json.loads(line)
+                if end:
+                    self.places[content["case"], content["explainer"]] = end
+                elif content != key:
+                    self.refuse(content, key)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise OutputError(f"{self.path} can't be read: remove it, to begin anew") from error
+            end += len(line)
+        return end
+
+    def refuse(self, before: Any, key: Mapping[str, Any]) -> None:
+        """Refuse the results of another evaluation."""
+        other = [name for name in key if before.get(name) != key[name]]
+        raise OutputError(
+            f"{self.path.parent} holds the results so far of another evaluation "
+            f"({', '.join(other) or 'unknown'} differ): name another folder, or remove {self.path}"
+        )
+
+    def read(self, cases: Iterable[int], explainer: str) -> dict[int, dict[str, Any]]:
+        """The results of those of some cases that there are, by an explainer."""
+        found = {}
+        for case in cases:
+            place = self.places.get((case, explainer))
+            if place is not None:
+                self.file.seek(place)
+                found[case] = json.loads(self.file.readline())
+        return found
+
+    def write(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append results."""
+        self.file.seek(0, os.SEEK_END)
+        self.file.writelines(json.dumps(record).encode() + b"\n" for record in records)
+        self.file.flush()
+
+    def __enter__(self) -> Partial:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.file.close()

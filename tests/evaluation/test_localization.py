@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from graphprop.errors import MethodError
-from graphprop.evaluation.localization import LARGEST_RATIO, grown, top_weights
+from graphprop.evaluation.localization import LARGEST_RATIO, grown, is_predicted, top_weights
 from graphprop.evaluation.registry import NotApplicable, find_metric
 from support.evaluation import mask_of, sample
 
@@ -108,6 +108,11 @@ def test_difficult_and_predicted_cases():
     # all logits of the network are zero, so that no class is predicted before another
     assert isinstance(value("pointing_game:targets=predicted"), NotApplicable)
     assert value("pointing_game:targets=predicted", labels=(0, 1, 2)) == 1
+    one = sample(MAP, MASK)
+    assert is_predicted(np.array([2.0, 1.0]), one)
+    assert not is_predicted(np.array([1.0, 1.0]), one)
+    assert not is_predicted(np.array([2.0, np.nan]), one)
+    assert not is_predicted(np.array([np.nan, 1.0]), one)
 
 
 CONSTANT = np.full((3, 4), 2.0)
