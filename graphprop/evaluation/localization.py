@@ -49,7 +49,7 @@ def pointing_game(
 
     References
     ----------
-    Zhang et al. 2016, *Top-down Neural Attention by Excitation Backprop*, section 4.1.
+    Zhang et al. 2016, *Top-down Neural Attention by Excitation Backprop*.
     """
     choice("cases", cases, ("all", "difficult"))
     choice("targets", targets, ("labels", "predicted"))
@@ -104,7 +104,7 @@ def mu(sample: Sample) -> float:
     References
     ----------
     Kohlbrenner et al. 2020, *Towards Best Practice in Explaining Neural Network Decisions with
-    LRP*, eq. 7.
+    LRP*, inside-total relevance ratio.
     """
     return inside_total(sample)
 
@@ -118,7 +118,7 @@ def mu_w(sample: Sample) -> float:
 
     References
     ----------
-    Kohlbrenner et al. 2020, eq. 8.
+    Kohlbrenner et al. 2020, weighted inside-total relevance ratio.
     """
     return inside_total(sample) / sample.fraction
 
@@ -138,7 +138,7 @@ def mu_25(sample: Sample) -> float:
 
     References
     ----------
-    Kohlbrenner et al. 2020, section IV.
+    Kohlbrenner et al. 2020, inside-total relevance ratio by size.
     """
     return inside_total_up_to(sample, 0.25)
 
@@ -151,7 +151,7 @@ def mu_50(sample: Sample) -> float:
 
     References
     ----------
-    Kohlbrenner et al. 2020, section IV.
+    Kohlbrenner et al. 2020, inside-total relevance ratio by size.
     """
     return inside_total_up_to(sample, 0.5)
 
@@ -251,7 +251,7 @@ def pixel_accuracy(sample: Sample, *, threshold: str = "paper", percentile: floa
 
     References
     ----------
-    Nam et al. 2020, *Relative Attributing Propagation*, table 2.
+    Nam et al. 2020, *Relative Attributing Propagation*.
     """
     if sample.constant:
         return 0.0
@@ -268,7 +268,7 @@ def miou(sample: Sample, *, threshold: str = "paper", percentile: float = 75.0) 
 
     References
     ----------
-    Nam et al. 2020, *Relative Attributing Propagation*, table 2.
+    Nam et al. 2020, *Relative Attributing Propagation*.
     """
     if sample.constant:
         return 0.0
@@ -291,7 +291,7 @@ def mean_average_precision(sample: Sample) -> float:
 
     References
     ----------
-    Nam et al. 2020, *Relative Attributing Propagation*, table 2; the definition of average
+    Nam et al. 2020, *Relative Attributing Propagation*; the definition of average
     precision is scikit-learn's.
     """
     if sample.constant:

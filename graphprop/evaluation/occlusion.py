@@ -76,7 +76,7 @@ def occlusion(
     References
     ----------
     Kohlbrenner et al. 2020, *Towards Best Practice in Explaining Neural Network Decisions with
-    LRP*, section IV.
+    LRP*.
     """
     found, classes = [], 0
     for numbered in cases_of(data, samples, seed):

@@ -109,7 +109,7 @@ def lerf(
     References
     ----------
     Ancona et al. 2018, *Towards Better Understanding of Gradient-based Attribution Methods*; Nam et
-    al. 2020, *Relative Attributing Propagation*, figure 6.
+    al. 2020, *Relative Attributing Propagation*.
     """
     return removal(sample, sample.order[::-1], pixels, step, fill, value)
 
@@ -162,8 +162,7 @@ def aopc(
 
     References
     ----------
-    Samek et al. 2017, *Evaluating the Visualization of What a Deep Neural Network Has Learned*, eq.
-    12.
+    Samek et al. 2017, *Evaluating the Visualization of What a Deep Neural Network Has Learned*.
     """
     labels, sums = patch_sums(sample.map, max(1, round(PATCH * max(sample.size) / 224)))
     shuffled = sample.random("patches").permutation(len(sums))

@@ -121,7 +121,7 @@ def max_sensitivity(sample: Sample, *, radius: float = 0.05, draws: int = 10) ->
 
     References
     ----------
-    Yeh et al. 2019, *On the (In)fidelity and Sensitivity of Explanations*, definition 3.1.
+    Yeh et al. 2019, *On the (In)fidelity and Sensitivity of Explanations*.
     """
     if draws < 1 or radius <= 0:
         raise MethodError(f"draws is from 1, radius above 0, not {draws} and {radius}")
