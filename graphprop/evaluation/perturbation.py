@@ -4,9 +4,9 @@ Pixels that share a value are removed in random order, the same for all explaine
 constant map is an order at random. Numbers of pixels are those of a picture of 224 x 224, and are
 taken in proportion for another size. A removed pixel is replaced by what `fills` describes.
 
-Two values are read from a prediction: ``"accuracy"``, whether the target is still predicted
-(among the largest logits, of as many as the picture has labels), and ``"score"``: the softmax
-probability of the target.
+What is read from a prediction is its value: ``"accuracy"``, whether the target is still predicted
+(among the largest logits, of as many as the picture has labels); ``"score"``, the softmax
+probability of the target; ``"sigmoid"``, that of a network for several labels; ``"logit"``.
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ from graphprop.evaluation.localization import is_predicted
 from graphprop.evaluation.registry import NotApplicable, choice, metric
 from graphprop.evaluation.sample import Bools, Floats, Sample
 
-VALUES = ("accuracy", "score", "logit")
+VALUES = ("accuracy", "score", "sigmoid", "logit")
 PATCH = 9
 """Pixels along a patch of AOPC, of a picture of 224 x 224: as its authors have it."""
 
 
 def values_of(sample: Sample, logits: Floats, value: str) -> Floats:
-    """What is read from predictions ``[N, classes]``: accuracy, score or logit of the target."""
+    """What is read from predictions ``[N, classes]`` for the target."""
     choice("value", value, VALUES)
     if value == "accuracy":
         return np.array([float(is_predicted(row, sample)) for row in logits])
+    own: Floats = logits[:, sample.target]
     if value == "logit":
-        result: Floats = logits[:, sample.target]
-        return result
+        return own
+    if value == "sigmoid":
+        half: Floats = (1 + np.tanh(own / 2)) / 2  # without overflow
+        return half
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     scores: Floats = shifted[:, sample.target] / shifted.sum(1)
     return scores
@@ -104,7 +107,7 @@ def lerf(
         What replaces them: ``"zero"``, ``"minimum"``, ``"mean"``, ``"noise"``, ``"shuffle"``,
         ``"blur"`` or ``"road"``.
     value
-        ``"accuracy"``, ``"score"`` or ``"logit"``.
+        ``"accuracy"``, ``"score"``, ``"sigmoid"`` or ``"logit"``.
 
     References
     ----------

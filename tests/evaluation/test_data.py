@@ -84,6 +84,14 @@ def test_mask_and_picture_go_through_the_same_geometry(tmp_path):
     assert crop.sum() != stretch.sum()  # of the cropped picture, the object covers more
 
 
+def test_a_cropped_picture_is_the_input_of_explain(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (case,) = read(tmp_path, reading())
+    shown, _ = RGB.read(tmp_path / "a.png")
+    assert torch.equal(case.image, RGB.tensor(shown)[0])
+
+
 def test_boxes_and_their_edges():
     assert boxed([(1, 1, 3, 2)], 4, 5).sum() == 2
     assert boxed([(-5, -5, 50, 50)], 4, 5).all()

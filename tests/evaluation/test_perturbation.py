@@ -6,7 +6,13 @@ import torch
 
 from graphprop.errors import MethodError
 from graphprop.evaluation.fills import blurred, canvas, filler, harmonic, neighbors
-from graphprop.evaluation.perturbation import area, correlation, ranks_of, steps_up_to
+from graphprop.evaluation.perturbation import (
+    area,
+    correlation,
+    ranks_of,
+    steps_up_to,
+    values_of,
+)
 from graphprop.evaluation.registry import METRICS, NotApplicable, find_metric
 from support.evaluation import Fixed, Linear, sample
 
@@ -39,6 +45,15 @@ def test_deletion_by_hand():
     assert one.curves["curve"] == ([0, 0.25, 0.5, 0.75, 1], [256, 192, 128, 64, 0])
     p = [1 / (1 + np.exp(-n)) for n in (256, 192, 128, 64, 0)]
     assert value("deletion:points=4", one) == pytest.approx(area(np.arange(5), np.array(p)))
+
+
+def test_values_of_predictions():
+    logits = np.array([[1.0, 3.0], [-900.0, 900.0]])
+    one = counting(ramp())
+    assert values_of(one, logits, "logit").tolist() == [1, -900]
+    assert values_of(one, logits, "score") == pytest.approx([1 / (1 + np.exp(2)), 0])
+    assert values_of(one, logits, "sigmoid") == pytest.approx([1 / (1 + np.exp(-1)), 0])
+    assert values_of(one, logits, "accuracy").tolist() == [0, 0]
 
 
 def test_insertion_by_hand():
@@ -288,7 +303,10 @@ def test_direct_neighbors_weigh_twice_as_much():
     [
         ("morf:step=0", "step must be above 0 and at most 4000, not 0"),
         ("morf:fill=black", "fill is 'zero' or"),
-        ("morf:value=logits", "value is 'accuracy' or 'score' or 'logit', not 'logits'"),
+        (
+            "morf:value=logits",
+            "value is 'accuracy' or 'score' or 'sigmoid' or 'logit', not 'logits'",
+        ),
         ("deletion:points=0", "points is a number from 1, not 0"),
         ("morf_insertion:percent=0", "percent is an integer from 1 to 100"),
         ("remove_positive:steps=0", "steps is a number from 1, not 0"),
