@@ -1,6 +1,7 @@
 """Evaluation from end to end: rows, intervals, seeds, batches, and resuming."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -375,6 +376,28 @@ def test_a_metric_of_ones_own():
             """Takes too much."""
 
     assert "wrong" not in METRICS
+
+
+def test_the_samples_of_the_documentation():
+    text = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+    samples = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(samples) == 2
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 18**2, 3)
+    ).eval()
+    example_input = torch.zeros(1, 3, 20, 20)
+    namespace = {"model": model, "example_input": example_input, "data": scenes(2, size=20)}
+    try:
+        for number, sample in enumerate(samples):
+            exec(compile(sample, f"docs/evaluation.md, sample {number}", "exec"), namespace)
+        found = namespace["found"]
+        assert found.explainers == ["rap", "random", "uniform", "edge"]
+        assert found.metrics == ["mu_w", "pointing_game(tolerance=15)"]
+        own = evaluate({"gxi": channel_network(20)}, scenes(3, size=20), ["peak_share:share=0.05"])
+        assert own.row("gxi", "peak_share(share=0.05)")["mean"] == 1
+    finally:
+        METRICS.pop("peak_share", None)
 
 
 def test_files(tmp_path):
