@@ -109,6 +109,15 @@ def test_an_object_outside_of_the_crop_is_empty():
     assert fitted_mask(mask, (8, 8), "stretch").any()
 
 
+def test_a_pixel_belongs_to_an_object_that_covers_half_of_it():
+    fine = np.zeros((8, 8), dtype=bool)
+    fine[0, 0] = fine[0, 4:6] = fine[4:6, 2:4] = True  # of 2 x 2: a quarter, a half, all
+    expected = np.zeros((4, 4), dtype=bool)
+    expected[0, 2] = expected[2, 1] = True
+    for fit in ("crop", "stretch"):
+        assert np.array_equal(fitted_mask(fine, (4, 4), fit), expected)
+
+
 def test_polygons_by_half_coverage():
     square = drawn([[1, 1, 5, 1, 5, 4, 1, 4]], (6, 7))
     assert np.array_equal(square, boxed([(1, 1, 5, 4)], 6, 7))

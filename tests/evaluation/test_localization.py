@@ -89,7 +89,7 @@ def test_tolerance_is_a_distance_to_the_object():
     assert value("pointing_game", values, mask) == 0
 
 
-@pytest.mark.parametrize("distance", [0, 1, 1.5, 2, 3.7, 15])
+@pytest.mark.parametrize("distance", [0, 1, 1.5, 2, 3.7, 5, 15])
 def test_growth_accepts_what_is_nearer(distance):
     """TorchRay's definition: a point hits where some pixel of the mask is nearer than that."""
     mask = np.random.default_rng(1).random((12, 17)) < 0.03

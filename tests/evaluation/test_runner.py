@@ -246,6 +246,8 @@ def test_baselines_know_nothing_of_the_network():
         alone = baselines(one)[name](x[1:2], torch.tensor([2]))[1]
         assert torch.equal(alone, maps[0][1:2])
     assert not torch.equal(*(baselines(one, seed=s)["random"](x, None)[1] for s in (0, 1)))
+    noise = baselines(one)["random"](x, None)[1]
+    assert not torch.equal(noise[0], noise[1])  # other pictures, other noise
     logits = baselines(one)["edge"](x, torch.tensor([0, 1, 2]))[0]
     torch.testing.assert_close(logits, one.logits(x))
 

@@ -6,6 +6,7 @@ import torch
 
 import graphprop
 from graphprop.errors import MethodError
+from graphprop.evaluation.perturbation import ranks_of
 from graphprop.evaluation.registry import NotApplicable, find_metric
 from graphprop.evaluation.sample import explain_batch
 from graphprop.evaluation.sensitivity import another_class, layers_of, permuted
@@ -180,5 +181,14 @@ def test_randomization_of_a_compiled_explainer():
     assert 0 <= found < 0.9
     depths, similar = one.curves["depth"]
     assert depths == [1, 2]  # the linear layer, then the convolution with it
+    state = {name: tensor.clone() for name, tensor in explainer.state_dict().items()}
+    last = [names for layer, names in layers_of(state).items() if layer.endswith("3")]
+    assert last == [[name for name in state if "3_" in name]]
+    changed = {n: permuted(t, n, 0) if n in last[0] else t for n, t in state.items()}
+    explainer.load_state_dict(changed)
+    other = explained(explainer, image).map
+    explainer.load_state_dict(state)
+    first = abs(np.corrcoef(ranks_of(before.reshape(-1)), ranks_of(other.reshape(-1)))[0, 1])
+    assert similar[0] == pytest.approx(first)
     assert found == pytest.approx(np.mean(similar))
     np.testing.assert_array_equal(explained(explainer, image).map, before)
