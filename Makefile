@@ -1,8 +1,12 @@
 # make demo   compile two networks, check them, and explain handwritten digits
 # make test   format, lint, types and tests
+# make test-fast  the tests that are not marked slow: under two minutes on two cores
 # make mutants  change what was compiled in every way, one at a time: the check must notice (minutes)
 # make fuzz   compile random networks and check them: N of them, from SEED on
 # make zoo    compile and check every convolutional network of torchvision (an hour)
+# make docs   build the documentation into build/site
+# make package  build wheel and sdist, install them into an empty environment, and test them there
+# make lowest run the tests with the lowest versions of the dependencies
 #
 # Everything is installed into .venv, once; `make clean` removes it and what was built.
 
@@ -13,7 +17,12 @@ BIN := $(VENV)/bin
 GRAPHPROP := $(BIN)/graphprop
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_DOCS := $(VENV)/.installed-docs
+LOWEST := build/lowest
+INSTALLED_LOWEST := $(LOWEST)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_LOWEST := $(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	-c constraints-lowest.txt
 
 DIGITS := build/digits-epsilon_plus_flat
 VGG16 := build/vgg16-epsilon_plus_flat
@@ -21,7 +30,7 @@ VGG16 := build/vgg16-epsilon_plus_flat
 N ?= 1000
 SEED ?= 1000
 
-.PHONY: help install demo test format lint types pytest mutants fuzz zoo clean
+.PHONY: help install demo test test-fast format lint types pytest mutants fuzz zoo docs package lowest clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -36,13 +45,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) -e .
 	@touch $@
 
-# What the tests compare with. Its own wishes for older versions are not needed here: --no-deps.
+# Last, what the tests compare with: these ask for older versions of what they need, so --no-deps.
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "Installing what the tests need ..."
-	@$(PIP) -e '.[dev]' tqdm
-	@$(PIP) --no-deps torchvision==0.28.0 zennit==0.5.1 captum==0.9.0
-	@$(PIP) pyyaml huggingface_hub
-	@$(PIP) --no-deps timm==1.0.31
+	@$(PIP) -e '.[dev]' tqdm pyyaml huggingface_hub
+	@$(PIP) --no-deps torchvision zennit captum timm
+	@touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	@echo "Installing what builds the documentation ..."
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -80,6 +92,9 @@ types: $(INSTALLED_DEV)
 pytest: $(INSTALLED_DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+test-fast: $(INSTALLED_DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
 # For example: make mutants KIND=onnx SAME=1. SAME lists what changes no map, too.
 mutants: $(INSTALLED_DEV)
 	OMP_NUM_THREADS=1 PYTHONPATH=tests KIND=$(KIND) SAME=$(SAME) $(BIN)/python tests/checking/test_mutants.py
@@ -92,6 +107,25 @@ fuzz: $(INSTALLED_DEV)
 zoo: $(INSTALLED_DEV)
 	@mkdir -p build
 	$(BIN)/python tools/zoo.py --json build/zoo.json $(ZOO)
+
+docs: $(INSTALLED_DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# For example: make package PACKAGE=--no-tests, or make package PACKAGE="-- tests/test_cli.py"
+package: $(INSTALLED_DEV)
+	$(BIN)/python tools/package.py $(PACKAGE)
+
+# An environment of its own, with the versions that are the lower bounds in pyproject.toml.
+$(INSTALLED_LOWEST): pyproject.toml constraints-lowest.txt
+	@echo "Installing the lowest versions into $(LOWEST) (torch is large: this takes minutes) ..."
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	@$(PIP_LOWEST) torch==2.13.0
+	@$(PIP_LOWEST) -e '.[test]' tqdm
+	@$(PIP_LOWEST) --no-deps torchvision zennit captum
+	@touch $@
+
+lowest: $(INSTALLED_LOWEST)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m "not slow"
 
 clean:
 	rm -rf $(VENV) build

@@ -8,17 +8,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 from graphprop.errors import GraphpropError
+from graphprop.version import __version__
 
 if TYPE_CHECKING:
+    from graphprop.api import CompiledExplainer, LayerInfo, compile
     from graphprop.evaluation import evaluate
-    from graphprop.explainer import CompiledExplainer, LayerInfo, compile
     from graphprop.ops import Operator
     from graphprop.ops.base import from_aten
     from graphprop.rules import METHODS, RULES, Layer, Method, method, rule
 else:
-    # What needs torch is loaded when it is asked for: ``graphprop --help`` then answers at once.
+    # What needs torch is loaded on first use, so that ``graphprop --help`` answers at once.
     _HOMES = {
-        "graphprop.explainer": ("CompiledExplainer", "LayerInfo", "compile"),
+        "graphprop.api": ("CompiledExplainer", "LayerInfo", "compile"),
         "graphprop.evaluation": ("evaluate",),
         "graphprop.ops.base": ("Operator", "from_aten"),
         "graphprop.rules": ("METHODS", "RULES", "Layer", "Method", "method", "rule"),
@@ -37,8 +38,6 @@ else:
         """Every public name, loaded or not."""
         return sorted({*globals(), *__all__})
 
-
-__version__ = "0.1.0"
 
 __all__ = [
     "METHODS",

@@ -1,17 +1,15 @@
-"""Everything graphprop refuses, as one typed hierarchy.
+"""The errors that graphprop raises, as one typed hierarchy.
 
 The text of an error is part of the interface: it names the user's layer (module path) and source
 line where there is one, and says what to do. The command line prints the text alone and exits with
 ``exit_code``.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 
 class GraphpropError(Exception):
-    """Anything the user can mend: bad input, an unsupported operator, a wrong option."""
+    """Anything the user can correct: bad input, an unsupported operator, a wrong option."""
 
     exit_code = 2
 
@@ -33,7 +31,7 @@ class CaptureError(GraphpropError):
 
 
 class UnsupportedOperator(CaptureError):
-    """The model uses an operator that graphprop gives no meaning to."""
+    """The model uses an operator that graphprop does not support."""
 
 
 class OperatorError(GraphpropError):
@@ -61,15 +59,18 @@ class EquivalenceError(GraphpropError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say what exists, nearest first: the tail of every "there is no such ..." message."""
+    """The end of a "there is no ..." message: the name that is most like it, or all that exist."""
+    import difflib  # only where something is wrong: the command has to start at once
+
     names = sorted(known)
+    # 0.5: a short name with one letter wrong is still found
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
     return "there are: " + ", ".join(names)
 
 
-def kind_of(value: Any) -> str:
+def kind_of(value: object) -> str:
     """Name a value by its type, for messages."""
     kind = value.__name__ if isinstance(value, type) else type(value).__name__
     if value is None:

@@ -1,7 +1,8 @@
-"""Networks as users write them, each by several methods: nothing in them needs surgery.
+"""Networks as users write them, each by several methods, without changes to the model.
 
-`fuzz.judge` holds each against the model's logits, autograd, the rules applied layer by layer, and
-ONNX Runtime. Other networks are in test_networks.py, norms in test_norms.py and test_batchnorm.py.
+`fuzz.check_network` compares each with the model's logits, autograd, the rules applied layer by
+layer, and ONNX Runtime. Other networks are in test_networks.py, norms in ops/test_norms.py and
+passes/test_fold_batchnorm.py.
 """
 
 from __future__ import annotations
@@ -20,24 +21,12 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import graphprop
-from support.fuzz import inputs_for, judge, settle
+from support.fuzz import check_network, inputs_for, randomize
+from support.modules import Model
 from support.networks import assert_same_map
 
 FLAT = ("gradient", "epsilon_plus_flat", "rap")
 HEDGED = (*FLAT, "rap-bn", "hedge")
-
-
-class Net(nn.Module):
-    """Layers and parameters by name, and what is done with them."""
-
-    def __init__(self, function: Callable[[Any, torch.Tensor], torch.Tensor], **parts: Any) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(self, x)
 
 
 def weights(*shape: int) -> nn.Parameter:
@@ -240,7 +229,7 @@ def classifier(*layers: nn.Module, channels: int = 4) -> nn.Sequential:
 
 def around(function: Callable[[torch.Tensor], torch.Tensor], channels: int = 4) -> nn.Module:
     """A function between a convolution and the head."""
-    return classifier(Net(lambda _, x: function(x)), channels=channels)
+    return classifier(Model(lambda _, x: function(x)), channels=channels)
 
 
 def shuffled(x: torch.Tensor, groups: int = 2) -> torch.Tensor:
@@ -354,7 +343,7 @@ NETWORKS: dict[str, Subject] = {
     "pieces": Subject(lambda: around(pieces, 8)),
     "padding": Subject(lambda: around(padded), conserves=False),
     "padding on the right": Subject(
-        lambda: Net(
+        lambda: Model(
             same_on_the_right,
             a=nn.Conv2d(3, 4, 3, stride=2),
             b=nn.Conv2d(4, 4, 3, stride=2, bias=False),
@@ -363,7 +352,7 @@ NETWORKS: dict[str, Subject] = {
         (3, 7, 8),
     ),
     "several consumers": Subject(
-        lambda: Net(
+        lambda: Model(
             several_consumers,
             a=nn.Conv2d(3, 4, 3),
             b=nn.Conv2d(4, 4, 3, padding=1),
@@ -372,7 +361,7 @@ NETWORKS: dict[str, Subject] = {
         ),
     ),
     "dual path": Subject(
-        lambda: Net(
+        lambda: Model(
             dual_path,
             a=nn.Conv2d(3, 4, 3),
             b=nn.Conv2d(4, 4, 3, padding=1),
@@ -392,14 +381,14 @@ def made(name: str) -> nn.Module:
     with torch.no_grad():
         model(torch.randn(2, *shape))  # lazy layers have their parameters now
     for layer in model.modules():
-        settle(layer)
+        randomize(layer)
     return model
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network(name: str) -> None:
     subject = NETWORKS[name]
-    explainers = judge(made(name), subject.shape, subject.methods)
+    explainers = check_network(made(name), subject.shape, subject.methods)
     if not subject.conserves:
         return
     x, target = inputs_for(subject.shape)
@@ -446,9 +435,9 @@ def standardized_twin(model: Any) -> nn.Module:
 def hooked_twin() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 4, 3),
-        Net(lambda _, x: x * 2),
+        Model(lambda _, x: x * 2),
         nn.ReLU(),
-        Net(lambda _, x: x + 0.25),
+        Model(lambda _, x: x + 0.25),
         nn.Conv2d(4, 4, 3),
         nn.Flatten(),
         nn.Linear(64, 4),
@@ -461,7 +450,9 @@ TWINS: dict[str, tuple[str, Callable[[Any], nn.Module]]] = {
     "weight standardization": ("weight standardization", standardized_twin),
     "swish": (
         "swish written out",
-        lambda model: nn.Sequential(model[0], Net(lambda _, x: F.silu(x * 1.5) / 1.5), *model[2:]),
+        lambda model: nn.Sequential(
+            model[0], Model(lambda _, x: F.silu(x * 1.5) / 1.5), *model[2:]
+        ),
     ),
     "channel shuffle": (
         "channel shuffle",
@@ -470,7 +461,7 @@ TWINS: dict[str, tuple[str, Callable[[Any], nn.Module]]] = {
     "stochastic depth": (
         "stochastic depth",
         lambda model: nn.Sequential(
-            model[0], Net(lambda m, x: x + m.branch(x), branch=model[1].branch), *model[3:]
+            model[0], Model(lambda m, x: x + m.branch(x), branch=model[1].branch), *model[3:]
         ),
     ),
 }
@@ -530,7 +521,7 @@ def test_weights_that_are_computed(name: str) -> None:
 def small() -> nn.Module:
     model = classifier(nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
     for layer in model.modules():
-        settle(layer)
+        randomize(layer)
     return model
 
 

@@ -126,10 +126,10 @@ return self.head1(v4.flatten(1))
 def test_what_went_wrong_once(name: str) -> None:
     shape, methods, text = NETWORKS[name]
     layers, lines = (part.strip().splitlines() for part in text.split("---"))
-    made = fuzz.Description(
+    made = fuzz.Source(
         "reproducer", shape, [layer.removeprefix("self.") for layer in layers], lines
     )
-    fuzz.judge(made.module(), shape, methods)
+    fuzz.check_network(made.module(), shape, methods)
 
 
 # The tools themselves
@@ -171,15 +171,17 @@ def test_wrong_map_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is a hundred-millionth off, by autograd or by the rules."""
     own = fuzz.gradient_of
     monkeypatch.setattr(fuzz, "gradient_of", lambda *given: own(*given) * (1 + 1e-8))
-    with pytest.raises(fuzz.Found, match=r"by autograd: off by 1\.00e-08, allowed are 1\.00e-09"):
-        fuzz.judge(Square().eval(), (1, 2, 3), ["gradient"])
+    with pytest.raises(
+        fuzz.Mismatch, match=r"by autograd: off by 1\.00e-08, allowed are 1\.00e-09"
+    ):
+        fuzz.check_network(Square().eval(), (1, 2, 3), ["gradient"])
     monkeypatch.undo()
     walk = fuzz.Walk.relevance
     monkeypatch.setattr(fuzz.Walk, "relevance", lambda *given: walk(*given) * (1 + 1e-8))
-    with pytest.raises(fuzz.Found, match=r"second walk by the rules: off by 1\.00e-08"):
-        fuzz.judge(Square().eval(), (1, 2, 3), ["lrp_z"])
+    with pytest.raises(fuzz.Mismatch, match=r"second walk by the rules: off by 1\.00e-08"):
+        fuzz.check_network(Square().eval(), (1, 2, 3), ["lrp_z"])
 
 
 def test_value_that_meets_itself() -> None:
     """What comes back to a value that is used twice is added up."""
-    fuzz.judge(Square().eval(), (1, 2, 3), ["gradient", "lrp_z", "deeplift"])
+    fuzz.check_network(Square().eval(), (1, 2, 3), ["gradient", "lrp_z", "deeplift"])

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.fast
+
 TOOL = Path(__file__).parent.parent / "tools" / "golden.py"
 
 

@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -460,7 +461,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Network]]:
         return step
 
     def run_watched(self: Pipeline, steps: Any, start: Any) -> Any:
-        return run(self, [(name, watching(name, step)) for name, step in steps], start)
+        watched = [replace(s, function=watching(s.name, s.function)) for s in steps]
+        return run(self, watched, start)
 
     monkeypatch.setattr(Pipeline, "run", run_watched)
     return seen
@@ -473,9 +475,9 @@ def test_every_pass_leaves_the_logits_alone(name: str, watched: list[tuple[str, 
     program, target = capture(model, x), torch.tensor([0, 2, 1])
     for method in ("epsilon_plus_flat", "lrp_alpha2_beta1"):
         watched.clear()
-        with mock.patch("graphprop.explainer.capture", return_value=program):
+        with mock.patch("graphprop.api.capture", return_value=program):
             lowered = graphprop.compile(model, x, method).lowered
-        legal = [(f"legalize for {t}", legalize(lowered, t)[0]) for t in ("torch", "onnx")]
+        legal = [(f"legalize for {t}", legalize(lowered, t)) for t in ("torch", "onnx")]
         stages = {stage for stage, _ in watched}
         assert {"canonicalize", "fold_batchnorm", "tag_roles", "lower", "simplify"} <= stages
         reference = None
@@ -667,7 +669,7 @@ def test_rules_map_by_name_type_and_role() -> None:
     program = capture(model, x)
 
     def rules(given: dict[str, Any]) -> dict[str, str | None]:
-        with mock.patch("graphprop.explainer.capture", return_value=program):
+        with mock.patch("graphprop.api.capture", return_value=program):
             compiled = graphprop.compile(model, x, "lrp_z", rules=given)
         return {i.label: i.rule and i.rule.split("(")[0] for i in compiled.layers}
 

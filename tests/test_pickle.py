@@ -91,7 +91,7 @@ def test_a_copy_is_the_same_explainer(how, method, tmp_path):
         assert [facts_of(n).signal for n in one.layers] == [
             facts_of(n).signal for n in other.layers
         ]
-    assert show(legalize(found.lowered, "onnx")[0]) == show(legalize(explainer.lowered, "onnx")[0])
+    assert show(legalize(found.lowered, "onnx")) == show(legalize(explainer.lowered, "onnx"))
     files = (
         {path.name: path.read_bytes() for path in made.save(tmp_path / name, check=False).iterdir()}
         for name, made in (("found", found), ("own", explainer))

@@ -52,11 +52,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import fx, nn
 from torch.export import Dim
+from torchvision_schemas import define_torchvision_operators
 
 import graphprop
-from graphprop.artifact.write import read_manifest
+from graphprop.api import CompiledExplainer
+from graphprop.artifact.manifest import read_manifest
 from graphprop.emit.python import heading_of
-from graphprop.explainer import CompiledExplainer
 from graphprop.frontend.load import LoadedModel, load_source
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interpret import interpret
@@ -65,6 +66,7 @@ from graphprop.ops import Conv, ConvTranspose, Linear, LinearTranspose
 
 ROOT = Path(__file__).resolve().parent.parent
 JSON_VERSION = 1
+"""The version of what --json writes."""
 PACKAGES = ("torch", "onnxruntime", "torchvision", "zennit", "captum")
 MIB = 2**20
 
@@ -260,26 +262,6 @@ def imported(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise LeftOut(f"{name.split('.')[0]} can't be imported: {first_line(error)}") from error
-
-
-def define_torchvision_operators() -> None:
-    """Define the operators whose schemas torchvision expects to find.
-
-    Beside the CPU build of torch its C++ extension, which defines them, is absent or can't be
-    loaded, and without them ``import torchvision`` fails. Nothing here calls them.
-    """
-    package = importlib.util.find_spec("torchvision")
-    if package is None or package.origin is None:
-        return
-    for extension in Path(package.origin).parent.glob("_C*"):
-        try:
-            torch.ops.load_library(str(extension))
-            return
-        except OSError:
-            continue
-    for name in ("nms", "qnms"):
-        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        torch.library.define(f"torchvision::{name}", schema)
 
 
 def first_line(error: Exception) -> str:
@@ -607,7 +589,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-compile", dest="compile", action="store_false")
-    parser.add_argument("--profile", action="store_true", help="say where the time goes")
+    parser.add_argument("--profile", action="store_true", help="show where the time goes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -108,7 +108,7 @@ def texts_of(name: str) -> dict[str, str]:
             "annotated": explainer.network,
             "lowered": explainer.lowered,
             "torch": explainer.legal,
-            "onnx": legalize(explainer.lowered, "onnx")[0],
+            "onnx": legalize(explainer.lowered, "onnx"),
         }
         for level, network in networks.items():
             found[f"{stem}.{level}.txt"] = show(network)

@@ -25,6 +25,7 @@ MODELS = Path(__file__).resolve().parent.parent / "models"
 SEED = 0
 EPOCHS = 30
 BATCH = 64
+"""What the weights in ``models/`` were trained with."""
 
 
 class Split(NamedTuple):

@@ -37,19 +37,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import define_torchvision_operators, first_line
+from bench import first_line
 from timm_families import ATTENTION, CONVOLUTIONAL
 from timm_families import SIZES as TIMM_SIZES
 from torch import nn
+from torchvision_schemas import define_torchvision_operators
 
 import graphprop
+from graphprop.api import CompiledExplainer, ledger
 from graphprop.checking.check import BACKENDS
-from graphprop.checking.ledger import TOLERANCE, LedgerEntry, ledger
+from graphprop.checking.ledger import TOLERANCE, LedgerEntry
 from graphprop.cli.console import say, say_table
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
-from graphprop.explainer import CompiledExplainer
 
 JSON_VERSION = 1
+"""The version of what --json writes."""
 MIB = 2**20
 
 TRANSFORMERS = ("vit_*", "swin*", "maxvit*")
@@ -59,11 +61,14 @@ SEGMENTATION = ("deeplabv3_resnet50", "fcn_resnet50")
 TIMM = "timm/"
 """What the names of timm's networks begin with here."""
 TIMM_METHODS = ("epsilon_plus_flat", "rap", "rap-bn", "hedge")
+"""One method of each family: there are many networks."""
 
 SIZES = {"inception_v3": 96, **{TIMM + name: size for name, size in TIMM_SIZES.items()}}
 """Height and width of the inputs, where a model asks for more than the others."""
 SIZE = 64
+"""That of the others: five strides of 2 leave 2 places along an axis."""
 FRAMES = 4
+"""The frames of a video network's input."""
 
 LOGITS_TOLERANCE = 1e-5
 """By how much logits may differ from the model's own in float64, relative to the largest."""

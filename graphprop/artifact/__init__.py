@@ -1,1 +1,1 @@
-"""What lies on disk: the manifest, writing at once or not at all, running what was written."""
+"""Compiled directories: the manifest, writing all or nothing, running what was written."""

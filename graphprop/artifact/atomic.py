@@ -9,20 +9,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from graphprop.artifact.manifest import FILES, GENERATOR, MANIFEST, is_hash, read_json, sha256
+from graphprop.artifact.manifest import FILES, GENERATOR, MANIFEST, read_json, sha256
+from graphprop.artifact.schema import is_hash
 from graphprop.errors import OutputError
 
 CACHE = "__pycache__"
 LONGEST_NAME = 255
-"""Bytes of a file's name."""
+"""Bytes of a file's name that common file systems take."""
 
 
 def refuse_foreign(directory: Path, force: bool = False, *, keep: Iterable[Path] = ()) -> None:
@@ -221,18 +219,12 @@ def replace_files(fresh: Path, target: Path) -> None:
 
 
 @contextmanager
-def ended_by_signal() -> Iterator[None]:
-    """Let SIGTERM unwind the program, as an interrupt does, unless something else handles it."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def end(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, end)
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write, then rename it to ``path``: no reader sees half of it."""
+    # the ending stays: some writers go by it
+    temporary = path.with_name(f".graphprop-{os.getpid()}{path.suffix}")
     try:
-        yield
+        yield temporary
+        temporary.replace(path)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        temporary.unlink(missing_ok=True)

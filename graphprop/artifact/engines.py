@@ -1,4 +1,4 @@
-"""What computes an explanation from a compiled directory: its Python code, or ONNX Runtime.
+"""Explaining with a compiled directory: by its Python code, or by ONNX Runtime.
 
 The code in a directory is run as it is, so that one has to trust it. ONNX Runtime runs no code: an
 ``explainer.onnx`` from anywhere can be used, and is checked before it is loaded.
@@ -7,33 +7,26 @@ The code in a directory is run as it is, so that one has to trust it. ONNX Runti
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graphprop.artifact.manifest import (
-    AGAIN,
-    LARGEST_ONNX,
-    ONNX,
-    is_plain_name,
-    read_limited,
-    shown,
-)
+from graphprop.artifact.manifest import AGAIN, LARGEST_ONNX, ONNX, read_limited
+from graphprop.artifact.running import line_of, run_file
+from graphprop.artifact.schema import Json, is_plain_name, shown
 from graphprop.errors import MethodError, OutputError, nearest
 
 BACKENDS = ("python", "onnxruntime")
 LONGEST_RUN = 600.0
-"""Seconds that ONNX Runtime may take for one explanation."""
+"""Seconds that ONNX Runtime may take for one explanation: a large network takes some."""
 MOST_TRIPS = 2**20
-"""How often the body of a loop in an ONNX file may run."""
+"""How often the body of a loop in an ONNX file may run: a mean over samples has some hundreds."""
 BRANCHES = ("If", "Scan", "SequenceMap")
 """ONNX operators with graphs in them that graphprop never writes; it writes Loop."""
 
@@ -43,7 +36,7 @@ Engine: TypeAlias = Callable[[torch.Tensor, "int | None"], Explained]
 ``[1, classes, ...]`` and relevance ``[1, ...]``."""
 
 
-def engine_of(directory: Path, manifest: Mapping[str, Any], backend: str) -> Engine:
+def engine_of(directory: Path, manifest: Json, backend: str) -> Engine:
     """What explains on a backend.
 
     Raises
@@ -65,7 +58,7 @@ def largest(logits: NDArray[Any]) -> int:
     return int(logits[0].reshape(len(logits[0]), -1).sum(1).argmax())
 
 
-def checked(logits: Any, relevance: Any, manifest: Mapping[str, Any], file: Path) -> Explained:
+def checked(logits: Any, relevance: Any, manifest: Json, file: Path) -> Explained:
     """What an explainer returned, if that has the shapes that the manifest names."""
     wanted = (1, *manifest["relevance_shape"])
     for name, value in (("logits", logits), ("relevance", relevance)):
@@ -94,13 +87,10 @@ def foreign_code(file: Path, what: str) -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     except (Exception, SystemExit) as error:
-        said = str(error).strip().partition("\n")[0]
-        lines = [
-            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)
-        ]
-        line = f", line {lines[-1]}" if lines else ""
+        text, number = str(error).strip().partition("\n")[0], line_of(error, file)
+        line = f", line {number}" if number else ""
         raise OutputError(
-            f"{file} {what} ({type(error).__name__}: {said}{line}): compile it again"
+            f"{file} {what} ({type(error).__name__}: {text}{line}): compile it again"
         ) from error
 
 
@@ -113,16 +103,12 @@ def load_explainer(directory: Path) -> torch.nn.Module:
         If the file is missing or doesn't work.
     """
     file = directory / "explainer.py"
-    module = ModuleType("graphprop_compiled")
-    module.__file__ = str(file)
     with foreign_code(file, "can't be loaded"):
-        # compiled here rather than imported: that would leave a __pycache__ in the directory
-        exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
-        explainer: torch.nn.Module = module.load()
+        explainer: torch.nn.Module = run_file(file).load()
     return explainer
 
 
-def python_engine(explainer: torch.nn.Module, file: Path, manifest: Mapping[str, Any]) -> Engine:
+def python_engine(explainer: torch.nn.Module, file: Path, manifest: Json) -> Engine:
     """Explain by a directory's module."""
 
     def explain(x: torch.Tensor, target: int | None) -> Explained:
@@ -146,7 +132,7 @@ class OnnxEngine:
         The directory, and what `read_manifest` returned for it.
     """
 
-    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, manifest: Json) -> None:
         import onnxruntime
 
         self.file, self.manifest = directory / ONNX, manifest
@@ -195,7 +181,7 @@ class OnnxEngine:
         return checked(logits, relevance, self.manifest, self.file)
 
 
-def checked_onnx(directory: Path, manifest: Mapping[str, Any]) -> bytes:
+def checked_onnx(directory: Path, manifest: Json) -> bytes:
     """Read a directory's ONNX file after making sure that it opens nothing outside.
 
     Raises
@@ -226,7 +212,7 @@ def checked_onnx(directory: Path, manifest: Mapping[str, Any]) -> bytes:
     return content
 
 
-def refuse_forbidden(directory: Path, manifest: Mapping[str, Any]) -> None:
+def refuse_forbidden(directory: Path, manifest: Json) -> None:
     """Refuse an ONNX file that would open something outside, or compute without end.
 
     One that can't be read at all is left to whoever is going to run it.

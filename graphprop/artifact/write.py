@@ -1,7 +1,7 @@
-"""What is written to disk: ``explainer.py``, weights, ONNX, manifest; all of it or nothing.
+"""What is written to disk: ``explainer.py``, the weights, ONNX, and the manifest.
 
-Everything is written to a folder beside the target and renamed at the end. Nothing in it depends on
-the time, the place, the process, or the order of a set: the same input gives the same bytes.
+Nothing in it depends on the time, the place, the process, or the order of a set: the same input
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -9,176 +9,90 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from graphprop.artifact.atomic import (
-    ended_by_signal,
-    put_in_place,
-    refuse_foreign,
-    rejected_beside,
-    writing_beside,
-)
 from graphprop.artifact.manifest import (
     FILES,
     GENERATOR,
     MANIFEST,
+    OWN_HASH,
     VERSION,
-    complaint_about,
-    read_manifest,
+    as_json,
+    manifest_hash,
     sha256,
 )
-from graphprop.checking.conservation import record_of
-from graphprop.checking.runner import local_variables
+from graphprop.artifact.schema import Json, complaint_about
 from graphprop.emit import onnx as emit_onnx
 from graphprop.emit.metadata import metadata_of
-from graphprop.errors import EquivalenceError, OutputError
-from graphprop.explainer import CompiledExplainer
-from graphprop.ir.facts import facts_of, shape_of
-from graphprop.lowering.legalize import legalize
-from graphprop.lowering.lower import in_flow
+from graphprop.errors import OutputError
+from graphprop.explainer import Compiled
+from graphprop.ir.facts import facts_of
+from graphprop.lowering import in_flow
 from graphprop.rules.registry import BoundRule
+from graphprop.version import __version__
 
-if TYPE_CHECKING:
-    from graphprop.checking.report import Report
+DISTRIBUTIONS = (
+    "networkx",  # roles and layers are found in its graphs
+    "numpy",  # entries of ONNX constants
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",  # the errors of its results
+    "ruff",  # formats the source
+    "safetensors",
+    "torch",
+)
+"""What the bytes of a directory depend on, apart from graphprop and Python."""
 
-__all__ = ["read_manifest", "save", "sha256", "write_files"]
-
-
-def save(
-    explainer: CompiledExplainer,
-    directory: str | Path,
-    *,
-    onnx: bool = True,
-    check: bool = True,
-    force: bool = False,
-    samples: int | None = None,
-    source: str | None = None,
-    source_sha256: str | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
-    keep: Iterable[str | Path] = (),
-    progress: Callable[[str], None] | None = None,
-) -> Path:
-    """Write an explainer, check it, and put it in place.
-
-    Parameters
-    ----------
-    directory
-        Where to; replaced if it is empty, or holds nothing but what graphprop wrote there.
-    onnx
-        Whether to write ``explainer.onnx``.
-    check
-        Whether to check that all backends agree; ``samples`` says on how many inputs of noise.
-    force
-        Replace what graphprop wrote, even where it was changed since or where other files lie
-        beside it; those stay.
-    source, source_sha256
-        Where the model comes from, such as ``"vgg16.py:vgg16"``, and the hash of that file.
-    preprocessing
-        How a picture becomes an input: ``size``, ``mean`` and ``std``.
-    keep
-        Files that the directory must not hold: the model's, its weights.
-    progress
-        Called with what is about to be done.
-
-    Returns
-    -------
-    Path
-        The directory.
-
-    Raises
-    ------
-    OutputError
-        If the directory can't be written, or holds what graphprop did not write.
-    EquivalenceError
-        If the check fails, saying where; the output is then in ``<directory>.rejected``.
-    """
-    from graphprop.checking.check import check_explainer
-    from graphprop.checking.files import OWN_HASH, manifest_hash
-
-    say = progress or (lambda text: None)
-    directory = Path(directory)
-    refuse_foreign(directory, force, keep=map(Path, keep))
-    # a link stays, and what it leads to is replaced
-    target = directory.resolve() if directory.is_symlink() else directory
-    with ended_by_signal(), writing_beside(target) as fresh:
-        say("write")
-        write_files(explainer, fresh, onnx=onnx, preprocessing=preprocessing)
-        report = None
-        if check:
-            report = check_explainer(
-                explainer,
-                samples=samples,
-                directory=fresh,
-                preprocessing=plain(preprocessing) if preprocessing else None,
-                progress=say,
-            )
-        details = {
-            "source": {
-                "name": re.split(r"[\\/]", source)[-1] if source else None,
-                "sha256": source_sha256,
-            },
-            "preprocessing": plain(preprocessing) if preprocessing else None,
-        }
-        content = manifest_of(explainer, fresh, report) | details
-        content = json.loads(as_json(content))
-        complaint = complaint_about(content)
-        if complaint:
-            raise OutputError(f"the manifest would say something impossible: {complaint}")
-        content[OWN_HASH] = manifest_hash(content)
-        (fresh / MANIFEST).write_text(as_json(content), encoding="ascii")
-        if report is None or report.passed:
-            put_in_place(fresh, target)
-            return directory
-        rejected = rejected_beside(target)
-        try:
-            refuse_foreign(rejected, force)
-            put_in_place(fresh, rejected)
-            kept = f"the output is in {rejected}"
-        except OutputError as error:
-            kept = f"nothing is kept: {error}"
-    raise EquivalenceError(f"the check failed. {report.complaint()} ({kept})")
+MOST_ENTRIES = 64
+"""Entries of a tensor up to which a parameter is recorded as numbers: bounds of an input have one
+for each channel, an array of the size of an input would fill the manifest."""
 
 
 def write_files(
-    explainer: CompiledExplainer,
+    compiled: Compiled,
     folder: Path,
     *,
     onnx: bool,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Json | None = None,
 ) -> None:
-    """Write the generated module, its weights, and ONNX; not the manifest."""
-    (folder / "explainer.py").write_bytes(explainer.source.encode("ascii"))
+    """Write the generated module, its weights, and ONNX; not the manifest.
+
+    ``preprocessing`` is such as JSON can hold.
+    """
+    (folder / "explainer.py").write_bytes(compiled.source.encode("ascii"))
     weights = folder / "weights.safetensors"
     try:
-        save_file(contiguous(explainer.legal.stored), weights)
+        save_file(contiguous(compiled.legal.stored), weights)
     except SafetensorError as error:
-        said = re.search(r"os error (\d+)", str(error))  # a full disk among others
-        if said is None:
+        number = re.search(r"os error (\d+)", str(error))  # a full disk among others
+        if number is None:
             raise
-        raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
     # safetensors lets nobody else read what it writes
     shutil.copymode(folder / "explainer.py", weights)
     if onnx:
-        network, _ = legalize(explainer.lowered, "onnx")
+        network = compiled.legal_onnx
         metadata = metadata_of(
-            method=explainer.method.name,
-            parameters=plain(explainer.settings),
-            rules=plain(explainer.rules),
-            roles=plain(explainer.roles),
-            classes=explainer.classes,
-            class_names=explainer.class_names,
-            preprocessing=plain(preprocessing),
+            method=compiled.method.name,
+            parameters=plain(compiled.settings),
+            rules=plain(compiled.rules),
+            roles=plain(compiled.roles),
+            classes=compiled.classes,
+            class_names=compiled.class_names,
+            preprocessing=preprocessing,
             weights_sha256=sha256(weights),
         )
-        model = emit_onnx.to_onnx(network, explainer.recorded_nodes(network), metadata)
+        model = emit_onnx.to_onnx(network, compiled.recorded_nodes(network), metadata)
         emit_onnx.save(model, folder / "explainer.onnx")
 
 
@@ -197,54 +111,98 @@ def contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 # The manifest.
 
 
-def manifest_of(explainer: CompiledExplainer, folder: Path, report: Report | None) -> Any:
-    """What the manifest says of an explainer whose files lie in a folder."""
-    from graphprop import __version__
+def manifest_of(
+    compiled: Compiled,
+    folder: Path,
+    *,
+    check: Json | None,
+    fingerprint: Json | None,
+    conservation: Json | None,
+    source: str | None = None,
+    source_sha256: str | None = None,
+    preprocessing: Json | None = None,
+) -> dict[str, Any]:
+    """What the manifest records of an explainer whose files lie in a folder.
 
+    Parameters
+    ----------
+    check, fingerprint, conservation
+        What a check found; without one, ``conservation`` is what is known before.
+    source, source_sha256
+        The name of the model's file, and its hash.
+    preprocessing
+        How a picture becomes an input: ``size``, ``mean`` and ``std``, such as JSON can hold.
+    """
     return {
         "generator": GENERATOR,
         "version": VERSION,
         "graphprop": __version__,
         "torch": str(torch.__version__),
-        "model": explainer.name,
-        "method": explainer.method.name,
-        "parameters": plain(explainer.settings),
-        "rules": plain(explainer.rules),
-        "roles": plain(explainer.roles),
-        "input_shape": list(explainer.input_shape),
-        "input_shapes": [list(shape) for shape in explainer.input_shapes],
-        "logits_shape": list(shape_of(explainer.network.output.args[0])[1:]),
-        "relevance_shape": list(explainer.relevance_shape),
-        "classes": explainer.classes,
-        "output": explainer.network.output_name,
-        "layers": layer_entries(explainer),
-        "onnx_names": onnx_names(explainer),
-        "batch_norms": dict(explainer.network.decisions),
-        "notes": list(explainer.notes),
-        "check": None if report is None else report.as_dict(timing=False),
-        "fingerprint": None if report is None else report.fingerprint,
-        "conservation": record_of(explainer) if report is None else report.conservation,
+        "versions": versions(),
+        "model": compiled.name,
+        "method": compiled.method.name,
+        "parameters": plain(compiled.settings),
+        "rules": plain(compiled.rules),
+        "roles": plain(compiled.roles),
+        "input_shape": list(compiled.input_shapes[0]),
+        "input_shapes": [list(shape) for shape in compiled.input_shapes],
+        "logits_shape": list(compiled.logits_shape),
+        "relevance_shape": list(compiled.relevance_shape),
+        "classes": compiled.classes,
+        "output": compiled.network.output_name,
+        "layers": layer_entries(compiled),
+        "onnx_names": onnx_names(compiled),
+        "batch_norms": dict(compiled.network.decisions),
+        "notes": list(compiled.notes),
+        "check": check,
+        "fingerprint": fingerprint,
+        "conservation": conservation,
         "files": {name: sha256(folder / name) for name in FILES if (folder / name).exists()},
+        "source": {"name": source, "sha256": source_sha256},
+        "preprocessing": preprocessing,
     }
 
 
-def layer_entries(explainer: CompiledExplainer) -> list[dict[str, Any]]:
+def versions() -> dict[str, str]:
+    """The versions of everything that shapes the bytes of a directory."""
+    own = {"graphprop": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in DISTRIBUTIONS}
+
+
+def write_manifest(content: Json, folder: Path) -> dict[str, Any]:
+    """Write a manifest with its own hash; returns what it holds.
+
+    Raises
+    ------
+    OutputError
+        If `read_manifest` would refuse it.
+    """
+    written: dict[str, Any] = json.loads(as_json(content))
+    complaint = complaint_about(written)
+    if complaint:
+        raise OutputError(f"the manifest would say something impossible: {complaint}")
+    written[OWN_HASH] = manifest_hash(written)
+    (folder / MANIFEST).write_text(as_json(written), encoding="ascii")
+    return written
+
+
+def layer_entries(compiled: Compiled) -> list[dict[str, Any]]:
     """The facts about each layer, and which variables of ``forward`` hold its values.
 
     ``flows`` has those of relevance where a method has several flows; ``signal`` are the labels of
     the layers that the rule sends relevance to, None for the input.
     """
-    variables = set(local_variables(explainer.source))
-    generated = explainer.generated
+    generated = compiled.generated
+    variables = set(generated.variables)
 
     def local(name: str | None) -> str | None:
         return name if name in variables else None
 
     entries = []
-    for node, layer in zip(explainer.network.layers, explainer.layers, strict=True):
+    for node, layer in zip(compiled.network.layers, compiled.layers, strict=True):
         named = {
             flow: local(generated.relevances.get(in_flow(layer.label, flow)))
-            for flow in explainer.method.flow_names
+            for flow in compiled.method.flow_names
         }
         operands = [node.args[index] for index in facts_of(node).signal]
         entries.append(
@@ -261,18 +219,17 @@ def layer_entries(explainer: CompiledExplainer) -> list[dict[str, Any]]:
     return entries
 
 
-def onnx_names(explainer: CompiledExplainer) -> dict[str, str]:
+def onnx_names(compiled: Compiled) -> dict[str, str]:
     """Variable of ``forward`` -> ONNX value, for those that aren't called alike."""
-    output: Any = explainer.legal.output.args[0]
-    logits, _, relevances = output
+    logits, _, relevances = compiled.legal.output.args[0]
     label = facts_of(logits).records
     assert label is not None
-    renamed = {explainer.generated.results[label]: "logits"}
-    recorded = explainer.recorded_nodes(explainer.legal)
-    for name, node in emit_onnx.named_outputs(explainer.legal, recorded).items():
+    renamed = {compiled.generated.results[label]: "logits"}
+    recorded = compiled.recorded_nodes(compiled.legal)
+    for name, node in emit_onnx.named_outputs(compiled.legal, recorded).items():
         labels = [label for label, other in relevances.items() if other is node]
         if labels and name != "logits":
-            renamed[explainer.generated.relevances[labels[0]]] = name
+            renamed[compiled.generated.relevances[labels[0]]] = name
     return {name: other for name, other in renamed.items() if name != other}
 
 
@@ -291,9 +248,3 @@ def plain(value: Any) -> Any:
         return value
     # what has no text of its own would show its address
     return str(value) if isinstance(value, BoundRule) else type(value).__name__
-
-
-def as_json(content: Any) -> str:
-    """JSON with sorted keys, lists of numbers on one line."""
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
-    return re.sub(r"\[\n[-+\d.e,\s]*\]", lambda m: " ".join(m[0].split()), text) + "\n"

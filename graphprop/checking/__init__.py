@@ -1,1 +1,1 @@
-"""What a check is made of: arbiter, backends, comparison, fingerprint, report."""
+"""The check that all backends compute the same: reference, backends, comparison, report."""

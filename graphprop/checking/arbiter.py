@@ -1,4 +1,4 @@
-"""What backends are held against: the same mathematics in float64, and how far float32 is off.
+"""The reference of a check: the same mathematics in float64, and the error of float32.
 
 At compile time the arbiter is the explainer's graph, run node by node. Of a compiled directory it
 is the generated module itself, in float64.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import fx
@@ -30,35 +30,35 @@ from graphprop.checking.runner import local_variables, measure, pack
 from graphprop.checking.stages import Stage, stage_name
 from graphprop.checking.threads import for_network, one_thread, usable
 from graphprop.emit.onnx import named_maps, named_outputs
+from graphprop.explainer import Compiled
 from graphprop.ir.facts import facts_of, has_shape
 from graphprop.ir.network import Network
 from graphprop.lowering.interpret_map import interpret_map
-from graphprop.lowering.legalize import legalize
-
-if TYPE_CHECKING:
-    from graphprop.explainer import CompiledExplainer
 
 FLOOR = 1e-5
-"""An error below this is never a failure."""
+"""An error below this is never a failure: float32 has seven digits, and sums lose two of them."""
 
 MARGIN = 10.0
-"""How many times the error of float32 a backend may be off."""
+"""How many times the error of torch in float32 a backend may be off: another order of summation, or
+a fused operation, changes the error by a small factor, a wrong step by far more."""
 
 CEILING = 1e-4
-"""An error above this is never taken for rounding unasked: every step is looked at."""
+"""An error above this is never taken for rounding alone: then every step is checked by itself. A
+map that is off by this much looks the same, one off by a hundred times as much does not."""
 
 LOOSEST = 1e-2
-"""The same where steps can't be looked at: within a mean over samples."""
+"""The same where steps can't be checked by themselves: within a mean over samples."""
 
 SAME = 1e-6
-"""How far two graphs that mean the same may be apart in float64."""
+"""How far two equivalent graphs may be apart in float64: rounding is 1e-16, which quotients by
+small denominators magnify, and what changes a map by less is no matter."""
 
 Observer = Callable[[fx.Node, Any], Any]
 
 
 @dataclass
 class Truth:
-    """What the arbiter found.
+    """What the arbiter computed.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Truth:
 
     @classmethod
     def nothing(cls, samples: Probes) -> Truth:
-        """What an arbiter finds that does not run."""
+        """The result of an arbiter that does not run."""
         return cls(samples, torch.empty(0), torch.empty(0), {"logits": [], "relevance": []}, {})
 
     def only(self, rows: Sequence[int]) -> Truth:
@@ -96,7 +96,7 @@ class Truth:
 
 
 class Arbiter(Protocol):
-    """What knows the right values."""
+    """What computes the reference values."""
 
     name: str
 
@@ -123,10 +123,8 @@ class GraphArbiter:
 
     name = "the graph in float64"
 
-    def __init__(
-        self, explainer: CompiledExplainer, stages: Sequence[Stage], samples: Probes
-    ) -> None:
-        self.explainer, self.stages, self.samples = explainer, stages, samples
+    def __init__(self, compiled: Compiled, stages: Sequence[Stage], samples: Probes) -> None:
+        self.compiled, self.stages, self.samples = compiled, stages, samples
         self.measures: dict[int, torch.Tensor] = {}
         self.legal: dict[str, Divergence | None] = {}
 
@@ -146,7 +144,7 @@ class GraphArbiter:
             return logits, pack(maps)
 
     def truth(self) -> Truth:
-        lowered = self.explainer.lowered
+        lowered = self.compiled.lowered
         nodes = {} if lowered.samples else stage_nodes(lowered, self.stages)
         rows = range(len(self.samples))
 
@@ -172,11 +170,11 @@ class GraphArbiter:
         return Truth(self.samples, logits, relevance, float32, self.measures)
 
     def follow(self, truth: Truth) -> None:
-        """Go on with some of the rows."""
+        """Continue with some of the rows."""
         self.samples, self.measures = truth.samples, truth.measures
 
     def conditioning(self, sample: int) -> dict[int, float]:
-        lowered = self.explainer.lowered
+        lowered = self.compiled.lowered
         nodes = stage_nodes(lowered, self.stages)
         values: dict[fx.Node, torch.Tensor] = {}
         off: dict[int, float] = {}
@@ -195,17 +193,17 @@ class GraphArbiter:
 
     def names(self, level: str) -> list[str]:
         # what happens within a mean over samples can't be followed
-        averaged = self.explainer.lowered.samples is not None
+        averaged = self.compiled.lowered.samples is not None
         return [] if averaged else list(self._named(level)[1].values())
 
     def _named(self, level: str) -> tuple[Network, dict[fx.Node, str]]:
         """The graph that a backend was printed from, and what its values are called there."""
-        explainer = self.explainer
-        network = explainer.legal if level == "torch" else legalize(explainer.lowered, level)[0]
+        compiled = self.compiled
+        network = compiled.legal if level == "torch" else compiled.legal_onnx
         nodes = [n for n in network.layers if facts_of(n).batched and has_shape(n)]
         names = {n: n.name for n in nodes if facts_of(n).value.is_floating_point()}
         output: Any = network.output.args[0]
-        outputs = named_outputs(network, explainer.recorded_nodes(network))
+        outputs = named_outputs(network, compiled.recorded_nodes(network))
         if level == "torch":
             outputs = {"logits": output[0], **named_maps(network)}
         return network, names | {node: name for name, node in outputs.items()}
@@ -295,7 +293,7 @@ class ModuleArbiter:
         watch = self._watch()
         singles = [Batch([row], "auto") for row in range(len(self.samples))]
         exact = Step("exact", "float64", threads=usable(), batches=singles, watch=watch)
-        found = run_module(self.directory, self._inputs(), [exact], self.samples.shapes)
+        found = run_module(self.directory, self.samples.tensors, [exact], self.samples.shapes)
         logits, relevance = found["exact/logits"], found["exact/relevance"]
         measures = {
             index: found[f"exact/measure/{watch.index(stage.name)}"]
@@ -309,9 +307,6 @@ class ModuleArbiter:
         float32 = {"logits": unknown, "relevance": [*unknown]}
         return Truth(self.samples, logits, relevance, float32, measures)
 
-    def _inputs(self) -> dict[str, torch.Tensor]:
-        return tensors_of(self.samples)
-
     def _watch(self) -> list[str]:
         return list(dict.fromkeys(stage.name for stage in self.stages if stage.name))
 
@@ -322,7 +317,7 @@ class ModuleArbiter:
             Step("exact", "float64", threads=usable(), batches=batch, watch=watch, keep=True),
             Step("single", batches=batch, watch=watch, keep=True),
         ]
-        found = run_module(self.directory, self._inputs(), steps, self.samples.shapes)
+        found = run_module(self.directory, self.samples.tensors, steps, self.samples.shapes)
         off = {}
         for index, stage in enumerate(self.stages):
             name = f"value/{watch.index(stage.name)}" if stage.name else ""
@@ -346,7 +341,9 @@ class ModuleArbiter:
         # what is returned need not be a variable
         own |= {f"return {name}": values[name] for name in ("logits", "relevance")}
         watch = [*variables, "return logits", "return relevance"]
-        inputs = self._inputs() | {f"force/{name}": own[name] for name in watch if name in own}
+        inputs = self.samples.tensors | {
+            f"force/{name}": own[name] for name in watch if name in own
+        }
         batch = [Batch([sample], "auto")]
         step = Step(
             "exact", "float64", threads=usable(), batches=batch, watch=watch, force=True, judge=True
@@ -397,12 +394,6 @@ def errors(found: torch.Tensor, reference: torch.Tensor) -> list[float]:
     return relative
 
 
-def tensors_of(samples: Probes) -> dict[str, torch.Tensor]:
-    """Probes as `graphprop.checking.runner` reads them."""
-    found = {"x": samples.x, "target": samples.target}
-    return found if samples.weights is None else found | {"weights": samples.weights}
-
-
 def resolved(samples: Probes, logits: torch.Tensor) -> Probes:
     """Probes with the class of the largest logit in place of `LARGEST`."""
     chosen = logits.unsqueeze(2).flatten(2).sum(2).argmax(1)
@@ -410,7 +401,7 @@ def resolved(samples: Probes, logits: torch.Tensor) -> Probes:
 
 
 def nodes_of(source: bytes) -> Iterator[ast.AST]:
-    """All there is in a source."""
+    """All nodes of the syntax tree of a source."""
     return ast.walk(ast.parse(source))
 
 

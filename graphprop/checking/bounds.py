@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -53,7 +53,11 @@ SMALLEST = 2.0**-126
 
 aten = torch.ops.aten
 
-Rule = Callable[["Operation"], Any]
+Tensor: TypeAlias = torch.Tensor
+Bounds: TypeAlias = Tensor | float | tuple[Tensor | None, ...] | None
+"""Of one result, or of each of several; None where nothing is rounded."""
+
+Rule = Callable[["Operation"], Bounds]
 RULES: dict[Any, Rule] = {}
 
 
@@ -106,7 +110,7 @@ class RunningBounds(TorchDispatchMode):
         return found
 
     def set(self, value: torch.Tensor, bound: torch.Tensor) -> None:
-        """Say what a value may be off by."""
+        """Set what a value may be off by."""
         self.bounds[value] = bound
 
     def __torch_dispatch__(
@@ -175,7 +179,7 @@ class Packet:
         return self.overloadpacket(*args, **kwargs)
 
 
-def is_float(value: Any) -> bool:
+def is_float(value: object) -> bool:
     """Whether a value is a tensor of numbers with a fraction."""
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
@@ -200,7 +204,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     "constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
     "replication_pad2d replication_pad3d slice_copy channel_shuffle".split()
 )
-def moved(operation: Operation) -> Any:
+def moved(operation: Operation) -> Bounds:
     """Entries go elsewhere, lose their sign or are left out: nothing is rounded."""
     if operation.exact:
         return None
@@ -216,7 +220,7 @@ def moved(operation: Operation) -> Any:
 
 
 @rule("_to_copy")
-def converted(operation: Operation) -> Any:
+def converted(operation: Operation) -> Bounds:
     """Another type or place in memory; a condition that rounding decides becomes 0 or 1."""
     x = operation.args[0]
     known = operation.known.get(id(x))
@@ -224,13 +228,13 @@ def converted(operation: Operation) -> Any:
 
 
 @rule("clamp", "clamp_min", "clamp_max", "hardtanh")
-def clamped(operation: Operation) -> Any:
+def clamped(operation: Operation) -> Bounds:
     """Limits move a value no further than it moved before."""
     return None if operation.exact else operation.bound(operation.args[0])
 
 
 @rule("maximum", "minimum")
-def either(operation: Operation) -> Any:
+def either(operation: Operation) -> Bounds:
     """The larger or smaller of two values."""
     if operation.exact:
         return None
@@ -239,7 +243,7 @@ def either(operation: Operation) -> Any:
 
 
 @rule("amax", "amin")
-def extreme(operation: Operation) -> Any:
+def extreme(operation: Operation) -> Bounds:
     """The extreme of values moves as far as the furthest of them."""
     if operation.exact:
         return None
@@ -250,7 +254,7 @@ def extreme(operation: Operation) -> Any:
     *"max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
     "adaptive_max_pool2d adaptive_max_pool3d".split()
 )
-def pooled(operation: Operation) -> Any:
+def pooled(operation: Operation) -> Bounds:
     """The largest of a window."""
     if operation.exact:
         return None, None
@@ -258,7 +262,7 @@ def pooled(operation: Operation) -> Any:
 
 
 @rule("nan_to_num")
-def without_infinities(operation: Operation) -> Any:
+def without_infinities(operation: Operation) -> Bounds:
     """What is infinite becomes 0, and isn't off any more."""
     if operation.exact:
         return None
@@ -272,7 +276,7 @@ def without_infinities(operation: Operation) -> Any:
     "scatter_add index_add col2im index_put _unsafe_index_put scatter_reduce "
     "max_unpool2d max_unpool3d".split()
 )
-def summed(operation: Operation) -> Any:
+def summed(operation: Operation) -> Bounds:
     """Sums with weights that aren't negative."""
     if not operation.operands:
         return None
@@ -284,7 +288,7 @@ def summed(operation: Operation) -> Any:
 
 
 @rule("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
-def interpolated(operation: Operation) -> Any:
+def interpolated(operation: Operation) -> Bounds:
     """Weights that come of places, which are rounded in proportion to how far along they are."""
     sides = max(*operation.args[0].shape[2:], *operation.result.shape[2:])
     fresh = widest(operation.call(torch.abs)) * ((4 + sides) * UNIT)
@@ -297,7 +301,7 @@ def rounding(terms: float, c: float = C) -> float:
 
 
 @rule("convolution")
-def convolved(operation: Operation) -> Any:
+def convolved(operation: Operation) -> Bounds:
     """A convolution; fast algorithms spread the errors of a place over its neighbors."""
     x, weight, bias, *options = operation.args
     transposed, groups = options[3], options[5]
@@ -320,7 +324,12 @@ def widest(bound: torch.Tensor) -> torch.Tensor:
 
 
 def carried(
-    operation: Operation, fresh: torch.Tensor, run: Any, x: Any, weight: Any, bias: Any
+    operation: Operation,
+    fresh: Tensor,
+    run: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
 ) -> torch.Tensor:
     """Add what the operands of a product and a sum were off by already."""
     total = fresh
@@ -334,7 +343,7 @@ def carried(
 
 
 @rule("mm", "bmm", "mv", "dot")
-def multiplied_matrices(operation: Operation) -> Any:
+def multiplied_matrices(operation: Operation) -> Bounds:
     """Products of matrices."""
     x, weight = operation.args[:2]
 
@@ -346,7 +355,7 @@ def multiplied_matrices(operation: Operation) -> Any:
 
 
 @rule("addmm", "baddbmm", "addmv")
-def added_product(operation: Operation) -> Any:
+def added_product(operation: Operation) -> Bounds:
     """Products of matrices, and a bias."""
     bias, x, weight = operation.args[:3]
     scales = {key: abs(value) for key, value in operation.kwargs.items()}
@@ -360,7 +369,7 @@ def added_product(operation: Operation) -> Any:
 
 
 @rule("add", "sub")
-def added(operation: Operation) -> Any:
+def added(operation: Operation) -> Bounds:
     """The sum or the difference of two."""
     if not is_float(operation.result):
         return None
@@ -370,18 +379,18 @@ def added(operation: Operation) -> Any:
     return fresh + bound_of(operation, first) + factor * bound_of(operation, second)
 
 
-def magnitude(value: Any) -> Any:
+def magnitude(value: Tensor | float) -> Tensor | float:
     """The magnitude of a tensor or a number."""
     return value.abs() if isinstance(value, torch.Tensor) else abs(value)
 
 
-def bound_of(operation: Operation, value: Any) -> Any:
+def bound_of(operation: Operation, value: Tensor | float) -> Tensor | float:
     """What a tensor or a number may be off by."""
     return operation.bound(value) if is_float(value) else 0.0
 
 
 @rule("mul")
-def multiplied(operation: Operation) -> Any:
+def multiplied(operation: Operation) -> Bounds:
     """A product, entry by entry."""
     if not is_float(operation.result):
         return None
@@ -395,7 +404,7 @@ def multiplied(operation: Operation) -> Any:
 
 
 @rule("div")
-def divided(operation: Operation) -> Any:
+def divided(operation: Operation) -> Bounds:
     """A quotient, entry by entry."""
     if not is_float(operation.result):
         return None
@@ -406,7 +415,7 @@ def divided(operation: Operation) -> Any:
 
 
 @rule("addcmul")
-def added_products(operation: Operation) -> Any:
+def added_products(operation: Operation) -> Bounds:
     """One product added."""
     start, first, second = operation.args[:3]
     factor = abs(operation.kwargs.get("value", 1))
@@ -416,7 +425,7 @@ def added_products(operation: Operation) -> Any:
 
 
 @rule("eq", "ne", "lt", "le", "gt", "ge")
-def compared(operation: Operation) -> Any:
+def compared(operation: Operation) -> Bounds:
     """Which entries rounding decides."""
     if operation.exact:
         return None
@@ -427,7 +436,7 @@ def compared(operation: Operation) -> Any:
 
 @rule("logical_and", "logical_or", "logical_xor", "logical_not", "bitwise_and", "bitwise_or")
 @rule("bitwise_not", "any", "all")
-def decided(operation: Operation) -> Any:
+def decided(operation: Operation) -> Bounds:
     """What follows from a condition that rounding decides is decided by it, too."""
     masks = [operation.known[id(a)] for a in operation.args if id(a) in operation.known]
     if not masks:
@@ -439,7 +448,7 @@ def decided(operation: Operation) -> Any:
 
 
 @rule("where")
-def chosen(operation: Operation) -> Any:
+def chosen(operation: Operation) -> Bounds:
     """One of two; where rounding decides, as far off as the other one is away."""
     if len(operation.args) < 3 or not is_float(operation.result):
         return None
@@ -455,14 +464,14 @@ def chosen(operation: Operation) -> Any:
 
 @rule("sqrt", "rsqrt", "reciprocal", "exp", "exp2", "sigmoid", "tanh", "erf", "pow", "log", "sin")
 @rule("cos", "atan", "expm1", "log1p")
-def evaluated(operation: Operation) -> Any:
+def evaluated(operation: Operation) -> Bounds:
     """A function of one entry, which libraries compute to a few u of its result."""
     if not is_float(operation.result):
         return None
     return operation.result.abs() * (8 * UNIT) + swung(operation)
 
 
-def swung(operation: Operation) -> Any:
+def swung(operation: Operation) -> Bounds:
     """How far the result moves where the operands move as far as they may."""
     if operation.exact:
         return 0.0
@@ -485,7 +494,7 @@ def swung(operation: Operation) -> Any:
 
 @rule("native_layer_norm", "native_group_norm", "native_batch_norm")
 @rule("_native_batch_norm_legit_no_training", "_softmax", "_log_softmax", "logsumexp")
-def normalized(operation: Operation) -> Any:
+def normalized(operation: Operation) -> Bounds:
     """Functions of all entries of a group: of the size of what they divide."""
     result = operation.result
     first = result[0] if isinstance(result, tuple) else result
@@ -506,7 +515,7 @@ def constant(operation: Operation) -> None:
     """What depends on no operand's entries."""
 
 
-def unknown(operation: Operation) -> Any:
+def unknown(operation: Operation) -> Bounds:
     """Any other function: a few u of what goes in and comes out."""
     result = operation.result
     several = isinstance(result, tuple | list)
@@ -554,7 +563,7 @@ class Verdict:
 
 
 def judge(own: torch.Tensor, exact: torch.Tensor, bound: torch.Tensor | None) -> Verdict:
-    """Hold a backend's value against what follows exactly from the values before it.
+    """Compare a backend's value with what follows exactly from the values before it.
 
     Parameters
     ----------

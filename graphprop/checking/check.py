@@ -1,13 +1,13 @@
 """Check that every backend computes the same: backends, arbiter, steps, files, ledger.
 
-Relevance divides by small numbers, so that two right backends differ by more than rounding, and a
-fixed tolerance either lies or cries wolf. The arbiter is the same graph in float64; ``e32`` is the
-error of torch in float32 against it. A backend passes where the error of every sample is at most
-``max(1e-5, 10 * e32)``, and 1e-4. Where one is off by more, intermediate values are exposed, and
-each step is computed in float64 from that backend's own values before it, with a bound of what
-rounding can do (`graphprop.checking.bounds`). The first step that is wrong is named. If none is,
-what differs is rounding that the map magnifies (another winner of a max pool, say), and the backend
-passes, with a note that says so.
+Relevance divides by small numbers, so that two correct backends differ by more than rounding, and a
+fixed tolerance would be too tight for one network and too loose for another. The arbiter is the
+same graph in float64; ``e32`` is the error of torch in float32 relative to it. A backend passes
+where the error of every sample is at most ``max(1e-5, 10 * e32)``, and 1e-4. Where one is off by
+more, intermediate values are exposed, and each step is computed in float64 from that backend's own
+values before it, with a bound of what rounding can do (`graphprop.checking.bounds`). The first step
+that is wrong is named. If none is, what differs is rounding that the map magnifies (another winner
+of a max pool, say), and the backend passes, with a note that says so.
 
 What is judged is what users run: the module as ``load()`` gives it, and the ONNX file on its
 engines, on inputs of several kinds, alone and in batches, with every kind of target
@@ -21,16 +21,18 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 
 from graphprop.artifact.engines import refuse_forbidden
-from graphprop.artifact.write import layer_entries, onnx_names, read_manifest, write_files
+from graphprop.artifact.manifest import read_manifest
+from graphprop.artifact.schema import Json
+from graphprop.artifact.write import layer_entries, onnx_names, write_files
 from graphprop.checking import conservation
 from graphprop.checking.arbiter import GraphArbiter, ModuleArbiter, Truth
 from graphprop.checking.backends import BackendError
-from graphprop.checking.compare import ENGINES, PythonBackend, Session, Tolerance
+from graphprop.checking.compare import Session, Tolerance
+from graphprop.checking.compared import ENGINES, PythonBackend
 from graphprop.checking.files import changes
 from graphprop.checking.fingerprint import (
     PREPROCESSING,
@@ -43,14 +45,11 @@ from graphprop.checking.fingerprint import (
     same_noise,
 )
 from graphprop.checking.probes import Probes, picture_in, probes, read_inputs
-from graphprop.checking.recorded import hold_recorded
+from graphprop.checking.recorded import compare_recorded
 from graphprop.checking.report import BackendResult, Divergence, Report
 from graphprop.checking.stages import Stage, stage_name, stages_of
 from graphprop.errors import MethodError, nearest
-from graphprop.ir.facts import shape_of
-
-if TYPE_CHECKING:
-    from graphprop.explainer import CompiledExplainer
+from graphprop.explainer import Compiled
 
 __all__ = ["BACKENDS", "Report", "check_directory", "check_explainer"]
 
@@ -58,12 +57,12 @@ BACKENDS = ("python", "onnxruntime", "onnx.reference")
 
 
 def check_explainer(
-    explainer: CompiledExplainer,
+    compiled: Compiled,
     *,
     samples: int | None = None,
     backends: Sequence[str] | None = None,
     directory: Path | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Json | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Check what is generated from an explainer against its graph in float64.
@@ -92,25 +91,24 @@ def check_explainer(
     chosen = choose(backends)
     if directory is None:
         with tempfile.TemporaryDirectory(prefix="graphprop-") as scratch:
-            write_files(explainer, Path(scratch), onnx=any(name in ENGINES for name in chosen))
+            write_files(compiled, Path(scratch), onnx=any(name in ENGINES for name in chosen))
             return check_explainer(
-                explainer,
+                compiled,
                 samples=samples,
                 backends=backends,
                 directory=Path(scratch),
                 preprocessing=preprocessing,
                 progress=progress,
             )
-    stages = stages_of(layer_entries(explainer), onnx_names(explainer))
-    logits = shape_of(explainer.network.output.args[0])[1:]
+    stages = stages_of(layer_entries(compiled), onnx_names(compiled))
     explained = probes(
-        explainer.input_shapes,
-        logits,
+        compiled.input_shapes,
+        compiled.logits_shape,
         samples,
-        size=sum(math.prod(layer.shape) for layer in explainer.layers),
+        size=sum(math.prod(layer.shape) for layer in compiled.layers),
         preprocessing=preprocessing,
     )
-    arbiter = GraphArbiter(explainer, stages, explained)
+    arbiter = GraphArbiter(compiled, stages, explained)
     say("check: explain in float64")
     session = Session(directory, stages, arbiter, arbiter.truth(), say)
     report = session.begin()
@@ -119,16 +117,16 @@ def check_explainer(
         session.judge_conditioning()
         report.fingerprint = fingerprint(session.truth, stages)
         if "python" in chosen:
-            session.hold("python", PythonBackend(directory))
+            session.compare("python", PythonBackend(directory))
         written = (directory / "explainer.onnx").exists() or backends is not None
-        session.hold_onnx(chosen if written else (), explicit=backends is not None)
+        session.compare_onnx(chosen if written else (), explicit=backends is not None)
 
         def sample(index: int) -> tuple[Mapping[str, torch.Tensor], torch.Tensor]:
             row = report.samples.index(report.ledger["samples"][index])
             inputs, _ = session.truth.samples.part([row])
             return inputs, session.truth.samples.target[[row]]
 
-        report.conservation, found = conservation.of_explainer(explainer, report.ledger, sample)
+        report.conservation, found = conservation.of_explainer(compiled, report.ledger, sample)
         report.warnings += found
     return report
 
@@ -146,9 +144,9 @@ def check_directory(
 ) -> Report:
     """Check what was compiled into a directory, without the model.
 
-    The arbiter is ``explainer.py`` in float64, itself held against what was recorded when it was
-    compiled. Its code is run, unless ``backends`` leaves Python out: then the ONNX engines are held
-    against the record alone.
+    The arbiter is ``explainer.py`` in float64, which is first compared with what was recorded when
+    it was compiled. Its code is run, unless ``backends`` leaves Python out: then the ONNX engines
+    are compared with the record alone.
 
     Parameters
     ----------
@@ -197,14 +195,14 @@ def check_directory(
     )
     found = changes(directory, manifest)
     if "python" in chosen:
-        session = hold_directory(directory, manifest, stages, explained, say, tolerance)
+        session = compare_directory(directory, manifest, stages, explained, say, tolerance)
         if session.sound:
-            session.hold_onnx(chosen if written else (), explicit=backends is not None)
+            session.compare_onnx(chosen if written else (), explicit=backends is not None)
         report = session.report
         if session.sound and report.passed:
             report.warnings += conservation.of_directory(manifest, report.ledger)
     else:
-        report = hold_recorded(directory, manifest, stages, explained, chosen, tolerance, say)
+        report = compare_recorded(directory, manifest, stages, explained, chosen, tolerance, say)
     if allow_changed:
         report.warnings += found
     else:
@@ -213,15 +211,15 @@ def check_directory(
     return report
 
 
-def hold_directory(
+def compare_directory(
     directory: Path,
-    manifest: Mapping[str, Any],
+    manifest: Json,
     stages: Sequence[Stage],
     explained: Probes,
     say: Callable[[str], None],
     tolerance: Tolerance | None,
 ) -> Session:
-    """Hold a directory's module against the record in float64, and in float32 against itself."""
+    """Compare a directory's module in float64 with the record, and in float32 with float64."""
     recorded = manifest["fingerprint"]
     known = dict(zip(recorded["rows"], recorded["targets"], strict=True)) if recorded else {}
     for row in explained.by_class:
@@ -253,7 +251,7 @@ def hold_directory(
         result.seconds = time.perf_counter() - began
         report.backends.append(result)
         return session
-    judged = session.hold("python", PythonBackend(directory))
+    judged = session.compare("python", PythonBackend(directory))
     by_name = dict(zip(judged.rows, judged.samples, strict=True))
     for row in range(len(session.truth.samples)):
         one = by_name.get(session.truth.samples.name(row))
@@ -264,7 +262,7 @@ def hold_directory(
     return session
 
 
-def expect_shapes(truth: Truth, manifest: Mapping[str, Any]) -> None:
+def expect_shapes(truth: Truth, manifest: Json) -> None:
     """Refuse results of other shapes than the manifest's."""
     shapes = manifest["input_shapes"]
     one = len(shapes) == 1
@@ -286,10 +284,8 @@ def choose(backends: Sequence[str] | None) -> tuple[str, ...]:
     return BACKENDS if backends is None else tuple(b for b in BACKENDS if b in backends)
 
 
-def guard(
-    recorded: Mapping[str, Any] | None, truth: Truth, stages: Sequence[Stage]
-) -> BackendResult:
-    """Hold the arbiter of a directory against what was recorded when it was compiled."""
+def guard(recorded: Json | None, truth: Truth, stages: Sequence[Stage]) -> BackendResult:
+    """Compare the arbiter of a directory with what was recorded when it was compiled."""
     if not recorded:
         reason = (
             "it was compiled without a check, so that nothing is recorded to hold explainer.py "

@@ -1,4 +1,4 @@
-"""Hold backends against the arbiter, and find the first layer at which one leaves it."""
+"""Compare backends with the arbiter, and find the first layer at which one differs."""
 
 from __future__ import annotations
 
@@ -20,28 +20,20 @@ from graphprop.checking.arbiter import (
     Truth,
     allowance,
     errors,
-    tensors_of,
 )
 from graphprop.checking.backends import (
     BackendError,
-    OnnxReference,
-    OnnxRuntime,
-    Step,
     load_graph,
-    other_maps,
-    run_module,
-    takes_largest,
 )
+from graphprop.checking.compared import ENGINES, Backend, OnnxBackend
 from graphprop.checking.fingerprint import rounded
-from graphprop.checking.probes import Batch, Probes, plan
+from graphprop.checking.probes import Batch, plan
 from graphprop.checking.report import BackendResult, Comparison, Report, number
-from graphprop.checking.runner import pack, unpack
 from graphprop.checking.stages import Stage, stage_name
 
-ENGINES = {"onnxruntime": OnnxRuntime, "onnx.reference": OnnxReference}
-
 ILL_CONDITIONED = 1e-2
-"""Above this error of float32 a map depends on rounding."""
+"""Above this error of float32 a map depends visibly on rounding: of the 256 steps of a picture's
+scale it is several."""
 
 MOST_FOLLOWED = 3
 """How many samples are followed step by step, the worst ones: each takes as long as a sample in
@@ -49,7 +41,7 @@ float64 and its bounds."""
 
 REFERENCE_PARAMETERS = 200_000
 REFERENCE_ENTRIES = 3 * 64 * 64
-"""Above these sizes onnx.reference takes minutes."""
+"""Above these sizes onnx.reference, which loops over windows in Python, takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ class Tolerance:
 
 
 class Session:
-    """One check: holds backends against the arbiter, and collects what it finds.
+    """One check: compares backends with the arbiter, and collects the results.
 
     Parameters
     ----------
@@ -100,7 +92,7 @@ class Session:
         self.sound = True
 
     def begin(self) -> Report:
-        """Look at the arbiter itself: its ledger, whether it holds numbers."""
+        """Examine the arbiter itself: its ledger, whether its values are finite."""
         self._leave_out()
         samples, report = self.truth.samples, self.report
         report.samples = [samples.name(row) for row in range(len(samples))]
@@ -211,8 +203,8 @@ class Session:
             "method that divides by less small numbers, or a larger epsilon"
         )
 
-    def hold_onnx(self, chosen: Sequence[str], *, explicit: bool) -> None:
-        """Hold the ONNX engines against the arbiter; ``explicit``: however long that takes."""
+    def compare_onnx(self, chosen: Sequence[str], *, explicit: bool) -> None:
+        """Compare the ONNX engines with the arbiter; ``explicit``: however long that takes."""
         path = self.directory / "explainer.onnx"
         for name in (name for name in chosen if name in ENGINES):
             skipped = problem = None
@@ -227,7 +219,7 @@ class Session:
                 result = BackendResult(name, problem=problem, skipped=skipped)
                 self.report.backends.append(result)
             else:
-                self.hold(name, OnnxBackend(name, path))
+                self.compare(name, OnnxBackend(name, path))
 
     def _too_large(self, path: Path) -> str | None:
         tensors = load_graph(path).graph.initializer
@@ -237,8 +229,8 @@ class Session:
             return None
         return f"too slow for {parameters:,} parameters and inputs of {entries:,} entries"
 
-    def hold(self, name: str, backend: Backend) -> BackendResult:
-        """Hold one backend against the arbiter."""
+    def compare(self, name: str, backend: Backend) -> BackendResult:
+        """Compare one backend with the arbiter."""
         self.say(f"check: {name}")
         result = BackendResult(name)
         self.report.backends.append(result)
@@ -353,93 +345,3 @@ def timed(result: BackendResult) -> Iterator[None]:
     began = time.perf_counter()
     yield
     result.seconds = time.perf_counter() - began
-
-
-class Backend:
-    """What is held against the arbiter.
-
-    Attributes
-    ----------
-    level
-        Which graph it was printed from: ``"torch"`` or ``"onnx"``.
-    largest
-        How it is asked for the largest logit, see `graphprop.checking.probes.plan`.
-    """
-
-    level: str
-    largest = "none"
-
-    def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and relevance of all rows of all batches."""
-        raise NotImplementedError
-
-    def values(
-        self, samples: Probes, batch: Batch, row: int, names: Sequence[str]
-    ) -> dict[str, torch.Tensor]:
-        """The values with these names for one row, ``logits`` and ``relevance`` among them."""
-        raise NotImplementedError
-
-
-class PythonBackend(Backend):
-    """The generated module as ``load()`` gives it to users, in float32."""
-
-    level = "torch"
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def _run(self, explained: Probes, **step: Any) -> dict[str, torch.Tensor]:
-        steps = [Step("python", keep=True, **step)]
-        return run_module(self.directory, tensors_of(explained), steps, explained.shapes)
-
-    def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-        found = self._run(samples, batches=list(batches))
-        return found["python/logits"], found["python/relevance"]
-
-    def values(
-        self, samples: Probes, batch: Batch, row: int, names: Sequence[str]
-    ) -> dict[str, torch.Tensor]:
-        place = batch.rows.index(row)
-        watch = list(dict.fromkeys(names))
-        found = self._run(samples, batches=[batch], watch=watch, samples=(place, place + 1))
-        values = {
-            name: found[f"python/value/{index}"]
-            for index, name in enumerate(watch)
-            if f"python/value/{index}" in found
-        }
-        # what is returned counts, not a variable of the same name
-        for name in ("logits", "relevance"):
-            values[name] = found[f"python/{name}"][place : place + 1]
-        first, *others = unpack(values["relevance"], samples.shapes)
-        values["relevance"] = first
-        return values | {f"relevance_{place}": part for place, part in enumerate(others, 2)}
-
-
-class OnnxBackend(Backend):
-    """The ONNX file on one of the engines."""
-
-    level = "onnx"
-
-    def __init__(self, name: str, path: Path) -> None:
-        self.engine, self.path = ENGINES[name], path
-        self.largest = "largest" if takes_largest(path) else "class"
-
-    def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-        session = self.engine(self.path)
-        found = [session.run(samples, batch) for batch in batches]
-        results = {
-            name: torch.cat([torch.from_numpy(part[name]) for part in found]) for name in found[0]
-        }
-        maps = [results[name] for name in ("relevance", *other_maps(samples))]
-        return results["logits"], pack(maps)
-
-    def values(
-        self, samples: Probes, batch: Batch, row: int, names: Sequence[str]
-    ) -> dict[str, torch.Tensor]:
-        found = self.engine(self.path, names).run(samples, batch)
-        place = batch.rows.index(row)
-        return {
-            name: torch.from_numpy(value[place : place + 1].copy())
-            for name, value in found.items()
-            if len(value.shape) and len(value) == len(batch.rows)
-        }

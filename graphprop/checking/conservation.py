@@ -1,4 +1,4 @@
-"""Relevance that vanishes, explodes or overflows, in words: how much arrives, where it went.
+"""Warnings about relevance that vanishes, explodes or overflows: how much arrives, where it went.
 
 Most methods hand on what they begin with. Where much less or much more of it arrives at the input,
 the map is still what the method says, but says little about the logit: `of_explainer` then draws up
@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from graphprop.artifact.conservation import LEAST, is_off, reasons, verdict
+from graphprop.artifact.schema import Json
 from graphprop.checking.ledger import LedgerEntry, ledger
 from graphprop.checking.losses import ACCOUNTS, LOSSES
 from graphprop.checking.report import shown
-from graphprop.ir.facts import facts_of, shape_of
-
-if TYPE_CHECKING:
-    from graphprop.explainer import CompiledExplainer
-
-LEAST, MOST = 0.5, 2.0
-"""How much of what relevance starts with may arrive, before it is worth a word."""
+from graphprop.explainer import Compiled
+from graphprop.ir.facts import facts_of
 
 NOUNS = {
     "bias": ("biases", "the bias"),
@@ -42,15 +39,15 @@ NAMED = 3
 """How many layers are named."""
 
 
-def conserves(explainer: CompiledExplainer) -> bool:
+def conserves(compiled: Compiled) -> bool:
     """Whether an explainer is meant to hand all that it begins with on to its input."""
-    method = explainer.method
+    method = compiled.method
     whole = len(method.flow_names) == 1 and method.layer is None and method.samples is None
     if not whole or method.at_input is not None or method.layer_contribution is not None:
         return False
-    if explainer.settings.get("start", method.start) not in ("logit", "one"):
+    if compiled.settings.get("start", method.start) not in ("logit", "one"):
         return False
-    for node in explainer.network.layers:
+    for node in compiled.network.layers:
         rule = facts_of(node).rule
         if rule is None:
             continue
@@ -62,29 +59,21 @@ def conserves(explainer: CompiledExplainer) -> bool:
     return True
 
 
-def record_of(explainer: CompiledExplainer) -> dict[str, Any] | None:
-    """What a manifest keeps where nothing is to be said; None where nothing need arrive."""
-    if not conserves(explainer):
+def record_of(compiled: Compiled) -> Json | None:
+    """What a manifest records without a warning; None for a method that need not conserve."""
+    if not conserves(compiled):
         return None
-    places = shape_of(explainer.network.output.args[0])[2:]
-    kind = explainer.settings.get("start", explainer.method.start)
+    places = compiled.logits_shape[1:]
+    kind = compiled.settings.get("start", compiled.method.start)
     return {"start": kind, "places": math.prod(places), "cause": None, "remedy": None}
 
 
-def is_off(start: float | None, arrived: float | None) -> bool:
-    """Whether less than half, or more than twice, of what relevance starts with arrives."""
-    if start is None or arrived is None or not start:
-        return False
-    part = arrived / start
-    return not LEAST <= part <= MOST and math.isfinite(part)
-
-
 def of_explainer(
-    explainer: CompiledExplainer,
-    sums: Mapping[str, Any],
+    compiled: Compiled,
+    sums: Json,
     sample: Callable[[int], tuple[Mapping[str, torch.Tensor], torch.Tensor]],
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """Say where relevance went that does not arrive at the input.
+) -> tuple[Json | None, list[str]]:
+    """Find out where relevance went that does not arrive at the input.
 
     Parameters
     ----------
@@ -96,26 +85,26 @@ def of_explainer(
     Returns
     -------
     record
-        What a manifest keeps of it: what relevance starts as, at how many places, and in words, if
-        anything is to be said, the ``cause`` and the ``remedy``. None of a method that isn't meant
-        to conserve.
+        What a manifest records of it: what relevance starts as, at how many places, and, where
+        there is a warning, the ``cause`` and the ``remedy``. None for a method that isn't meant to
+        conserve.
     warnings
         One, or none.
     """
-    record, worst = record_of(explainer), worst_of(sums)
+    record, worst = record_of(compiled), worst_of(sums)
     if record is None or worst is None:
         return record, []
     inputs, target = sample(worst)
-    entries = ledger(explainer, tuple(inputs.values()), target)
+    entries = ledger(compiled, tuple(inputs.values()), target)
     start, arrived = entries[0].came_in[0], sum(e.came_in[0] for e in entries if e.rule == "")
     if not is_off(start, arrived):  # on other inputs than those that are summed up
         return record, []
-    record["cause"] = cause(entries, start)
-    record["remedy"] = remedy(explainer.settings, entries, abs(arrived) > abs(start))
+    advice = remedy(compiled.settings, entries, abs(arrived) > abs(start))
+    record = {**record, "cause": cause(entries, start), "remedy": advice}
     return record, [warning(sums, record)]
 
 
-def worst_of(sums: Mapping[str, Any]) -> int | None:
+def worst_of(sums: Json) -> int | None:
     """The sample of which relevance changes most on its way, None where all arrives."""
     pairs = list(enumerate(zip(sums["start"], sums["input"], strict=True)))
     off = [(index, arrived / start) for index, (start, arrived) in pairs if is_off(start, arrived)]
@@ -124,8 +113,8 @@ def worst_of(sums: Mapping[str, Any]) -> int | None:
     return max(off, key=lambda pair: abs(math.log(abs(pair[1]) or 1e-300)))[0]
 
 
-def warning(sums: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """What the samples of a check have to say, as one sentence or two."""
+def warning(sums: Json, record: Json) -> str:
+    """The warning about the samples of a check, in one sentence or two."""
     worst = worst_of(sums)
     assert worst is not None
     pairs = list(zip(sums["start"], sums["input"], strict=True))
@@ -135,46 +124,12 @@ def warning(sums: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     return f"{verdict(start, arrived)} (sample {worst}{of_all}).{reasons(record)}"
 
 
-def of_directory(manifest: Mapping[str, Any], sums: Mapping[str, Any]) -> list[str]:
+def of_directory(manifest: Json, sums: Json) -> list[str]:
     """The same of a compiled directory, by what its manifest records."""
     record = manifest.get("conservation")
     if not record or not sums or worst_of(sums) is None:
         return []
     return [warning(sums, record)]
-
-
-def of_map(manifest: Mapping[str, Any], logits: Any, target: int, relevance: Any) -> str | None:
-    """What one map has to say, in one sentence or two; None if all arrived.
-
-    Parameters
-    ----------
-    logits
-        ``[classes]``; those of a network with an output for each place, summed over them.
-    relevance
-        The map.
-    """
-    record = manifest.get("conservation")
-    if not record:
-        return None
-    start = float(logits[target] if record["start"] == "logit" else record["places"])
-    arrived = float(relevance.astype("float64").sum())
-    return f"{verdict(start, arrived)}.{reasons(record)}" if is_off(start, arrived) else None
-
-
-def verdict(start: float, arrived: float) -> str:
-    """What becomes of relevance, in numbers."""
-    if abs(arrived) > MOST * abs(start):
-        what = "explodes"
-    elif abs(arrived) < LEAST * abs(start):
-        what = "vanishes"
-    else:
-        what = "changes its sign"
-    return f"relevance {what}: it starts with {start:.4g}, and {arrived:.4g} arrive at the input"
-
-
-def reasons(record: Mapping[str, Any]) -> str:
-    """Where it went, and what to do about it."""
-    return "".join(f" {text}" for text in (record["cause"], record["remedy"]) if text)
 
 
 def cause(entries: Sequence[LedgerEntry], start: float) -> str:
@@ -256,7 +211,7 @@ def listed_or(texts: Sequence[str]) -> str:
 
 
 def overflow(sample: str, place: str | None) -> str:
-    """What is said of relevance that grows beyond all numbers."""
+    """The message about relevance that exceeds the range of float32."""
     first = f", first at {place}" if place else ""
     return (
         f"relevance overflows on {sample}{first}: there it exceeds the largest number of float32 "

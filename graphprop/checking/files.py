@@ -1,7 +1,7 @@
 """Whether a compiled directory is as it was written, and says the same of itself everywhere.
 
-A manifest holds a hash of every file and one of itself. What it says besides is also said by the
-ONNX file's metadata and by ``explainer.py``, in other words, and must not differ.
+A manifest holds a hash of every file and one of itself. Its other fields are also in the metadata
+of the ONNX file and in ``explainer.py``, in other forms, and must not differ.
 """
 
 from __future__ import annotations
@@ -9,34 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from graphprop.artifact.write import sha256
+from graphprop.artifact.manifest import OWN_HASH, manifest_hash, sha256
+from graphprop.artifact.schema import Json
 from graphprop.checking.backends import BackendError, load_graph
 from graphprop.checking.runner import local_variables
 from graphprop.emit.python import comment
 
-OWN_HASH = "sha256"
-"""The manifest's field that covers the others."""
 
-
-def manifest_hash(content: Mapping[str, Any]) -> str:
-    """The hash of a manifest: of its JSON, sorted and without spaces, but for the hash itself."""
-    rest = {key: value for key, value in content.items() if key != OWN_HASH}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def changes(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
+def changes(directory: Path, manifest: Json) -> list[str]:
     """Every way in which a directory is no longer what was written, a line each."""
     return [*changed_files(directory, manifest), *contradictions(directory, manifest)]
 
 
-def changed_files(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+def changed_files(directory: Path, manifest: Json) -> Iterator[str]:
     """The files that differ from their hashes."""
     for name, known in manifest["files"].items():
         path = directory / name
@@ -54,7 +45,7 @@ def changed_files(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]
             yield f"manifest.json does not name {name}"
 
 
-def contradictions(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+def contradictions(directory: Path, manifest: Json) -> Iterator[str]:
     """What the manifest says otherwise than the files beside it."""
     yield from within(manifest)
     source = directory / "explainer.py"
@@ -69,7 +60,7 @@ def contradictions(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str
         yield from against_onnx(model, manifest)
 
 
-def within(manifest: Mapping[str, Any]) -> Iterator[str]:
+def within(manifest: Json) -> Iterator[str]:
     """What the manifest contradicts itself in."""
     shapes = manifest["input_shapes"]
     if not shapes or list(manifest["input_shape"]) != list(shapes[0]):
@@ -90,17 +81,17 @@ def within(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield "manifest.json holds results of a check without what was checked, or the other way"
 
 
-def against_python(source: bytes, manifest: Mapping[str, Any]) -> Iterator[str]:
+def against_python(source: bytes, manifest: Json) -> Iterator[str]:
     """What ``explainer.py`` says otherwise."""
     text = source.decode("ascii", "replace")
     settings = manifest["parameters"]
     # a long line is cut: what stands last in it says nothing then
-    said = re.search(r"^Method (.*?) \((.*?)(\)\.|\.\.\.)$", text, re.MULTILINE)
-    if said:
-        if said[1] != manifest["method"]:
-            yield f"manifest.json says method {manifest['method']}, and explainer.py {said[1]}"
-        pairs = said[2].split(", ")
-        for pair in pairs if said[3] == ")." else pairs[:-1]:
+    stated = re.search(r"^Method (.*?) \((.*?)(\)\.|\.\.\.)$", text, re.MULTILINE)
+    if stated:
+        if stated[1] != manifest["method"]:
+            yield f"manifest.json says method {manifest['method']}, and explainer.py {stated[1]}"
+        pairs = stated[2].split(", ")
+        for pair in pairs if stated[3] == ")." else pairs[:-1]:
             key, _, value = pair.partition("=")
             if key in settings and plain_text(settings[key]) not in (value, None):
                 yield f"manifest.json says {key}={settings[key]}, and explainer.py {value}"
@@ -136,7 +127,7 @@ def local_variables_of(source: bytes) -> frozenset[str]:
     return _VARIABLES[key]
 
 
-def variables_of(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def variables_of(manifest: Json) -> Iterator[tuple[str, str]]:
     """The variables that a manifest says hold layers' values."""
     for entry in manifest["layers"]:
         for name in (entry["value"], entry["relevance"], *entry["flows"].values()):
@@ -146,7 +137,7 @@ def variables_of(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, "a value with another name in ONNX"
 
 
-def against_onnx(model: onnx.ModelProto, manifest: Mapping[str, Any]) -> Iterator[str]:
+def against_onnx(model: onnx.ModelProto, manifest: Json) -> Iterator[str]:
     """What ``explainer.onnx`` says otherwise: its metadata, and the shapes of its values."""
     elsewhere = {
         "version": manifest["graphprop"],
@@ -162,9 +153,9 @@ def against_onnx(model: onnx.ModelProto, manifest: Mapping[str, Any]) -> Iterato
                 f"manifest.json and the metadata of explainer.onnx differ in {key}: "
                 f"{json.dumps(known)[:80]} and {entry.value[:80]}"
             )
-    said = {entry.key.removeprefix("graphprop.") for entry in model.metadata_props}
-    if "method" in said:
-        for key in {"preprocessing", "rules", "roles"} - said:
+    present = {entry.key.removeprefix("graphprop.") for entry in model.metadata_props}
+    if "method" in present:
+        for key in {"preprocessing", "rules", "roles"} - present:
             if manifest.get(key):
                 yield f"manifest.json gives {key}, and the metadata of explainer.onnx none"
     inputs = [value for value in model.graph.input if value.name != "target"]

@@ -8,11 +8,12 @@ thousandth of what float32 can tell apart, so that the same input gives the same
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from graphprop.artifact.schema import Json
 from graphprop.checking.arbiter import CEILING, Truth
 from graphprop.checking.probes import FLAT
 from graphprop.checking.report import Comparison, known
@@ -36,7 +37,7 @@ def tolerance(name: str, e32: float) -> float:
     """How far float64 may be off from what was recorded: ten grains, and some for other CPUs.
 
     Where entries of a flat input are equal, rounding chooses among them in float64, too: if that
-    shows in float32, nothing can be said of float64 on another CPU.
+    shows in float32, nothing is known of float64 on another CPU.
     """
     if name.partition(" ")[0] in FLAT and not e32 <= CEILING:
         return math.inf
@@ -82,13 +83,13 @@ def products(measures: torch.Tensor, off: Sequence[float]) -> list[float]:
     return [rounded(m[3], m[2], e) for m, e in zip(rows, off, strict=True)]
 
 
-def recorded_rows(recorded: Mapping[str, Any], truth: Truth) -> list[tuple[int, int]]:
+def recorded_rows(recorded: Json, truth: Truth) -> list[tuple[int, int]]:
     """The rows that were recorded and are explained now: as which row of each."""
     now = {truth.samples.name(row): row for row in range(len(truth.samples))}
     return [(now[name], i) for i, name in enumerate(recorded["rows"]) if name in now]
 
 
-def deviations(recorded: Mapping[str, Any], truth: Truth) -> dict[int, Comparison]:
+def deviations(recorded: Json, truth: Truth) -> dict[int, Comparison]:
     """How far each row that was recorded is off now, and how far it may be."""
     found = {}
     logits, relevance = measure(truth.logits).tolist(), measure(truth.relevance).tolist()
@@ -114,13 +115,13 @@ def deviation(measures: Sequence[float], norm: float | None, product: float) -> 
     return max(part if math.isfinite(part) else math.inf for part in parts)
 
 
-def recorded_error(recorded: Mapping[str, Any], i: int, kind: str = "relevance") -> float:
+def recorded_error(recorded: Json, i: int, kind: str = "relevance") -> float:
     """The error of float32 when the fingerprint was taken."""
     error = recorded["float32"][kind][i]
     return math.inf if error is None else float(error)
 
 
-def other_inputs(recorded: Mapping[str, Any], truth: Truth) -> list[str]:
+def other_inputs(recorded: Json, truth: Truth) -> list[str]:
     """The rows whose inputs are not those that were explained when it was recorded."""
     measures = measure(truth.samples.x).tolist()
     return [
@@ -130,13 +131,13 @@ def other_inputs(recorded: Mapping[str, Any], truth: Truth) -> list[str]:
     ]
 
 
-def same_noise(recorded: Mapping[str, Any], truth: Truth) -> bool:
+def same_noise(recorded: Json, truth: Truth) -> bool:
     """Whether the seed still gives the noise that was explained when it was recorded."""
     return "noise" not in {name.partition(" ")[0] for name in other_inputs(recorded, truth)}
 
 
 def first_deviation(
-    recorded: Mapping[str, Any],
+    recorded: Json,
     truth: Truth,
     stages: Sequence[Stage],
     allow: Callable[[str, float], float] = tolerance,

@@ -15,20 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
 
 from graphprop.checking.losses import ACCOUNTS, LOSSES, NOT_CONSERVING, Account, each
-from graphprop.ir.facts import facts_of, shape_of
+from graphprop.explainer import Compiled
+from graphprop.ir.facts import facts_of
 from graphprop.ir.interpret import interpret
-from graphprop.lowering.lower import in_flow, padding_of, receivers
-from graphprop.ops import Operator
-from graphprop.rules import Layer
-
-if TYPE_CHECKING:
-    from graphprop.explainer import CompiledExplainer
+from graphprop.lowering import in_flow
+from graphprop.lowering.layer import layer_at, read_by_rule, receivers
 
 TOLERANCE = 1e-6
 """What may remain unexplained in float64, in units of the relevance that moves through a layer."""
@@ -120,7 +117,7 @@ def worst(errors: Any) -> float:
 
 
 def ledger(
-    explainer: CompiledExplainer,
+    compiled: Compiled,
     x: torch.Tensor | Sequence[torch.Tensor],
     target: torch.Tensor | int | None = None,
 ) -> list[LedgerEntry]:
@@ -128,8 +125,8 @@ def ledger(
 
     Parameters
     ----------
-    explainer
-        What `graphprop.compile` made.
+    compiled
+        What a compile resulted in; `graphprop.api.ledger` takes the module that users call.
     x, target
         As for the explainer; of a model with several inputs, all of them. Computed in float64,
         whatever the type of x.
@@ -146,8 +143,8 @@ def ledger(
         If x or the target doesn't fit the explainer.
     """
     inputs = (x,) if isinstance(x, torch.Tensor) else tuple(x)
-    explainer.check_input(inputs, target, any_type=True)
-    return Ledger(explainer, inputs, target).entries()
+    compiled.check_input(inputs, target)
+    return Ledger(compiled, inputs, target).entries()
 
 
 class Ledger:
@@ -164,10 +161,8 @@ class Ledger:
         them isn't accounted for.
     """
 
-    def __init__(
-        self, explainer: CompiledExplainer, inputs: Sequence[torch.Tensor], target: Any
-    ) -> None:
-        self.explainer, self.network, legal = explainer, explainer.network, explainer.legal
+    def __init__(self, compiled: Compiled, inputs: Sequence[torch.Tensor], target: Any) -> None:
+        self.compiled, self.network, legal = compiled, compiled.network, compiled.legal
         self.images = tuple(self.network.inputs)
         given = dict(zip(self.images, inputs, strict=True))
         self.values: dict[fx.Node, Any] = {image: x.double() for image, x in given.items()}
@@ -190,12 +185,12 @@ class Ledger:
         """One entry for each layer and flow, and one for the input."""
         found = [
             self.entry(node, flow)
-            for flow in self.explainer.method.flow_names
+            for flow in self.compiled.method.flow_names
             for node in reversed(self.network.layers)
             if in_flow(facts_of(node).label, flow) in self.recorded
             and facts_of(node).rule is not None
         ]
-        method = self.explainer.method
+        method = self.compiled.method
         ends_here = self.network.map_layer is None or method.continues_to_input
         if ends_here and method.at_input is None and method.layer_contribution is None:
             found += map(self.input_entry, self.images)
@@ -205,23 +200,22 @@ class Ledger:
         """Draw up the account of one layer, and hand on what it sends."""
         label = in_flow(facts_of(node).label, flow)
         r = self.recorded[label]
-        own = dict(self.explainer.method.flows).get(flow, {})
+        own = dict(self.compiled.method.flows).get(flow, {})
         assigned = facts_of(node).rule
         assert assigned is not None
         rule = assigned.in_flow(own)
         name = rule.name
         facts = (label, node.target.__name__, str(rule))
         note = NOT_CONSERVING.get(name, "" if name in ACCOUNTS else UNKNOWN)
-        if node is self.network.map_layer and (flow or "" in dict(self.explainer.method.flows)):
+        if node is self.network.map_layer and (flow or "" in dict(self.compiled.method.flows)):
             note = AT_THE_MAP
         misplaced = self.misplaced(node, flow, r)
         if note:
             for receiver in receivers(node):
                 self.send(receiver, flow, None)
             return LedgerEntry(*facts, came_in=listed(each(r)), misplaced=misplaced, note=note)
-        layer = self.layer_of(node)
-        several = node.target.relevance in ("share", "signal") or len(layer.signal) > 1
-        x = layer.operands if several else layer.operands[layer.signal[0]]
+        layer = layer_at(node, self.network, self.value)
+        x = read_by_rule(layer)
         with torch.no_grad():
             sent = rule(layer, x, r)
             losses = ACCOUNTS[name](Account(layer, x, r, rule.parameters))
@@ -257,28 +251,6 @@ class Ledger:
             **lost,
             moved=listed(each(relevance.abs())),
             misplaced=self.misplaced(image, "", relevance),
-        )
-
-    def layer_of(self, node: fx.Node) -> Layer:
-        """A layer as its rule sees it, its operands being tensors."""
-        padding, weighted = padding_of(node), node.target.weighted
-        operands = [self.value(a) if isinstance(a, fx.Node) else a for a in node.args]
-        shapes = [shape_of(a) for a in node.args if isinstance(a, fx.Node)]
-        before: Operator | None = None
-        if padding is not None:
-            operands[0] = self.values[padding.args[0]]
-            before = padding.target
-        return Layer(
-            node.target,
-            weight=operands[1] if weighted else None,
-            bias=operands[2] if weighted and len(operands) > 2 else None,
-            shapes=shapes,
-            label=facts_of(node).label,
-            signal=facts_of(node).signal,
-            operands=tuple(operands),
-            image=shape_of(self.images[0]),
-            final=node is self.network.output.args[0],
-            before=before,
         )
 
     def send(self, receiver: fx.Node, flow: str, part: torch.Tensor | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -31,15 +31,19 @@ LOSSES = ("bias", "zero_denominators", "stabilizer", "outside", "scaled")
 """What is accounted for."""
 
 
+Amount: TypeAlias = torch.Tensor | float
+"""One for each sample, or the same for all."""
+
+
 @dataclass
 class Losses:
     """What did not go on, per sample."""
 
-    bias: Any = 0.0
-    zero_denominators: Any = 0.0
-    stabilizer: Any = 0.0
-    outside: Any = 0.0
-    scaled: Any = 0.0
+    bias: Amount = 0.0
+    zero_denominators: Amount = 0.0
+    stabilizer: Amount = 0.0
+    outside: Amount = 0.0
+    scaled: Amount = 0.0
 
     def __add__(self, other: Losses) -> Losses:
         return Losses(*(getattr(self, name) + getattr(other, name) for name in LOSSES))
@@ -74,7 +78,9 @@ class Account:
         """What moves denominators away from zero, 0 where they are exact."""
         return float(self.parameters.get("stabilizer", 0.0))
 
-    def through(self, given: Any, bias: Any = None, *, epsilon: float | None = None) -> Losses:
+    def through(
+        self, given: torch.Tensor, bias: torch.Tensor | None = None, *, epsilon: float | None = None
+    ) -> Losses:
         """What is lost where r is divided by ``given + bias`` and ``given`` of it goes on."""
         return lost(
             self.r,
@@ -83,14 +89,14 @@ class Account:
             self.stabilizer if epsilon is None else epsilon,
         )
 
-    def along_channels(self, bias: Any, like: torch.Tensor) -> torch.Tensor:
+    def along_channels(self, bias: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
         """A bias as it meets the layer's result; zeros without one."""
         zeros = torch.zeros_like(like)
         result: torch.Tensor = self.layer.plus_bias(zeros, bias)
         return result
 
     @property
-    def sink(self) -> Any:
+    def sink(self) -> torch.Tensor | None:
         """The bias, where it stays in denominators."""
         return self.layer.bias if self.parameters.get("bias") == "sink" else None
 
@@ -194,7 +200,7 @@ def boxed(account: Account) -> Losses:
     return account.through(layer.op(x - low, up) + layer.op(x - high, down))
 
 
-def bound_of(account: Account, name: str) -> Any:
+def bound_of(account: Account, name: str) -> Amount:
     """A bound of zB as it meets x."""
     x, given = account.x, account.parameters[name]
     if given == "per_sample":

@@ -1,8 +1,8 @@
-"""What a check explains: inputs of several kinds, and every way of saying what to explain.
+"""What a check explains: inputs of several kinds, and every kind of target.
 
 Each kind sees what the others don't. In normal noise everything is alive and of one size; noise
 from 0 to 1 goes through the recorded preprocessing, as pictures do; where most entries are zero,
-windows are empty; on a blank input whole layers are zero, and guards against division by zero
+windows are empty; on a blank input all of a layer is zero, and guards against division by zero
 matter; on a constant one everything differences are made of is gone. Run as one batch, they are
 unlike each other, so that whatever mixes samples of a batch is seen.
 
@@ -12,15 +12,15 @@ The numbers of a row depend on its name alone, so that a later check explains th
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from graphprop.checking.runner import SEED, pack, unpack
+from graphprop.artifact.schema import Json
+from graphprop.checking.runner import SEED, pack, target_of, unpack
 from graphprop.errors import InputError
 from graphprop.pictures.preprocessing import Preprocessing
 
@@ -34,14 +34,18 @@ WEIGHTED = -2
 """As target: weights of the outputs."""
 
 LARGEST_BATCH = 8
-"""How many samples run at once: memory is limited."""
+"""How many samples run at once: every intermediate value of a batch is in memory."""
 
 CLEAR = 1e-3
-"""How far the largest logit must lead, relative to it, for every precision to find it."""
+"""How far the largest logit must lead, relative to it, for every precision to find it: a hundred
+times what logits may be off by."""
 
 PICTURES = (".png", ".jpg", ".jpeg")
 CONSTANT = 0.5
+"""The value of a constant input, between black and white: 0 is that of the blank one."""
+
 SPARSE = 0.05
+"""The share of entries of a sparse input that aren't zero: few enough for empty 3x3 windows."""
 
 LARGE = 5_000_000
 """From how many entries of layers' results on a network is explained on fewer inputs."""
@@ -60,7 +64,7 @@ class Probes:
     target
         A class for each, or `LARGEST`; `WEIGHTED` for the last rows, as many as there are weights.
     names
-        What each row is, in a word or two.
+        A short name of each row.
     weights
         Of the outputs, in place of a class, for the last rows.
     """
@@ -79,13 +83,13 @@ class Probes:
 
     def targets(self, rows: Sequence[int]) -> torch.Tensor | None:
         """Classes, weights, or None for the largest logit."""
-        first = int(self.target[rows[0]])
-        if first == LARGEST:
-            return None
-        if first == WEIGHTED and self.weights is not None:
-            start = len(self) - len(self.weights)
-            return self.weights[[row - start for row in rows]]
-        return self.target[list(rows)]
+        return target_of("auto", list(rows), self.tensors)
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The same as `graphprop.checking.runner` reads it."""
+        found = {"x": self.x, "target": self.target}
+        return found if self.weights is None else found | {"weights": self.weights}
 
     def name(self, row: int) -> str:
         """What a row is."""
@@ -143,7 +147,7 @@ def probes(
     samples: int | None,
     *,
     size: int = 0,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Json | None = None,
     picture: tuple[str, torch.Tensor] | None = None,
     given: torch.Tensor | None = None,
 ) -> Probes:
@@ -173,7 +177,7 @@ def probes(
     names = [f"noise {index}" for index in range(samples)]
     names += ["uniform", "sparse", "blank", *([] if large else ["constant"])]
     rows = [pack([part[None] for part in drawn(name, shapes, preprocessing)]) for name in names]
-    targets = [target_of(name, logits[0]) for name in names]
+    targets = [class_of(name, logits[0]) for name in names]
     more = [] if picture is None else [picture]
     if given is not None:
         more += [(f"inputs[{index}]", x[None]) for index, x in enumerate(given)]
@@ -201,7 +205,7 @@ def generator_of(name: str) -> torch.Generator:
 
 
 def drawn(
-    name: str, shapes: Sequence[Sequence[int]], preprocessing: Mapping[str, Any] | None
+    name: str, shapes: Sequence[Sequence[int]], preprocessing: Json | None
 ) -> list[torch.Tensor]:
     """The inputs of one row."""
     generator = generator_of(name)
@@ -223,7 +227,7 @@ def drawn(
     return found
 
 
-def preprocessed(x: torch.Tensor, preprocessing: Mapping[str, Any] | None) -> torch.Tensor:
+def preprocessed(x: torch.Tensor, preprocessing: Json | None) -> torch.Tensor:
     """Entries from 0 to 1 as a picture's become an input, where that is known."""
     known = preprocessing or {}
     for key, change in (("mean", torch.sub), ("std", torch.div)):
@@ -233,7 +237,7 @@ def preprocessed(x: torch.Tensor, preprocessing: Mapping[str, Any] | None) -> to
     return x
 
 
-def target_of(name: str, classes: int) -> int:
+def class_of(name: str, classes: int) -> int:
     """What is explained: the largest logit for the first noise and what pictures look like."""
     if name in ("noise 0", "uniform", "constant"):
         return LARGEST
@@ -246,7 +250,7 @@ def weights_of(name: str, logits: Sequence[int]) -> torch.Tensor:
 
 
 def picture_in(
-    directory: Path, manifest: Mapping[str, Any]
+    directory: Path, manifest: Json
 ) -> tuple[tuple[str, torch.Tensor] | None, str | None]:
     """The first picture in a directory as an input, or why there is none that can be read."""
     files = sorted(

@@ -1,4 +1,4 @@
-"""Hold ONNX engines against what was recorded when a directory was compiled, running no Python.
+"""Compare ONNX engines with what was recorded when a directory was compiled, running no Python.
 
 Of each value a product with a fixed random vector is recorded, of results and maps the norm, too:
 too little to follow steps by, enough to tell whether a value is the same.
@@ -7,15 +7,17 @@ too little to follow steps by, enough to tell whether a value is the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from graphprop.artifact.schema import Json
 from graphprop.checking.arbiter import CEILING, Truth, allowance
 from graphprop.checking.backends import BackendError, other_maps
-from graphprop.checking.compare import ENGINES, Tolerance
+from graphprop.checking.compare import Tolerance
+from graphprop.checking.compared import ENGINES
 from graphprop.checking.fingerprint import (
     PREPROCESSING,
     deviation,
@@ -34,16 +36,16 @@ from graphprop.checking.stages import Stage, stage_name
 ARBITER = "what was recorded when it was compiled"
 
 
-def hold_recorded(
+def compare_recorded(
     directory: Path,
-    manifest: Mapping[str, Any],
+    manifest: Json,
     stages: Sequence[Stage],
     explained: Probes,
     chosen: Sequence[str],
     tolerance: Tolerance | None,
     say: Callable[[str], None],
 ) -> Report:
-    """Hold ONNX engines against the record; see `graphprop.checking.check.check_directory`."""
+    """Compare ONNX engines with the record; see `graphprop.checking.check.check_directory`."""
     report = Report(ARBITER)
     recorded = manifest["fingerprint"]
     path = directory / "explainer.onnx"
@@ -76,7 +78,7 @@ def hold_recorded(
                 elif not path.exists():
                     result.problem = f"there is no {path.name}"
                 else:
-                    hold(result, path, recorded, stages, kept, tolerance)
+                    compare(result, path, recorded, stages, kept, tolerance)
             except BackendError as error:
                 result.problem = str(error)
     if reason is None:
@@ -85,15 +87,15 @@ def hold_recorded(
     return report
 
 
-def hold(
+def compare(
     result: BackendResult,
     path: Path,
-    recorded: Mapping[str, Any],
+    recorded: Json,
     stages: Sequence[Stage],
     samples: Probes,
     tolerance: Tolerance | None,
 ) -> None:
-    """Hold one engine against the record."""
+    """Compare one engine with the record."""
     truth = explained_by(ENGINES[result.name](path), samples)
     for name, value in (("logits", truth.logits), ("relevance", truth.relevance)):
         broken = (~value.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from xml.etree import ElementTree
 
-from graphprop.errors import GraphpropError
+from graphprop.artifact.schema import Json
 
 VERSION = 2
 """The version of what `Report.as_dict` gives: raised when a field changes its meaning or goes."""
 
-PASSED, FAILED, NOT_CHECKED, ERROR = "passed", "failed", "not checked", "error"
+PASSED, FAILED, NOT_CHECKED = "passed", "failed", "not checked"
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where a backend first leaves the arbiter.
+    """Where a backend first differs from the arbiter.
 
     Attributes
     ----------
     layers
-        The layers whose forward computation or rule is to blame: one, or all that add up there.
+        The layers whose forward computation or rule is wrong: one, or all that add up there.
     place
-        The value that is off, in words.
+        The value that is off, for people.
     error, allowed
         By how much it is off, and by how much it may be.
     """
@@ -85,7 +84,7 @@ class BackendResult:
     seconds
         How long it took, None where that isn't recorded.
     problem
-        What is wrong, in words, where the numbers alone don't say it.
+        What is wrong other than an error above its limit.
     divergence
         Where it first diverges, if it does.
     explained
@@ -143,7 +142,7 @@ class Report:
     Attributes
     ----------
     arbiter
-        What the backends were held against.
+        What the backends were compared with.
     targets
         The class explained, per sample; -2 where it was weights.
     float32
@@ -178,8 +177,8 @@ class Report:
     samples: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     overflow: str | None = None
-    fingerprint: dict[str, Any] | None = field(default=None, repr=False)
-    conservation: dict[str, Any] | None = field(default=None, repr=False)
+    fingerprint: Json | None = field(default=None, repr=False)
+    conservation: Json | None = field(default=None, repr=False)
 
     @property
     def status(self) -> str:
@@ -234,34 +233,19 @@ class Report:
             "overflow": self.overflow,
         }
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Report:
-        """Read what `as_dict` gave."""
-        return cls(
-            arbiter=content["arbiter"],
-            samples=list(content.get("samples", ())),
-            targets=list(content["targets"]),
-            float32={key: list(map(unknown, v)) for key, v in content["float32"].items()},
-            backends=[backend_from(entry) for entry in content["backends"]],
-            ledger=dict(content["ledger"]),
-            warnings=list(content["warnings"]),
-            changes=list(content.get("changes", ())),
-            overflow=content.get("overflow"),
-        )
-
-    def render(self, *, layers: bool = False) -> str:
-        """The findings as lines of text; with ``layers``, the whole ledger."""
+    def render(self, *, layers: bool = False, timing: bool = True) -> str:
+        """The findings as lines of text; with ``layers``, the sums of relevance at every layer."""
         status = self.status
         lines = [f"check: {status.upper() if status == FAILED else status}"]
         finite = [e for values in self.float32.values() for e in values if e == e]
         if finite:
             lines.append(
-                f"  {len(self.samples or self.targets)} samples, held against {self.arbiter}; "
+                f"  {len(self.samples or self.targets)} samples, compared with {self.arbiter}; "
                 f"torch's own float32 is off by up to {number(max(finite, key=finite_last))}"
             )
         lines += [f"  {change}" for change in self.changes]
         lines += [f"  {self.overflow}"] if self.overflow else []
-        lines += [f"  {line}" for result in self.backends for line in backend_lines(result)]
+        lines += [f"  {line}" for result in self.backends for line in backend_lines(result, timing)]
         if self.ledger:
             lines += ["  sum of relevance per sample:", *self._ledger_lines(layers)]
         lines += [f"  warning: {warning}" for warning in self.warnings]
@@ -312,34 +296,12 @@ def names_of(result: BackendResult) -> list[str]:
     return result.rows or [str(index) for index in range(len(result.samples))]
 
 
-def backend_from(entry: Mapping[str, Any]) -> BackendResult:
-    """Read one verdict."""
-    where = entry["divergence"]
-    numbers = [{k: v for k, v in sample.items() if k != "sample"} for sample in entry["samples"]]
-    return BackendResult(
-        name=entry["name"],
-        samples=[Comparison(**{k: unknown(v) for k, v in s.items()}) for s in numbers],
-        rows=[str(sample.get("sample", i)) for i, sample in enumerate(entry["samples"])],
-        seconds=entry.get("seconds"),
-        problem=entry["problem"],
-        explained=entry["explained"],
-        skipped=entry["skipped"],
-        divergence=where
-        and Divergence(
-            tuple(where["layers"]),
-            where["place"],
-            unknown(where["error"]),
-            unknown(where["allowed"]),
-        ),
-    )
-
-
-def backend_lines(result: BackendResult) -> list[str]:
-    """One verdict in words."""
+def backend_lines(result: BackendResult, timing: bool = True) -> list[str]:
+    """One verdict as lines of text."""
     if result.skipped:
         return [f"{result.name:14} skipped: {result.skipped}"]
     worst = errors_of(result.worst) if result.worst else ""
-    time = f"{result.seconds:.1f} s" if result.seconds is not None else ""
+    time = f"{result.seconds:.1f} s" if timing and result.seconds is not None else ""
     verdict = ", ".join(filter(None, ("passed" if result.passed else "FAILED", worst, time)))
     lines = [f"{result.name:14} {verdict}"]
     lines += [f"  {text}" for text in (result.problem, result.divergence, result.explained) if text]
@@ -383,101 +345,3 @@ def shown(label: str) -> str:
     """A layer's label on one line, quoted, not longer than a line."""
     text = repr(label)
     return text if len(text) <= 80 else f"{text[:60]}...{text[-10:]}"
-
-
-# Several directories
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A directory and what a check found there, or why it could not be checked."""
-
-    directory: str
-    report: Report | None = None
-    error: GraphpropError | None = None
-
-    @property
-    def status(self) -> str:
-        """``"passed"``, ``"failed"``, ``"not checked"`` or ``"error"``."""
-        return ERROR if self.report is None else self.report.status
-
-    @property
-    def passed(self) -> bool:
-        """Whether it was checked, and passed."""
-        return self.status == PASSED
-
-    @property
-    def exit_code(self) -> int:
-        """What the command ends with."""
-        if self.error is not None:
-            return self.error.exit_code
-        return 0 if self.passed else 1
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as JSON holds it: ``directory``, ``status``, ``passed``, ``check``, ``error``.
-
-        ``check`` is what `Report.as_dict` gives, or null; ``error`` an object with ``type``,
-        ``message`` and ``exit_code``, or null.
-        """
-        error = self.error
-        return {
-            "directory": self.directory,
-            "status": self.status,
-            "passed": self.passed,
-            "check": self.report.as_dict() if self.report is not None else None,
-            "error": error
-            and {
-                "type": type(error).__name__,
-                "message": str(error),
-                "exit_code": error.exit_code,
-            },
-        }
-
-
-def as_junit(checked: Sequence[Checked]) -> str:
-    """JUnit XML: a suite for each directory, a case for its files and for each backend."""
-    root = ElementTree.Element("testsuites", name="graphprop check")
-    for one in checked:
-        suite = ElementTree.SubElement(root, "testsuite", name=clean(one.directory))
-        for name, seconds, outcome, text in cases_of(one):
-            attributes = {"classname": clean(one.directory), "name": name}
-            if seconds is not None:
-                attributes["time"] = f"{seconds:.3f}"
-            case = ElementTree.SubElement(suite, "testcase", attributes)
-            if outcome:
-                ElementTree.SubElement(case, outcome, message=clean(text))
-        if one.report is not None:
-            ElementTree.SubElement(suite, "system-out").text = clean(str(one.report))
-        for key, path in (
-            ("tests", "testcase"),
-            ("failures", "testcase/failure"),
-            ("errors", "testcase/error"),
-            ("skipped", "testcase/skipped"),
-        ):
-            suite.set(key, str(len(suite.findall(path))))
-    for key in ("tests", "failures", "errors", "skipped"):
-        root.set(key, str(sum(int(suite.get(key, "0")) for suite in root)))
-    ElementTree.indent(root)
-    declaration = '<?xml version="1.0" encoding="UTF-8"?>\n'
-    return declaration + ElementTree.tostring(root, encoding="unicode") + "\n"
-
-
-def cases_of(one: Checked) -> list[tuple[str, float | None, str, str]]:
-    """The cases of a directory: name, seconds, what became of it (nothing if all is well), why."""
-    report = one.report
-    if report is None:
-        return [("check", None, "error", str(one.error))]
-    cases: list[tuple[str, float | None, str, str]] = []
-    cases.append(("files", None, "failure" if report.changes else "", "; ".join(report.changes)))
-    for result in report.backends:
-        outcome = "skipped" if result.skipped else "" if result.passed else "failure"
-        text = result.skipped or result.complaint()
-        cases.append((result.name, result.seconds, outcome, text))
-    if report.status == NOT_CHECKED:
-        cases.append(("compared", None, "failure", report.complaint()))
-    return cases
-
-
-def clean(text: str) -> str:
-    """Text without what XML can't hold."""
-    return "".join(c if c in "\t\n" or c.isprintable() else ascii(c)[1:-1] for c in text)

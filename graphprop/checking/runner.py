@@ -13,10 +13,10 @@ A script for a process of its own: ``python -I runner.py JOB``. JOB is a JSON fi
     A list; each has a ``name``, the ``input`` it reads, a ``dtype`` (None: as ``load()`` gives it),
     how many ``threads``, and ``batches``, a list of ``rows`` and a ``target``, see
     `graphprop.checking.probes.Batch`. ``watch`` are local variables of ``forward`` to look at,
-    ``keep`` says whether to write those whole or only to `measure` them, ``samples``, as
+    ``keep`` says whether to write all of them or only to `measure` them, ``samples``, as
     ``[from, to]``, of which samples of a batch. With ``force``, the input ``force/<variable>``,
     where there is one, takes the place of the variable's value once that is written; with
-    ``judge``, it is held against the value first, see `graphprop.checking.bounds`.
+    ``judge``, it is compared with the value first, see `graphprop.checking.bounds`.
 
 Each run writes ``<name>/logits`` and ``<name>/relevance``; of the watched variable number i,
 ``<name>/measure/<i>``, ``<name>/value/<i>`` or ``<name>/verdict/<i>``.
@@ -28,7 +28,6 @@ import ast
 import importlib.util
 import json
 import sys
-import traceback
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -74,16 +73,26 @@ def measure(value: torch.Tensor) -> torch.Tensor:
     return torch.stack([flat.sum(1), flat.abs().sum(1), flat.norm(dim=1), flat @ vector], 1)
 
 
-def bounds() -> Any:
-    """The module beside this file, which is no part of a package here."""
-    name = "graphprop_checking_bounds"
+def by_path(path: str) -> ModuleType:
+    """A module of graphprop by its path in the package, which can't be imported here."""
+    name = f"graphprop_alone_{Path(path).stem}"
     if name not in sys.modules:
-        place = importlib.util.spec_from_file_location(name, Path(__file__).with_name("bounds.py"))
+        place = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / path)
         assert place is not None
         assert place.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(place)
         place.loader.exec_module(sys.modules[name])
     return sys.modules[name]
+
+
+def bounds() -> Any:
+    """`graphprop.checking.bounds`."""
+    return by_path("checking/bounds.py")
+
+
+def running() -> Any:
+    """`graphprop.artifact.running`."""
+    return by_path("artifact/running.py")
 
 
 class Watch:
@@ -97,7 +106,7 @@ class Watch:
         self.kind = "verdict" if step["judge"] else "value" if self.keep else "measure"
 
     def judge(self, name: str, value: torch.Tensor) -> None:
-        """Hold a backend's value against one that follows from the values before it."""
+        """Compare a backend's value with the one that follows from the values before it."""
         own = self.forced.get(name)
         if own is not None and own.shape == value.shape:
             found = bounds().judge(own, value, self.running.of(value))
@@ -161,18 +170,14 @@ def watched(source: bytes) -> ast.Module:
     return tree
 
 
-def load_explainer(directory: Path, dtype: torch.dtype | None, watch: Watch) -> Any:
+def load_explainer(directory: Path, dtype: torch.dtype | None, watch: Watch) -> torch.nn.Module:
     """Run ``explainer.py`` and load its weights."""
     file = directory / "explainer.py"
-    module = ModuleType("explainer")
-    module.__file__ = str(file)
-    source = file.read_bytes()
-    module.__dict__["_watch"] = watch
-    code: Any = watched(source) if watch.names else source
-    # not imported: that would leave a __pycache__ in the directory
-    exec(compile(code, str(file), "exec", dont_inherit=True), module.__dict__)
+    code = watched(file.read_bytes()) if watch.names else None
+    module = running().run_file(file, code, _watch=watch)
     # called as users call it, where no type is asked for
-    return module.load() if dtype is None else module.load(dtype=dtype)
+    explainer: torch.nn.Module = module.load() if dtype is None else module.load(dtype=dtype)
+    return explainer
 
 
 def target_of(kind: str, rows: Any, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
@@ -246,21 +251,17 @@ def main(job: dict[str, Any]) -> None:
     save_file(written | {"target": tensors["target"]}, job["output"])
 
 
-def error_text(error: BaseException) -> str:
+def error_text(error: BaseException, file: Path) -> str:
     """An error as one line, with the line of ``explainer.py`` it comes from."""
-    text = str(error).strip().partition("\n")[0]
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).name == "explainer.py"
-    ]
-    place = f" (explainer.py, line {lines[-1]})" if lines else ""
+    text, number = str(error).strip().partition("\n")[0], running().line_of(error, file)
+    place = f" (explainer.py, line {number})" if number else ""
     return f"{type(error).__name__}: {text}{place}"
 
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, NoGraphprop())
+    job = json.loads(Path(sys.argv[1]).read_text())
     try:
-        main(json.loads(Path(sys.argv[1]).read_text()))
+        main(job)
     except (Exception, SystemExit) as error:
-        sys.exit(error_text(error))
+        sys.exit(error_text(error, Path(job["directory"]) / "explainer.py"))

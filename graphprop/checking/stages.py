@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphprop.checking.report import shown
-from graphprop.lowering.lower import in_flow
+from graphprop.lowering import in_flow
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def flows_of(entry: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def stage_name(stage: Stage) -> str:
-    """A stage in words."""
+    """The name of a stage in messages."""
     if stage.kind == "result":
         return f"the result of {shown(stage.label or '')}"
     of = "the input" if stage.label is None else f"the result of {shown(stage.label)}"

@@ -24,7 +24,8 @@ from graphprop.ir.network import Network
 Result = TypeVar("Result")
 
 LARGE = 2_000_000
-"""From how many entries of intermediate values on samples run side by side."""
+"""From how many entries of intermediate values on samples run side by side: small operations are
+not faster for it."""
 
 MOST = 4
 """How many samples run side by side at most: each holds its own values in memory."""
@@ -34,7 +35,7 @@ QUOTAS = ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 """Where Linux says how many microseconds of each period a container may compute."""
 
 PERIOD = 100_000.0
-"""Their length, where it isn't said."""
+"""The length of a period where the file names none: the kernel's default."""
 
 
 def available() -> int:

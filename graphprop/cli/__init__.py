@@ -1,6 +1,7 @@
 """The ``graphprop`` command: compile, check, explain, inspect, methods.
 
-torch is imported by the commands that need it, not here: help has to appear at once.
+Here are the commands with their arguments and help. What each does is in `commands`, which needs
+torch and is imported when a command runs: help has to appear at once.
 """
 
 # click reads a backspace as "don't wrap this paragraph", so that the help texts can't be raw:
@@ -8,290 +9,30 @@ torch is imported by the commands that need it, not here: help has to appear at 
 
 from __future__ import annotations
 
-import io
-import os
-import re
-import signal
-import sys
-import threading
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from graphprop import __version__
-from graphprop.cli import console
-from graphprop.errors import GraphpropError
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-DEBUG = "graphprop.debug"
-ARGUMENTS = "graphprop.arguments"
-NOBODY_READS = 128 + 13
-"""The exit code where a pipe's reader has seen enough: what shells report of SIGPIPE."""
-
-
-class Terminated(BaseException):
-    """The process was asked to end; files being written are removed on the way out."""
-
-
-@contextmanager
-def ended_by_signal() -> Iterator[None]:
-    """Let SIGTERM unwind the program, as an interrupt does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: Any) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+from graphprop import builtin
+from graphprop.cli.options import (
+    completing,
+    debug_option,
+    import_option,
+    json_option,
+    model_options,
+    parse_shape,
+)
+from graphprop.cli.program import Program
+from graphprop.signals import ending_at_once
+from graphprop.version import __version__
 
 
 def command(name: str) -> Any:
-    """What runs a command, from the module that imports torch.
-
-    That takes seconds, and an interrupt in the middle of it would come out as any error: while
-    nothing is done yet, an interrupt ends the process at once.
-    """
-    ends = {signal.SIGINT: KeyboardInterrupt(), signal.SIGTERM: Terminated()}
-
-    def end(number: int, frame: Any) -> None:
-        code, text = verdict(ends[signal.Signals(number)])
-        os.write(2, f"error: {text}\n".encode())
-        os._exit(code)
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in ends:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, end)
-    try:
+    """The function of `commands` that does what a command is for; importing torch takes seconds."""
+    with ending_at_once():
         from graphprop.cli import commands
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return getattr(commands, name)
-
-
-class Program(click.Group):
-    """The commands, every failure of which becomes one message and an exit code."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the program; a name that the terminal can't show is escaped."""
-        for name in ("stdout", "stderr"):
-            stream = getattr(sys, name)
-            if stream is None:  # it was closed before the program began
-                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-            elif isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
-        code: Any = 0
-        try:
-            return super().main(*args, **kwargs)
-        except SystemExit as end:
-            code = end.code
-        except OSError as error:  # while help is shown: what commands raise doesn't get here
-            code = unwritable(error)
-        # what is buffered is written now: Python's own complaint about it could not be caught
-        trouble = flushed()
-        sys.exit(code or trouble)
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Read the command line; help is shown meanwhile."""
-        try:
-            return super().make_context(*args, **kwargs)
-        except BrokenPipeError:
-            raise click.exceptions.Exit(NOBODY_READS) from None
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order in which they are used."""
-        return list(self.commands)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Remember what was given: where the options themselves are wrong, --json counts too."""
-        ctx.meta[ARGUMENTS] = list(args)
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command."""
-        given = ctx.meta[ARGUMENTS]
-        as_json = "--json" in given
-        name = next((word for word in given if word in self.commands), None)
-        try:
-            with ended_by_signal():
-                return super().invoke(ctx)
-        except click.UsageError as error:
-            if as_json:
-                console.say_json_error(name, error, error.format_message(), error.exit_code)
-            raise
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise  # click's own
-        except BrokenPipeError:
-            ctx.exit(NOBODY_READS)
-        except (Exception, KeyboardInterrupt, Terminated) as error:
-            code, text = verdict(error)
-            with suppress(OSError):
-                if ctx.meta.get(DEBUG):
-                    traceback.print_exc()
-                console.say_error(text)
-                if as_json:
-                    console.say_json_error(name, error, text, code)
-            ctx.exit(code)
-
-
-def flushed() -> int:
-    """Write what is buffered for stdout; the exit code where that fails, else 0."""
-    try:
-        sys.stdout.flush()
-    except ValueError:  # it was closed
-        return 0
-    except OSError as error:
-        return unwritable(error)
-    return 0
-
-
-def unwritable(error: OSError) -> int:
-    """Say that stdout takes nothing, and have nothing more written to it; the exit code."""
-    with suppress(OSError, ValueError):  # Python would try again at its end, and complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(error, BrokenPipeError):
-        return NOBODY_READS
-    with suppress(OSError):
-        console.say_error(f"the result can't be written: {error.strerror}")
-    return 2
-
-
-def verdict(error: BaseException) -> tuple[int, str]:
-    """The exit code and the message of a failure."""
-    if isinstance(error, GraphpropError):
-        return error.exit_code, str(error)
-    if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted; nothing was left half-written"
-    if isinstance(error, Terminated):
-        return 143, "terminated; nothing was left half-written"
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        return 2, f"{where}{error.strerror}"
-    said = str(error).strip().partition("\n")[0]
-    system = re.search(r"os error (\d+)", said)  # what Rust says of it: safetensors
-    if system:
-        return 2, os.strerror(int(system[1]))
-    if isinstance(error, MemoryError) or "can't allocate memory" in said:
-        return 2, (
-            f"there is not enough memory ({said or 'MemoryError'}): use a smaller input, or a "
-            "machine with more memory"
-        )
-    return 3, (
-        f"{type(error).__name__}: {said}. This is a defect in graphprop, not in what you gave it: "
-        "run again with --debug for the traceback, and report it"
-    )
-
-
-def set_debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-    """Remember --debug, wherever on the command line it stands."""
-    if value:
-        ctx.meta[DEBUG] = True
-
-
-debug_option = click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=set_debug,
-    envvar="GRAPHPROP_DEBUG",
-    help="Show the traceback of an error (also: GRAPHPROP_DEBUG=1).",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-
-
-def parse_shape(
-    ctx: click.Context, parameter: click.Parameter, value: str | None
-) -> tuple[int, ...] | None:
-    """Read ``C,H,W``."""
-    if value is None:
-        return None
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is no shape: give whole numbers without the batch, such as 3,224,224"
-        ) from None
-
-
-import_option = click.option(
-    "--import",
-    "imports",
-    multiple=True,
-    metavar="MODULE",
-    help="Import a module, or run a .py file, that registers methods and rules. Repeatable.",
-)
-
-MODEL_OPTIONS = (
-    click.argument("source"),
-    click.option(
-        "--method",
-        "-m",
-        default="epsilon_plus_flat",
-        show_default=True,
-        metavar="NAME",
-        help="Which rule each role gets: one that `graphprop methods` lists, or that the model's "
-        "file registers.",
-    ),
-    import_option,
-    click.option(
-        "--set",
-        "settings",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Set a parameter of the method. Repeatable.",
-    ),
-    click.option(
-        "--rule",
-        "rules",
-        multiple=True,
-        metavar="PATTERN=RULE[:k=v,..]",
-        help="Give the layers that a pattern names another rule. Repeatable, first match wins.",
-    ),
-    click.option(
-        "--role",
-        "roles",
-        multiple=True,
-        metavar="PATTERN=ROLE",
-        help="Give them another role: input, conv_stack, dense_head, shortcut or logits.",
-    ),
-    click.option(
-        "--weights",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Trained weights: .safetensors, or a state dict that torch.save wrote.",
-    ),
-    click.option(
-        "--input-shape",
-        callback=parse_shape,
-        metavar="C,H,W",
-        help="The shape of one input; by default that of the file's example_input.",
-    ),
-    click.option(
-        "--output",
-        "result",
-        metavar="NAME",
-        help="Which result to explain, of a model with several: a key or an index.",
-    ),
-)
-
-
-def model_options(function: Command) -> Command:
-    """Add what says which model is compiled, and how."""
-    for decorate in reversed(MODEL_OPTIONS):
-        function = decorate(function)
-    return function
 
 
 @click.group(
@@ -311,6 +52,10 @@ def main() -> None:
 
     Results go to stdout, progress and errors to stderr. The exit code is 0 where all went well,
     1 where a check found a difference, 2 for wrong input or usage, 3 for a defect in graphprop.
+
+    \b
+    Names are completed in the shell (also: zsh_source, fish_source) after
+      eval "$(_GRAPHPROP_COMPLETE=bash_source graphprop)"
     """
 
 
@@ -463,12 +208,12 @@ def explain(as_json: bool, **options: Any) -> None:
 
     DIR's explainer.py is code, and is run; of a directory that you don't trust, let ONNX Runtime
     run explainer.onnx, by --backend onnxruntime. Nothing is compiled. A picture is scaled to
-    cover the input's size and its middle kept, turned to grayscale for a network with one
+    cover the input's size and cropped to its center, turned to grayscale for a network with one
     channel, and normalized as DIR's manifest says.
 
     \b
     Written for each picture:
-      <name>.npz   the truth: relevance [C,H,W], logits, target, scale
+      <name>.npz   relevance [C,H,W], logits, target and scale, as computed
       <name>.png   the input, and its relevance summed over channels: red positive, blue
                    negative, white zero, darkest at the scale's limit, which stands in the
                    file's text too
@@ -651,14 +396,19 @@ def inspect(as_json: bool, **options: Any) -> None:
 
 
 @main.command("methods", short_help="List methods and rules.")
-@click.argument("name", required=False, metavar="[NAME]")
+@click.argument(
+    "name",
+    required=False,
+    metavar="[NAME]",
+    shell_complete=completing(*dict.fromkeys((*builtin.METHODS, *builtin.RULES))),
+)
 @import_option
 @json_option
 @debug_option
 def methods(as_json: bool, name: str | None, imports: tuple[str, ...]) -> None:
     """List the methods and rules with their parameters, defaults and sources.
 
-    With NAME, show one of them whole: its table and formulas, and what each parameter can be.
+    With NAME, show one of them in full: its table and formulas, and what each parameter can be.
 
     \b
     Parameters of a method are set by --set, those of one layer's rule in --rule:

@@ -1,4 +1,4 @@
-"""Methods and rules in words: what ``graphprop methods`` prints."""
+"""The catalog of methods and rules: what ``graphprop methods`` prints."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any
 
+from graphprop.builtin import DEFAULT_METHOD
 from graphprop.cli import console
 from graphprop.errors import MethodError, nearest
-from graphprop.explainer import DEFAULT_METHOD
 from graphprop.rules import METHODS, RULES, Method, Rule
-from graphprop.rules.registry import CHOICES
+from graphprop.rules.parameters import CHOICES
+from graphprop.rules.registry import assignments, value_text
 
 PATTERNS = {
     "*": "every layer with weights",
     "**": "every layer",
-    "above": "every layer behind the one where the map is made",
+    "above": "every layer after the one where the map is made",
 }
-"""The patterns of a method's table that are no names, in words."""
+"""What the patterns of a method's table that are no names stand for."""
 
 WORDS: Mapping[str, tuple[str, ...]] = {
     **CHOICES,
     "batch_norm": ("merge", "pass", "affine", "compensate"),
     "upsample": ("none", "linear", "nearest"),
 }
-"""The words that a parameter can be."""
+"""Parameters whose values are words, those of compiler passes and maps among them."""
 
 
-def as_dict(name: str | None = None) -> dict[str, Any]:
+def catalog(name: str | None = None) -> dict[str, Any]:
     """Every method and rule, or those of one name, as JSON holds them."""
-    methods, rules = named(name)
+    methods, rules = found_by_name(name)
     return {
         "methods": [method_entry(method) for method in methods],
         "rules": [
@@ -40,7 +41,7 @@ def as_dict(name: str | None = None) -> dict[str, Any]:
     }
 
 
-def named(name: str | None) -> tuple[list[Method], list[Rule]]:
+def found_by_name(name: str | None) -> tuple[list[Method], list[Rule]]:
     """The methods and rules of a name, all by default.
 
     Raises
@@ -69,16 +70,6 @@ def method_entry(method: Method) -> dict[str, Any]:
     }
 
 
-def assignments(parameters: Mapping[str, Any]) -> str:
-    """Parameters as ``key=value, ...``."""
-    return ", ".join(f"{key}={shown(value)}" for key, value in parameters.items())
-
-
-def shown(value: Any) -> str:
-    """A parameter's value in a few letters."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 # All, in a few lines each.
 
 
@@ -92,8 +83,8 @@ def say_all() -> None:
         say_entry(title(method), [*lines, method.source])
     console.say("\nRULES (compile --rule PATTERN=RULE:KEY=VALUE)")
     for rule in RULES.values():
-        say_entry(rule.name, [plain(rule.summary), assignments(rule.parameters)])
-    console.say("\n`graphprop methods NAME` shows one of them whole")
+        say_entry(rule.name, [without_markup(rule.summary), assignments(rule.parameters)])
+    console.say("\n`graphprop methods NAME` shows one of them in full")
 
 
 def title(method: Method) -> str:
@@ -108,18 +99,18 @@ def switches_of(method: Method) -> list[str]:
 
 
 def say_entry(name: str, lines: Iterable[str]) -> None:
-    """Print a name, and below it what there is to say of it."""
+    """Print a name, and lines below it."""
     console.say(f"\n{name}")
     for line in filter(None, lines):
         console.say(f"  {line}")
 
 
-# One, whole.
+# One, in full.
 
 
 def say_one(name: str) -> None:
-    """Print all that there is to say of a method or a rule."""
-    methods, rules = named(name)
+    """Print a method or a rule of a name, or both, in full."""
+    methods, rules = found_by_name(name)
     for method in methods:
         say_method(method)
     for rule in rules:
@@ -136,13 +127,13 @@ def say_method(method: Method) -> None:
             console.say(f"  {line}")
     console.say()
     rows = [
-        (PATTERNS.get(pattern, pattern), rule, plain(RULES[rule].summary))
+        (PATTERNS.get(pattern, pattern), rule, without_markup(RULES[rule].summary))
         for pattern, rule, *_ in method.table
     ]
     rows.append(("any other", "its own", "by its operator: `graphprop inspect` shows which"))
     console.say_table(("layers", "rule", "formula"), rows, indent=2)
     console.say()
-    used = {rule: RULES[rule] for rule in rules_of(method)}
+    used = {rule: RULES[rule] for rule in dict.fromkeys(method.rule_names)}
     entries = method_entry(method)["parameters"].items()
     reached = {
         key: ", ".join(name for name, rule in used.items() if key in rule.parameters)
@@ -151,7 +142,7 @@ def say_method(method: Method) -> None:
     console.say_table(
         ("parameter", "default", "can be", "of the rules"),
         [
-            (key, shown(value), values_of(key, value, method), reached[key] or "-")
+            (key, value_text(value), values_of(key, value, method), reached[key] or "-")
             for key, value in entries
         ],
         indent=2,
@@ -163,13 +154,16 @@ def say_method(method: Method) -> None:
 def say_rule(rule: Rule) -> None:
     """Print a rule's documentation, and its parameters with what they can be."""
     console.say(f"rule {rule.name}")
-    for line in plain(inspect.getdoc(rule.function) or "").splitlines():
+    for line in without_markup(inspect.getdoc(rule.function) or "").splitlines():
         console.say(f"  {line}".rstrip())
     if rule.parameters:
         console.say()
         console.say_table(
             ("parameter", "default", "can be"),
-            [(key, shown(value), values_of(key, value)) for key, value in rule.parameters.items()],
+            [
+                (key, value_text(value), values_of(key, value))
+                for key, value in rule.parameters.items()
+            ],
             indent=2,
         )
 
@@ -184,7 +178,9 @@ def structure_of(method: Method) -> list[str]:
         lines.append(f"relevance starts as: {method.start}")
     if method.layer is not None:
         way = (
-            "relevance goes on from there" if method.continues_to_input else "relevance ends there"
+            "relevance continues from there"
+            if method.continues_to_input
+            else "relevance ends there"
         )
         lines.append(f"at a layer, by default {method.layer}: {method.at_layer}; {way}")
     if method.at_input:
@@ -192,18 +188,12 @@ def structure_of(method: Method) -> list[str]:
     if method.layer_contribution:
         lines.append(f"added by each layer: {method.layer_contribution}")
     if method.samples is not None:
-        lines.append("the mean over several inputs made of the given one")
+        lines.append("the mean over several inputs derived from the given one")
     return lines
 
 
-def rules_of(method: Method) -> list[str]:
-    """The rules that a method names."""
-    others = (method.at_layer, method.at_input, method.layer_contribution)
-    return list(dict.fromkeys([entry[1] for entry in method.table] + [r for r in others if r]))
-
-
 def values_of(name: str, default: Any, method: Method | None = None) -> str:
-    """What a parameter can be, in words."""
+    """Which values a parameter can have."""
     if default in WORDS.get(name, ()):
         refused = method.refused if method else {}
         return ", ".join(word for word in WORDS[name] if (name, word) not in refused)
@@ -218,6 +208,6 @@ def values_of(name: str, default: Any, method: Method | None = None) -> str:
     return "a word" if isinstance(default, str) else "-"
 
 
-def plain(text: str) -> str:
+def without_markup(text: str) -> str:
     """Documentation without its markup."""
     return text.replace("``", "").replace("`", "")

@@ -1,4 +1,4 @@
-"""What each command does once its options are read, and its result in words or as JSON."""
+"""What each command does once its options are read; its result as text or as JSON."""
 
 from __future__ import annotations
 
@@ -10,32 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.filesize import decimal
 
-from graphprop.artifact.atomic import refuse_foreign
+from graphprop import api
+from graphprop.api import CompiledExplainer, LayerInfo, Report
 from graphprop.cli import catalog, console
-from graphprop.cli.catalog import assignments
 from graphprop.errors import GraphpropError, OutputError
-from graphprop.explainer import (
-    CompiledExplainer,
-    LayerInfo,
-    compile,
-    layer_info,
-)
-from graphprop.frontend.capture import capture, inputs_of
-from graphprop.frontend.load import LoadedModel, import_extension, load_source, source_file
+from graphprop.frontend.load import LoadedModel, load_source, source_file
+from graphprop.frontend.user_code import import_extension
 from graphprop.passes.assign_rules import parse_rule, parse_value
-from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
 from graphprop.rules import METHODS, RULES, Method, Rule, find_method
+from graphprop.rules.parameters import resolve_parameters
+from graphprop.rules.registry import assignments
 
 OWN_METHODS: Mapping[str, Method] = dict(METHODS)
 OWN_RULES: Mapping[str, Rule] = dict(RULES)
-"""What graphprop registers itself."""
+"""What graphprop registers itself, before the user's code runs."""
 
 LONGEST_STEM = 200
-"""How long the name of the default directory gets, in characters."""
+"""How long the name of the default directory gets, in characters: file systems allow 255 bytes."""
 
 FILE_SUFFIXES = (".py", ".onnx", ".safetensors", ".json", ".pt", ".pth", ".ckpt", ".zip")
-"""What ends a name that is meant for one file."""
+"""Endings of names that are meant for one file."""
 
 
 def run_compile(
@@ -56,9 +52,7 @@ def run_compile(
     force: bool,
     dump_ir: Path | None,
 ) -> None:
-    """Compile, write, and say what came of it."""
-    from graphprop.artifact import write
-
+    """Compile, write, check, and print the result."""
     began = time.perf_counter()
     read = [path for path in (source_file(source), weights) if path is not None]
     if output is not None:
@@ -69,7 +63,7 @@ def run_compile(
         if output is None:
             output = default_directory(loaded.name, method)
             refuse_output(output, force, read, dump_ir)
-        explainer = compile(
+        explainer = api.compile(
             loaded.model,
             loaded.example,
             method,
@@ -77,12 +71,12 @@ def run_compile(
             roles=role_map,
             output=result,
             name=loaded.name,
+            notes=loaded.notes,
             dump_ir=dump_ir,
             progress=progress,
             **parameters,
         )
-        explainer.notes = [*loaded.notes, *explainer.notes]
-        directory = write.save(
+        saved = api.write(
             explainer,
             output,
             onnx=not no_onnx,
@@ -94,13 +88,12 @@ def run_compile(
             keep=read,
             progress=progress,
         )
-    manifest = write.read_manifest(directory)
     seconds = time.perf_counter() - began
     if as_json:
-        content = {"directory": directory, "seconds": round(seconds, 3), "manifest": manifest}
-        console.say_json("compile", content)
+        content = {"directory": saved.directory, "seconds": round(seconds, 3)}
+        console.say_json("compile", {**content, "manifest": saved.manifest})
     else:
-        describe_compiled(explainer, directory, manifest, seconds)
+        describe_compiled(explainer, saved, seconds)
 
 
 def default_directory(name: str, method: str) -> Path:
@@ -118,7 +111,7 @@ def refuse_output(output: Path, force: bool, read: Iterable[Path], dump_ir: Path
             f"-o names the directory to write several files to, and {output} looks like one file: "
             f"give -o {output.with_suffix('')}"
         )
-    refuse_foreign(output, force, keep=read)
+    api.refuse_foreign(output, force, keep=read)
     if dump_ir is not None and output.resolve() in (dump_ir.resolve(), *dump_ir.resolve().parents):
         raise OutputError(
             f"--dump-ir {dump_ir} lies in {output}, which holds what is compiled alone: name a "
@@ -126,9 +119,7 @@ def refuse_output(output: Path, force: bool, read: Iterable[Path], dump_ir: Path
         )
 
 
-def describe_compiled(
-    explainer: CompiledExplainer, directory: Path, manifest: Mapping[str, Any], seconds: float
-) -> None:
+def describe_compiled(explainer: CompiledExplainer, saved: api.Saved, seconds: float) -> None:
     """Print what was written, what it computes, and whether that holds."""
     weighted = [layer for layer in explainer.layers if layer.role]
     shape = listed_shapes(explainer.input_shapes)
@@ -136,31 +127,29 @@ def describe_compiled(
     console.say()
     rows = [
         ("input", f"{shape} -> {explainer.classes} logits"),
-        ("parameters", assignments(manifest["parameters"])),
-        ("roles", console.counted(layer.role for layer in weighted)),
-        ("rules", console.counted(rule_name(layer) for layer in weighted)),
+        ("parameters", assignments(saved.manifest["parameters"])),
+        ("roles", console.counts(layer.role for layer in weighted)),
+        ("rules", console.counts(rule_name(layer) for layer in weighted)),
     ]
     if explainer.network.decisions:
         rows.append(("batch norms", batch_norms(explainer.network.decisions)))
     rows += [("note", note) for note in explainer.notes]
     console.say_table(("", ""), rows, headed=False)
     console.say()
-    console.say(f"{directory}/")
-    files = sorted(path for path in directory.iterdir() if path.is_file())
-    sizes = [(path.name, console.file_size(path.stat().st_size)) for path in files]
+    console.say(f"{saved.directory}/")
+    files = sorted(path for path in saved.directory.iterdir() if path.is_file())
+    sizes = [(path.name, decimal(path.stat().st_size)) for path in files]
     console.say_table(("file", "size"), sizes, indent=2, headed=False)
-    describe_check(manifest.get("check"))
+    describe_check(saved.report)
 
 
-def describe_check(check: Mapping[str, Any] | None) -> None:
+def describe_check(report: Report | None) -> None:
     """Print the verdict on each backend, and what relevance sums to at start and input."""
-    from graphprop.checking.report import Report
-
     console.say()
-    if check:
-        console.say(Report.from_dict(check).render())
+    if report is not None:
+        console.say(report.render(timing=False))
     else:
-        console.say("not checked: `graphprop check` does that; until then it is only a claim")
+        console.say("not checked: `graphprop check` does that")
 
 
 def rule_name(layer: LayerInfo) -> str:
@@ -169,10 +158,10 @@ def rule_name(layer: LayerInfo) -> str:
 
 
 def batch_norms(decisions: Mapping[str, str]) -> str:
-    """In short what was done: "53 merged"."""
+    """A summary of what was done: "53 merged"."""
     done = [re.split(r"[ :]", decision)[0] for decision in decisions.values()]
-    said = console.counted(done)
-    return said if set(done) == {"merged"} else f"{said} (`graphprop inspect` says why)"
+    summary = console.counts(done)
+    return summary if set(done) == {"merged"} else f"{summary} (`graphprop inspect` says why)"
 
 
 def run_check(
@@ -183,22 +172,19 @@ def run_check(
     **options: Any,
 ) -> int:
     """Check compiled directories; returns the exit code: 0 where all passed."""
-    from graphprop.checking.check import check_directory
-    from graphprop.checking.report import Checked, as_junit
-
     checked = []
     options["backends"] = options["backends"] or None
     for directory in directories:
         with console.progress(f"check {directory}") as progress:
             try:
-                report = check_directory(directory, progress=progress, **options)
-                checked.append(Checked(str(directory), report))
+                report = api.check_directory(directory, progress=progress, **options)
+                checked.append(api.Checked(str(directory), report))
             except GraphpropError as error:
                 if len(directories) == 1:
                     raise
-                checked.append(Checked(str(directory), error=error))
+                checked.append(api.Checked(str(directory), error=error))
     if junit is not None:
-        junit.write_text(as_junit(checked), encoding="utf-8")
+        junit.write_text(api.as_junit(checked), encoding="utf-8")
     if as_json:
         content: dict[str, Any] = {"passed": all(one.passed for one in checked)}
         content["checks"] = [one.as_dict() for one in checked]
@@ -225,11 +211,9 @@ def run_explain(
     shared_scale: bool,
     backend: str,
 ) -> None:
-    """Explain pictures, and say what was written."""
-    from graphprop.pictures.explain import explain_images
-
+    """Explain pictures, and print what was written."""
     with console.progress("load the explainer") as progress:
-        found = explain_images(
+        found = api.explain_images(
             directory,
             images,
             target=target,
@@ -271,39 +255,39 @@ def run_inspect(
     with console.progress("load the model") as progress:
         loaded = load_all(source, imports, weights, input_shape)
         parameters, rule_map, role_map = read_choices(method, settings, rules, roles)
-        chosen = find_method(method)
-        resolved = resolve_parameters(chosen, parameters)
-        progress("capture")
-        program = capture(loaded.model, loaded.example)
-        pipeline = Pipeline(progress=progress)
-        network = pipeline.run(
-            analysis_steps(chosen, resolved, rule_map, role_map, result), program
+        found = api.inspect(
+            loaded.model,
+            loaded.example,
+            method,
+            rules=rule_map,
+            roles=role_map,
+            output=result,
+            progress=progress,
+            **parameters,
         )
-    layers = [layer_info(node) for node in network.layers]
-    shapes = [tuple(part.shape[1:]) for part in inputs_of(loaded.example)]
-    notes = [*loaded.notes, *network.notes]
+    layers, shapes, notes = found.layers, found.input_shapes, [*loaded.notes, *found.notes]
     if as_json:
         content = {
             "model": loaded.name,
             "source": loaded.source,
             "method": method,
-            "parameters": resolved,
+            "parameters": found.parameters,
             "input_shape": shapes[0],
             "input_shapes": shapes,
             "layers": [layer.as_dict() for layer in layers],
-            "batch_norms": network.decisions,
+            "batch_norms": found.batch_norms,
             "notes": notes,
         }
         console.say_json("inspect", content)
         return
-    console.say(f"{loaded.name}: {method} ({assignments(resolved)})")
+    console.say(f"{loaded.name}: {method} ({assignments(found.parameters)})")
     console.say(f"input: {listed_shapes(shapes)}")
     console.say()
     headers = ("layer", "operator", "shape", "role", "input sign", "rule")
     console.say_table(headers, (layer_row(layer) for layer in layers))
-    if network.decisions:
+    if found.batch_norms:
         console.say()
-        console.say_table(("batch norm", "what was done"), network.decisions.items())
+        console.say_table(("batch norm", "what was done"), found.batch_norms.items())
     for note in notes:
         console.say(f"note: {note}")
 
@@ -330,7 +314,7 @@ def run_methods(as_json: bool, name: str | None = None, imports: Iterable[str] =
     for module in imports:
         import_extension(module)
     if as_json:
-        console.say_json("methods", catalog.as_dict(name))
+        console.say_json("methods", catalog.catalog(name))
     elif name is None:
         catalog.say_all()
     else:

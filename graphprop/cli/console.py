@@ -1,4 +1,4 @@
-"""What the command line prints: results on stdout, progress and errors on stderr."""
+"""What the command prints: results on stdout, progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JSON_VERSION = 1
 """The version of what ``--json`` prints: raised when a field changes its meaning or goes."""
 
 WIDE = 10_000
-"""Columns to fill where nothing is a terminal: tables are never cut then."""
+"""The columns of what is no terminal: more than any table has, so that none is cut."""
 
 
 class Output(Console):
@@ -67,23 +67,23 @@ def say_warning(text: str) -> None:
 
 def say_json(command: str, content: Mapping[str, Any]) -> None:
     """Print a result as JSON, all that there is on stdout."""
-    document = {"version": JSON_VERSION, "command": command, **plain(content)}
+    document = {"version": JSON_VERSION, "command": command, **json_value(content)}
     click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
 def say_json_error(command: str | None, error: BaseException, text: str, code: int) -> None:
     """Print a failure as JSON: what kind it is, its text, and the exit code."""
     content = {"type": type(error).__name__, "message": text, "exit_code": code}
-    document = {"version": JSON_VERSION, "command": command, "error": plain(content)}
+    document = {"version": JSON_VERSION, "command": command, "error": json_value(content)}
     click.echo(json.dumps(document, indent=2))
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON knows it: what is no number there becomes null, what is unknown its text."""
+def json_value(value: Any) -> Any:
+    """A value as JSON has it: NaN and infinity become null, other objects their text."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
@@ -102,7 +102,7 @@ def say_table(
         box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=headed
     )
     for index, header in enumerate(headers):
-        right = bool(cells) and all(is_number(row[index]) for row in cells)
+        right = bool(cells) and all(is_numeric(row[index]) for row in cells)
         table.add_column(header, justify="right" if right else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
@@ -116,7 +116,7 @@ def say_table(
         click.echo(" " * indent + line.rstrip())
 
 
-def is_number(text: str) -> bool:
+def is_numeric(text: str) -> bool:
     """Whether a cell holds a number."""
     try:
         float(text)
@@ -136,16 +136,6 @@ def progress(start: str) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(printable(text))
 
 
-def counted(names: Iterable[str]) -> str:
+def counts(names: Iterable[str]) -> str:
     """``"1 input, 12 conv_stack"``: how often each name occurs, in the order of first sight."""
     return ", ".join(f"{count} {name}" for name, count in Counter(names).items())
-
-
-def file_size(count: int) -> str:
-    """A number of bytes for a reader."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"

@@ -12,8 +12,8 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from graphprop import compile
-from graphprop.cli import catalog, console
+from graphprop.api import compile
+from graphprop.cli import console
 from graphprop.errors import InputError, OutputError
 from graphprop.evaluation import Evaluation, baselines, evaluate, find_metric
 from graphprop.evaluation.data import Arrays, Pictures, Reading, read
@@ -22,9 +22,11 @@ from graphprop.evaluation.occlusion import occlusion
 from graphprop.evaluation.plots import available, write_plots
 from graphprop.evaluation.registry import METRICS, Metric
 from graphprop.evaluation.runner import PARTIAL, Progress
-from graphprop.frontend.load import import_extension, load_source
+from graphprop.frontend.load import load_source
+from graphprop.frontend.user_code import import_extension
 from graphprop.passes.assign_rules import parse_value
 from graphprop.pictures.preprocessing import Preprocessing
+from graphprop.rules.registry import assignments
 
 DEFAULT_FOLDER = Path("evaluation")
 RESULT = "evaluation.json"
@@ -306,7 +308,7 @@ def say_metrics() -> None:
             metric.name,
             "higher" if metric.higher_is_better else "lower",
             "masks" if metric.needs_mask else "-",
-            catalog.assignments(metric.parameters) or "-",
+            assignments(metric.parameters) or "-",
             metric.summary,
         )
         for metric in METRICS.values()

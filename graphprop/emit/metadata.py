@@ -1,4 +1,4 @@
-"""What an ONNX model says of itself: its ``metadata_props``, so that the file can be read alone.
+"""The ``metadata_props`` of an ONNX model, which describe it where the file is read alone.
 
 ============================ ================================================================
 ``graphprop.version``         the version of graphprop that wrote it
@@ -22,6 +22,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graphprop.version import __version__
+
 PREFIX = "graphprop."
 
 
@@ -36,10 +38,8 @@ def metadata_of(
     preprocessing: Mapping[str, Any] | None = None,
     weights_sha256: str | None = None,
 ) -> dict[str, str]:
-    """Collect the metadata of a model; what is given must be such as JSON can hold."""
-    from graphprop import __version__
-
-    said = {
+    """Collect the metadata of a model; everything given must be something that JSON can hold."""
+    entries = {
         "version": __version__,
         "method": method.encode("utf-8", "backslashreplace").decode(),
         "parameters": as_json(parameters),
@@ -50,9 +50,9 @@ def metadata_of(
         "preprocessing": as_json(preprocessing) if preprocessing else None,
         "weights_sha256": weights_sha256,
     }
-    return {PREFIX + name: text for name, text in said.items() if text is not None}
+    return {PREFIX + name: text for name, text in entries.items() if text is not None}
 
 
-def as_json(value: Any) -> str:
+def as_json(value: object) -> str:
     """A value on one line, in one spelling."""
     return json.dumps(value, sort_keys=True, allow_nan=False)

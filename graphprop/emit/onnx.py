@@ -34,10 +34,14 @@ from graphprop.ops.onnx_writer import (
 from graphprop.ops.start import chosen_classes, nan_without_class
 
 EXTERNAL_ABOVE = 64 * 2**20
-"""Weights of more bytes than these, all together, lie in a file beside the model."""
+"""How many bytes of weights a model file holds at most; more lie in ``<file>.data`` beside it.
+
+Far below the 2 GiB that a protobuf message can have, and small enough to be read at once."""
 
 EMBEDDED_UP_TO = 1024
-"""A tensor of at most this many bytes stays in the model even so."""
+"""How many bytes a tensor has at most that stays in the model file even so.
+
+Shapes, axes and biases: a viewer shows them, and ONNX Runtime needs shapes where it loads."""
 
 INPUT = "input"
 """What the input is called; a second and third have a number, too."""
@@ -71,7 +75,7 @@ def to_onnx(
         Of opset 20, with a symbolic batch size ``N``.
     """
     writer = OnnxWriter(node.name for node in network.graph.nodes if node.op != "placeholder")
-    values: dict[fx.Node, Any] = {}
+    values: dict[fx.Node, ir.Value] = {}
     inputs: list[ir.Value] = []
     classes, count = None, 0
     for node in network.graph.nodes:
@@ -143,7 +147,7 @@ def with_as_many(writer: OnnxWriter, classes: ir.Value, given: ir.Value) -> ir.V
 
 
 def documentation(graph: ir.Graph, classes: int) -> str:
-    """What a model says of its inputs and outputs."""
+    """The description of a model's inputs and outputs."""
 
     def listed(values: Iterable[ir.Value]) -> str:
         shown = (f"{v.name} {v.dtype} [{', '.join(map(str, v.shape or ()))}]" for v in values)
@@ -161,7 +165,7 @@ def documentation(graph: ir.Graph, classes: int) -> str:
 
 
 def mean_over_samples(
-    writer: OnnxWriter, network: Network, samples: Samples, values: Mapping[fx.Node, Any]
+    writer: OnnxWriter, network: Network, samples: Samples, values: Mapping[fx.Node, ir.Value]
 ) -> ir.Value:
     """Write a loop that explains a chunk of the samples at a time, and sums up by weight.
 

@@ -1,4 +1,4 @@
-"""Generated source as a whole: the functions copied into it, its format, and what it may call.
+"""Generated source: the functions copied into it, its format, and what it may call.
 
 Generated source calls functions of torch, the methods of tensors listed here, and what its
 operators declare (`Operator.calls`, `Operator.helpers`).
@@ -19,7 +19,7 @@ from ruff import __main__ as ruff
 
 from graphprop.errors import OperatorError, VerificationError
 from graphprop.ops import Operator, helpers
-from graphprop.ops.base import name_of
+from graphprop.ops.source import name_of
 
 KNOWN = {"torch": torch, "F": F}
 """What a function that is copied into generated source can use."""
@@ -86,6 +86,7 @@ def text_of_function(function: Callable[..., Any]) -> str:
 
 def formatted(source: str) -> str:
     """The source as ruff formats it."""
+    # 88 letters: ruff's default, given so that the text follows from nothing outside
     command = [ruff.find_ruff_bin(), "format", "--isolated", "--line-length=88", "-"]
     done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -94,6 +95,11 @@ def formatted(source: str) -> str:
 
 
 IMPORTS = {"torch", "torch.nn.functional", "safetensors", "safetensors.torch", "pathlib"}
+"""What generated source imports."""
+
+# What generated source may call. The lists hold what the templates and graphprop's own operators
+# and helpers call: functions that cannot read files (but for the weights), run code or reach
+# outside the module. An operator from outside declares what it calls in addition.
 CALLABLE_NAMES = frozenset(
     "super load_file Path Explainer str range list map zip tuple sorted type isinstance slice "
     "ValueError TypeError FileNotFoundError".split()
@@ -113,7 +119,7 @@ def check_calls(source: str, functions: Iterable[str], methods: Iterable[str] = 
     Parameters
     ----------
     functions, methods
-        What may be called besides torch, by the operators' declarations.
+        What may be called in addition to torch, by the operators' declarations.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What is passed to `graphprop.compile` by mistake: a sentence each, that says what to pass."""
+"""Checks of the arguments of `graphprop.compile`: errors name what to pass instead."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from graphprop.errors import GraphpropError, InputError, LoadError, MethodError, kind_of
+from graphprop.frontend.capture import Example
 from graphprop.rules import Method
 from graphprop.rules.registry import RULES, BoundRule
 
 
-def check_model(model: Any) -> None:
+def check_model(model: object) -> None:
     """Refuse what is no model.
 
     Raises
@@ -42,7 +43,7 @@ def check_model(model: Any) -> None:
     raise LoadError(f"the model must be a torch.nn.Module, not {kind_of(model)}: {advice}")
 
 
-def check_example(example: Any) -> None:
+def check_example(example: object) -> None:
     """Refuse what is no example input.
 
     Raises
@@ -74,12 +75,12 @@ def check_example(example: Any) -> None:
             raise InputError(f"{wanted}, not a number: an input has a batch axis")
 
 
-def as_tensor(value: Any) -> str:
+def as_tensor(value: object) -> str:
     """How an array becomes a tensor, for messages."""
     return ": pass torch.from_numpy of it" if type(value).__module__ == "numpy" else ""
 
 
-def runs_with_batch(model: nn.Module, example: Any) -> bool:
+def runs_with_batch(model: nn.Module, example: Example) -> bool:
     """Whether a model runs on an example once that has a batch axis, which it lacks."""
     parts = (example,) if isinstance(example, torch.Tensor) else example
     if isinstance(parts, Mapping):
@@ -92,7 +93,7 @@ def runs_with_batch(model: nn.Module, example: Any) -> bool:
     return True
 
 
-def check_method(method: Any) -> None:
+def check_method(method: object) -> None:
     """Refuse what is neither a method nor the name of one."""
     if not isinstance(method, str | Method):
         raise MethodError(
@@ -115,10 +116,11 @@ def check_rules(rules: Any) -> None:
         )
 
 
-def is_rule_with_parameters(rule: Any) -> bool:
+def is_rule_with_parameters(rule: object) -> bool:
     """Whether something is ``(name, parameters)``."""
-    pair = isinstance(rule, list | tuple) and len(rule) == 2
-    return pair and isinstance(rule[0], str) and isinstance(rule[1], Mapping)
+    if not isinstance(rule, list | tuple) or len(rule) != 2:
+        return False
+    return isinstance(rule[0], str) and isinstance(rule[1], Mapping)
 
 
 def check_roles(roles: Any) -> None:
@@ -131,7 +133,7 @@ def check_roles(roles: Any) -> None:
             )
 
 
-def check_mapping(name: str, value: Any, example: str) -> None:
+def check_mapping(name: str, value: object, example: str) -> None:
     """Refuse what is no mapping whose keys are patterns."""
     if value is None:
         return
@@ -145,9 +147,9 @@ def check_mapping(name: str, value: Any, example: str) -> None:
 
 
 def check_names(
-    name: str, value: Any, example: str, error: type[GraphpropError] = MethodError
+    name: str, value: object, example: str, error: type[GraphpropError] = MethodError
 ) -> None:
-    """Refuse what is no list of names, one name without a list around it among others."""
+    """Refuse what is no list of names; a single name without a list, too."""
     if isinstance(value, str):
         raise error(f"{name} must be a list, as {name}=[{value!r}], not one text")
     if not isinstance(value, Sequence | set | frozenset) or isinstance(value, bytes):

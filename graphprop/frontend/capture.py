@@ -9,12 +9,10 @@ import keyword
 import logging
 import re
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
-from functools import lru_cache
 from math import inf
 from pathlib import Path
 from types import FrameType
@@ -26,11 +24,25 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from graphprop.errors import CaptureError, InputError, WeightsError
+from graphprop.frontend.user_code import at_user_line, first_line, is_user_file, user_line
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interpret import interpret
 from graphprop.ir.network import Network
 
 LOGITS_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""How far the captured network's result may be off, relative to its size, by type.
+
+Rounding alone can exceed the one of float32, where activations cancel: what does is computed once
+more in float64, whose tolerance it can't reach."""
+
+OTHER_TOLERANCE = 0.1
+"""The same of other types: half precision, whose rounding says little."""
+
+LARGEST_WHOLE = 255
+"""The largest random number for an input of whole numbers: bytes of a picture."""
+
+LEAST_NORM = 1e-30
+"""What a result of zeros is divided by, so that a difference from it counts as large."""
 
 CONTROL_FLOW = (
     "graphprop compiles one graph for every input, so what is computed may not depend on {what}. "
@@ -57,9 +69,11 @@ def arguments_of(
 
     Parameters
     ----------
+    model
+        The network.
     example
-        Says how: names that ``forward`` has are keywords, other names belong to one argument that
-        is a dict.
+        Decides how: names that ``forward`` has are keywords, other names belong to one argument
+        that is a dict.
     given
         What to put in the place of each input of the example.
     """
@@ -140,7 +154,7 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, list[str]]:
 
 
 def check_logits(model: nn.Module, network: Network, example: Example) -> None:
-    """Hold the canonical network's result against the model's own, on one random batch.
+    """Compare the canonical network's result with the model's own, on one random batch.
 
     Raises
     ------
@@ -151,12 +165,13 @@ def check_logits(model: nn.Module, network: Network, example: Example) -> None:
     example = ordered(model, example)
     given = [random_like(part, generator) for part in inputs_of(example)]
     dtype = facts_of(network.inputs[0]).value.dtype
-    off = difference(model, network, example, given, dtype)
-    if off > LOGITS_TOLERANCE.get(dtype, 0.1):
+    off = relative_difference(model, network, example, given, dtype)
+    if off > LOGITS_TOLERANCE.get(dtype, OTHER_TOLERANCE):
         if all(part.is_floating_point() for part in given):
-            # rounding alone can do that: in double precision it can't
             exact = [part.double() for part in given]
-            off = difference(deepcopy(model).double(), network, example, exact, torch.float64)
+            off = relative_difference(
+                deepcopy(model).double(), network, example, exact, torch.float64
+            )
         if off > LOGITS_TOLERANCE[torch.float64]:
             raise CaptureError(
                 f"the captured network's result differs from the model's by {off:.1e} on the same "
@@ -166,24 +181,24 @@ def check_logits(model: nn.Module, network: Network, example: Example) -> None:
 
 
 def random_like(part: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Two random samples of the shape and type of an example: noise, or numbers up to 255."""
+    """Two random samples of the shape and type of an example: noise, or whole numbers."""
     shape = (2, *part.shape[1:])
     if part.is_floating_point():
         return torch.randn(shape, generator=generator).to(part.dtype)
     if part.dtype == torch.bool:
         return torch.randint(2, shape, generator=generator).to(part.dtype)
-    most = min(torch.iinfo(part.dtype).max, 255)
+    most = min(torch.iinfo(part.dtype).max, LARGEST_WHOLE)
     return torch.randint(most + 1, shape, generator=generator).to(part.dtype)
 
 
-def difference(
+def relative_difference(
     model: nn.Module,
     network: Network,
     example: Example,
     given: Sequence[torch.Tensor],
     dtype: torch.dtype,
 ) -> float:
-    """How far the captured network's result is off from the model's own, relative to its size."""
+    """How far the captured network's result is from the model's own, relative to its size."""
     with torch.no_grad():
         results = named_leaves(call(model, example, given))
     numbers = [part.to(dtype) for part in given]
@@ -193,7 +208,7 @@ def difference(
     expected, found = results[network.output_name].double(), network.with_tail(kept["logits"])
     found = found.double()
     fine = torch.isfinite(expected)
-    off = (found - expected)[fine].norm() / expected[fine].norm().clamp(min=1e-30)
+    off = (found - expected)[fine].norm() / expected[fine].norm().clamp(min=LEAST_NORM)
     return float(off) if bool(torch.isfinite(off)) else inf
 
 
@@ -292,44 +307,8 @@ def lines_taken(
     return lines
 
 
-LIBRARY = Path(torch.__file__).parent
-OWN = Path(__file__).parent
-STANDARD = Path(traceback.__file__).parent
-
-
-@lru_cache(maxsize=4096)
-def is_user_file(file: str) -> bool:
-    """Whether a source file is the user's, not torch's, Python's or graphprop's."""
-    path = Path(file)
-    if file.startswith("<") or path.is_relative_to(LIBRARY) or path.is_relative_to(OWN):
-        return False
-    return not path.is_relative_to(STANDARD) or "site-packages" in path.parts
-
-
-def user_line(error: BaseException) -> str | None:
-    """The innermost line of the user's code on an error's way, as ``file:line``."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if is_user_file(frame.filename)]
-    forward = [frame for frame in own if frame.name != "<module>"]
-    for frame in reversed(forward):
-        return f"{Path(frame.filename).name}:{frame.lineno}"
-    return None
-
-
-def at_user_line(error: BaseException) -> str:
-    """`user_line` as a clause."""
-    line = user_line(error)
-    return f" at {line}" if line else ""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
-
-
 def explain_export_error(error: BaseException) -> str:
-    """Say in the user's terms why ``torch.export`` failed."""
+    """Why ``torch.export`` failed, in terms of the user's code."""
     name = type(error).__name__
     text = str(error)
     if "DataDependent" in name or "data-dependent" in text:

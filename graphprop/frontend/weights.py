@@ -10,17 +10,16 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import nn
 
 from graphprop.errors import WeightsError, kind_of
-from graphprop.frontend.capture import first_line
+from graphprop.frontend.user_code import first_line
 
 SHOWN = 5
-"""How many keys of a state dict an error lists."""
+"""How many keys of a state dict an error lists: enough to see what they have in common."""
 
 
 def load_weights(model: nn.Module, path: Path) -> list[str]:
@@ -101,7 +100,7 @@ def without_prefix(
     return state
 
 
-def read_tensors(path: Path) -> Any:
+def read_tensors(path: Path) -> object:
     """Read a weight file without ever running what is in it."""
     if not path.exists():
         raise WeightsError(f"there is no weight file {path}")
@@ -118,7 +117,7 @@ def read_tensors(path: Path) -> Any:
 
 
 def unreadable(path: Path, error: Exception) -> str:
-    """Say why a file gives no weights: it holds other things than tensors, or isn't one at all."""
+    """Why a file gives no weights: it holds other things than tensors, or is no weight file."""
     text = str(error)
     save = "torch.save(model.state_dict(), path)"
     with path.open("rb") as file:
@@ -132,15 +131,16 @@ def unreadable(path: Path, error: Exception) -> str:
             f"{f' ({found.group(1)})' if found else ''}, and only tensors are loaded, as "
             f"unpickling can run any code. Save the weights alone: {save}"
         )
-    said = "" if isinstance(error, pickle.UnpicklingError | EOFError) else first_line(error)
-    reason = f" ({said.partition('. ')[0]})" if " " in said else ""
+    line = "" if isinstance(error, pickle.UnpicklingError | EOFError) else first_line(error)
+    # a single word is the name of an exception, and no reason
+    reason = f" ({line.partition('. ')[0]})" if " " in line else ""
     return (
         f"{path.name} can't be read as weights{reason}: give a .safetensors file, or one written "
         f"by {save}"
     )
 
 
-def state_dict_in(content: Any, path: Path, notes: list[str]) -> dict[str, torch.Tensor]:
+def state_dict_in(content: object, path: Path, notes: list[str]) -> dict[str, torch.Tensor]:
     """Find the state dict in what a weight file holds."""
     if isinstance(content, Mapping):
         for key in ("state_dict", "model_state_dict", "model"):
@@ -168,7 +168,7 @@ def misfit(
     missing: Iterable[str],
     unexpected: Iterable[str],
 ) -> str:
-    """Say which keys are missing, unexpected, or of another shape; "" where all is well."""
+    """Which keys are missing, unexpected, or of another shape; "" where there are none."""
     # How many batches a batch norm has seen matters in training only.
     missing = sorted(key for key in missing if not key.endswith("num_batches_tracked"))
     unexpected = sorted(unexpected)
@@ -186,7 +186,7 @@ def misfit(
 
 
 def misfits(path: Path, text: str) -> str:
-    """Say that weights don't fit, and what to do."""
+    """The message that weights don't fit, with what to do."""
     return (
         f"{path.name} doesn't fit the model: {text}. Give the weights of this very architecture, "
         "or the model that they belong to (SOURCE:NAME)"

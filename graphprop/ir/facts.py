@@ -1,6 +1,14 @@
 """What the compiler knows about each node of a graph.
 
-Facts are attached to a ``torch.fx`` node as one :class:`Facts`; `facts_of` returns it.
+A node of a ``torch.fx`` graph says what is computed, and from what. Everything else (the shape of
+its value, where in the user's model it comes from, what an analysis found out about it) is in one
+:class:`Facts`, which `facts_of` returns:
+
+>>> facts_of(node).label
+'features.0'
+
+Shape, batch and range are inferred when a node is written (`graphprop.ir.writer.infer`); the other
+facts are set by the pass that the list below names, and inherited when a graph is lowered.
 """
 
 from __future__ import annotations
@@ -18,7 +26,11 @@ from graphprop.ir.layout import Layout
 from graphprop.ir.operation import Shape
 
 BATCH = 7919
-"""The batch size that stands for "any" while shapes are inferred: a prime no layer size has."""
+"""The batch size that stands for any while shapes are inferred.
+
+A large prime: it is no size or product of sizes of a layer, so that an axis of this length is the
+batch, and an operator that splits or merges the batch with another axis is found out.
+"""
 
 
 class AssignedRule(Protocol):
@@ -35,7 +47,8 @@ class AssignedRule(Protocol):
     def in_flow(self, parameters: Mapping[str, Any]) -> AssignedRule:
         """Replace the parameters that one of several flows of relevance sets."""
 
-    def __call__(self, layer: Any, x: Any, r: Any) -> Any: ...
+    def __call__(self, layer: Any, x: Any, r: Any) -> Any:
+        """Compute the relevance of x, see `graphprop.rules.registry.Rule`."""
 
 
 @dataclass(slots=True)
@@ -59,7 +72,7 @@ class Facts:
         The user's module path (``""`` for the root), the path made unique, the class of the
         module, and the source line as ``file:number``.
     roles, depth
-        What the layer is for, and how many weighted and pooling layers lie before it, from
+        What the layer is there for, and how many weighted and pooling layers lie before it, from
         `passes.tag_roles`.
     pooled
         Whether an average pooling that changed nothing was left out after the node.
@@ -110,10 +123,10 @@ class Facts:
 
 
 ORIGIN = ("path", "label", "kind", "line")
-"""The facts that say where a node comes from."""
+"""The facts that say where in the user's model a node comes from."""
 
 INHERITED = (*ORIGIN, "roles", "signal", "depth", "rule")
-"""The facts that lowering hands on."""
+"""The facts that the nodes of a lowered graph have from the node they are written for."""
 
 
 def facts_of(node: fx.Node) -> Facts:
@@ -125,12 +138,12 @@ def facts_of(node: fx.Node) -> Facts:
 
 
 def origin_of(node: fx.Node) -> dict[str, Any]:
-    """Where a node comes from, for the nodes that are written in its place."""
+    """Return the facts that say where a node comes from, for those written in its place."""
     return {name: getattr(facts_of(node), name) for name in ORIGIN}
 
 
 def inherited_facts(node: fx.Node) -> dict[str, Any]:
-    """Return the facts that the nodes of a lowered graph have from the node they are made for."""
+    """Return the facts that the nodes of a lowered graph have from the node they are for."""
     return {name: getattr(facts_of(node), name) for name in INHERITED}
 
 
@@ -140,13 +153,13 @@ def copy_facts(source: fx.Node, destination: fx.Node) -> None:
 
 
 def shape_of(node: fx.Node) -> Shape:
-    """The shape of a node's value, -1 standing for the batch."""
+    """Return the shape of a node's value, -1 standing for the batch."""
     size = tuple(facts_of(node).value.shape)
     return (-1, *size[1:]) if facts_of(node).batched else size
 
 
 def where(node: fx.Node) -> str:
-    """Name a node in the user's terms, for messages."""
+    """Name a node by its label and the user's source line, for messages."""
     named = repr(facts_of(node).label or node.name)
     line = facts_of(node).line
     return f"{named} ({line})" if line else named
@@ -157,20 +170,18 @@ def has_shape(node: fx.Node) -> bool:
     return isinstance(facts_of(node).value, torch.Tensor)
 
 
-def range_of(operand: Any) -> Interval:
-    """The range of an operand: a node or a number."""
+def range_of(operand: fx.Node | float) -> Interval:
+    """Return the range of an operand: a node or a number."""
     if isinstance(operand, fx.Node):
-        found: Interval = facts_of(operand).range
-        return found
+        return facts_of(operand).range
     return Interval.of(operand)
 
 
-def sign_of(operand: Any) -> Sign:
-    """The signs of an operand: a node or a number."""
+def sign_of(operand: fx.Node | float) -> Sign:
+    """Return the signs of an operand: a node or a number."""
     return range_of(operand).sign
 
 
 def layout_of(node: fx.Node) -> Layout | None:
-    """The layout of a node's value; None where it does not depend on the input."""
-    found: Layout | None = facts_of(node).layout
-    return found
+    """Return the layout of a node's value; None where it does not depend on the input."""
+    return facts_of(node).layout

@@ -1,4 +1,4 @@
-"""Run a network node by node on tensors: the eager reference that every backend is held against."""
+"""Run a network node by node on tensors: the reference that every backend is compared with."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from graphprop.ir.network import Network
 
 def interpret(
     network: Network,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, torch.Tensor | int | None],
     *,
     dtype: torch.dtype = torch.float64,
     keep: Mapping[str, fx.Node] | None = None,
-    observe: Callable[[fx.Node, Any], Any] | None = None,
+    observe: Callable[[fx.Node, torch.Tensor], torch.Tensor | None] | None = None,
 ) -> tuple[Any, dict[str, torch.Tensor]]:
     """Compute a network's output, its floating-point tensors and inputs cast to ``dtype``.
 
@@ -26,7 +26,7 @@ def interpret(
     inputs
         Placeholder -> tensor (``x``, ``target``).
     keep
-        Name -> node whose value to return besides.
+        Name -> node whose value to return, too.
     observe
         Called with each operator node and its value; what it returns, unless that is None, takes
         the value's place.
@@ -38,7 +38,7 @@ def interpret(
     kept
         The values asked for.
     """
-    values: dict[fx.Node, Any] = {}
+    values: dict[fx.Node, torch.Tensor | tuple[torch.Tensor, ...]] = {}
     wanted = set((keep or {}).values())
     needed = set(network.output.all_input_nodes)
     last = {operand: node for node in network.graph.nodes for operand in node.all_input_nodes}

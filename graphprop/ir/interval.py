@@ -1,9 +1,9 @@
 """Ranges of values: an interval that holds the entries of a value, whatever the input is.
 
-Signs are read off intervals, and so is which factor of a product is a gate (methods.md, section 0).
-Bounds are computed in double precision and widened by more than single precision rounds, so that
-they hold for what is computed in float32, too. A bound of zero is kept as it is: no operator moves
-a value across zero by rounding.
+Signs follow from intervals, and so does which factor of a product is a gate (docs/methods.md,
+section 0). Bounds are computed in double precision and widened by more than the rounding error of
+single precision, so that they hold for what is computed in float32, too. A bound of zero is kept as
+it is: no operator moves a value across zero by rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ float32, which covers one operator's rounding."""
 
 
 class Sign(enum.IntFlag):
-    """Which signs the entries of a value can have: a lattice of four, read off an interval."""
+    """Which signs the entries of a value can have: a lattice of four elements."""
 
     ZERO = 0
     POSITIVE = 1
@@ -32,7 +32,7 @@ class Sign(enum.IntFlag):
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers from ``low`` to ``high``, both included; NaN is in no interval."""
+    """The numbers from ``low`` to ``high``, both included; NaN is in none."""
 
     low: float = -inf
     high: float = inf
@@ -46,7 +46,7 @@ class Interval:
 
     @classmethod
     def of(cls, *numbers: float) -> Interval:
-        """The smallest interval that holds some numbers; of NaN, the whole line."""
+        """The smallest interval that holds some numbers; if NaN is among them, `UNBOUNDED`."""
         if any(map(isnan, numbers)):
             return cls()
         return cls(min(numbers), max(numbers))
@@ -58,7 +58,7 @@ class Interval:
         return positive | (Sign.NEGATIVE if self.low < 0 else Sign.ZERO)
 
     def within(self, low: float, high: float) -> bool:
-        """Whether it lies between two limits, but for what rounding may have added."""
+        """Whether it lies between two limits, up to `TOLERANCE`."""
         return self.low >= low - TOLERANCE and self.high <= high + TOLERANCE
 
     def holds(self, number: float) -> bool:
@@ -66,7 +66,7 @@ class Interval:
         return self.low <= number <= self.high
 
     def widened(self) -> Interval:
-        """Move both bounds outward by more than one operator rounds."""
+        """Move both bounds outward by more than the rounding error of one operator."""
         low, high = self.low, self.high
         low = low - abs(low) * WIDENING if isfinite(low) else low
         high = high + abs(high) * WIDENING if isfinite(high) else high
@@ -107,7 +107,7 @@ class Interval:
     def __truediv__(self, other: Interval) -> Interval:
         if other.low > 0 or other.high < 0:
             return self * Interval(*sorted((1.0 / other.low, 1.0 / other.high)))
-        # the quotient can be as large as it likes, but its sign follows
+        # the quotient has no bound, but a sign
         if other == ZERO:
             return UNBOUNDED
         return (self.cone() * other.cone()).cone()
@@ -125,12 +125,12 @@ class Interval:
     def monotone(
         self, function: Callable[[float], float], low: float = -inf, high: float = inf
     ) -> Interval:
-        """Its image under a function that rises, or falls, everywhere; limited to a range."""
+        """Its image under a monotone function, clipped to a range."""
         ends = (_value(function, self.low), _value(function, self.high))
         return Interval.of(*ends).widened().clipped(low, high)
 
     def valley(self, function: Callable[[float], float], lowest: float) -> Interval:
-        """Its image under a function like SiLU, the size of whose dip below zero is known.
+        """Its image under a function like SiLU, whose minimum is known.
 
         The function is 0 at 0, rises from there on, lies between ``lowest`` and 0 below, and tends
         to 0.
@@ -159,8 +159,11 @@ def _value(function: Callable[[float], float], x: float) -> float:
 
 
 TOLERANCE = 1e-3
-"""How far `Interval.within` lets a bound lie beyond a limit: more than the widening of a chain of
-operators adds up to, and less than any factor written on purpose."""
+"""How far `Interval.within` lets a bound lie beyond a limit.
+
+More than the widening of a chain of a thousand operators adds up to (`WIDENING` is 1e-6), and less
+than a factor that is written on purpose is away from 1.
+"""
 
 UNBOUNDED = Interval()
 ZERO = Interval(0.0, 0.0)

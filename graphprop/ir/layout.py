@@ -1,9 +1,9 @@
-"""Layouts: which axis of a value is the batch, which the channels, and which are places.
+"""Layouts: which axis of a value is the batch, which holds channels, and which hold places.
 
-A convolution says what the axes of its operand mean; permutations, flattening and token sequences
-are followed from there. So the same network written with the channels first, with the channels last
-or over a sequence of tokens has its places where they are, and its channels, too (methods.md,
-section 0).
+Places are positions in space: the pixels of a map, or the tokens of a sequence. A convolution
+determines what the axes of its operand mean; permutations, flattening and token sequences are
+followed from there. So channels and places are known in a network that is written with the channels
+first, with the channels last, or over a sequence of tokens (docs/methods.md, section 0).
 
 An axis is a product of factors, the outer one first: ``[N, C, H, W]`` flattened to ``[N, C*H*W]``
 has an axis of three factors, and is split again where they are. A factor that does not *vary*
@@ -49,13 +49,13 @@ class Layout:
         return prod(f.size for axis in self.axes for f in axis if f.kind == PLACE and f.varies)
 
     def kind(self, axis: int) -> str | None:
-        """What an axis (counted with the batch) holds; None where both, or nothing is known."""
+        """What an axis (counted with the batch) holds; None: both, or it has no factors."""
         kinds = {factor.kind for factor in self.axes[axis - 1]}
         return kinds.pop() if len(kinds) == 1 else None
 
     @property
     def channels_first(self) -> bool:
-        """Whether axis 1 holds channels alone, and every further axis places alone."""
+        """Whether axis 1 holds only channels, and every axis after it only places."""
         if not self.axes:
             return False
         first, *rest = self.axes
@@ -75,10 +75,10 @@ class Layout:
         outer, inner = (old[:1], old[1:]) if kind is None else ((), ())
         rest = prod(f.size for f in inner)
         if outer and size % rest == 0:
-            # a part of the outer factor, or several of it
+            # a slice of the outer factor, or several of it one after another
             new: Axis = (replace(outer[0], size=size // rest), *inner)
         else:
-            # a part of flattened channels and places is a vector of features
+            # a slice of flattened channels and places is a vector of features
             held = {f.kind for f in old}
             found = kind or (held.pop() if len(held) == 1 else CHANNEL)
             new = (Factor(found, size),)
@@ -125,17 +125,17 @@ def channels_last(shape: Sequence[int]) -> Layout:
 
 
 def joined(shape: Sequence[int], operands: Sequence[Layout | None]) -> Layout:
-    """The layout of a value of this shape that is made entry by entry of others.
+    """The layout of a value of this shape that is computed entry by entry from others.
 
-    Where they say different things of an axis, a factor that varies says more than one that does
-    not, and an axis in several factors more than one that is whole.
+    Where they disagree on an axis, a factor that varies takes precedence over one that does not,
+    and an axis of several factors over one of a single factor.
     """
     known = [layout for layout in operands if layout is not None]
     fitting = [layout for layout in known if sizes(layout) == tuple(shape[1:])]
     if not fitting:
         return known[0].regrouped(shape) if len(known) == 1 else guessed(shape)
     return Layout(
-        tuple(max(axes, key=_says) for axes in zip(*(f.axes for f in fitting), strict=True))
+        tuple(max(axes, key=_precedence) for axes in zip(*(f.axes for f in fitting), strict=True))
     )
 
 
@@ -154,7 +154,7 @@ def concatenated(shape: Sequence[int], operands: Sequence[Layout], axis: int) ->
 
 
 def resized_to(layout: Layout, shape: Sequence[int]) -> Layout:
-    """A layout whose axes have been given the lengths of a shape, which begins with the batch."""
+    """A layout with the axes resized to the lengths of a shape, which begins with the batch."""
     for axis, size in enumerate(shape[1:], start=1):
         layout = layout.resized(axis, size)
     return layout
@@ -165,5 +165,5 @@ def sizes(layout: Layout) -> tuple[int, ...]:
     return tuple(prod(factor.size for factor in axis) for axis in layout.axes)
 
 
-def _says(axis: Axis) -> tuple[int, int, int]:
+def _precedence(axis: Axis) -> tuple[int, int, int]:
     return (sum(f.varies for f in axis), len(axis), sum(f.kind == PLACE for f in axis))

@@ -27,7 +27,7 @@ RESERVED = frozenset(
         "sample_baseline",
     ]
 )
-"""Names that generated modules use for themselves: no variable may have them."""
+"""Names that generated modules use for themselves: no variable can have them."""
 
 
 def identifier(name: str) -> str:
@@ -39,9 +39,9 @@ def identifier(name: str) -> str:
 
 
 def tensor_name(name: str) -> str:
-    """A tensor's name as a weight file can hold it: whole characters, and not its header's key."""
-    whole = name.encode("utf-8", "backslashreplace").decode()
-    return "metadata" if whole == "__metadata__" else whole
+    """A tensor's name as a safetensors file can hold it: valid UTF-8, and not its header's key."""
+    valid = name.encode("utf-8", "backslashreplace").decode()
+    return "metadata" if valid == "__metadata__" else valid
 
 
 def is_keyword(name: str) -> bool:

@@ -1,5 +1,11 @@
 """A network: a ``torch.fx.Graph`` of graphprop's operators, and the tensors it refers to.
 
+What a graph holds depends on its level. A *canonical* network computes the model's logits; passes
+analyze it, and give each layer a rule. A *lowered* one computes logits and relevance, by adjoints
+and arithmetic that the rules wrote. At the levels *torch* and *onnx* it holds only operators that
+the target prints. Which operators a level allows is declared by the operators themselves
+(`graphprop.ir.operation.Operation.levels`), and checked by `graphprop.ir.verify`.
+
 Every node carries facts, see `graphprop.ir.facts`. Nodes are written through a
 `graphprop.ir.writer.Writer`, which infers shape, batch and range.
 """
@@ -18,12 +24,31 @@ from graphprop.ir.samples import Samples
 
 
 class Place(int):
-    """Which of a network's nodes an operand is, while the network is pickled."""
+    """The index of the node that an operand is, while a network is pickled.
+
+    A class of its own, so that it differs from operands that are numbers.
+    """
+
+
+@dataclass
+class RewriteLog:
+    """What the rules of a `RewriteTable` did to a network.
+
+    Attributes
+    ----------
+    fired
+        ``"rule: node (operator) -> node (operator)"``, in order.
+    refused
+        ``"rule: node (operator): reason"``, for nodes that are still there.
+    """
+
+    fired: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Network:
-    """A graph at one level of the compiler, with its tensors and the notes made on the way.
+    """A graph at one level of the compiler, with its tensors and what passes noted.
 
     Attributes
     ----------
@@ -37,16 +62,19 @@ class Network:
     level
         ``"canonical"``, ``"lowered"``, ``"torch"`` or ``"onnx"``.
     notes
-        What the user should know: softmax removed, model put into evaluation mode ...
+        What the user should know: a softmax was removed, the model was put into evaluation mode.
     decisions
         What was done with each batch norm, and why, by its label.
     tail
-        What stood at the end from a removed softmax or sigmoid on, in order: each operator, and
-        its operands behind the first. Its rearrangements (a selection of classes) are still there.
+        What the model ends with, from a removed softmax or sigmoid on, in order: each operator,
+        and its operands after the first. Its rearrangements (a selection of classes) are still in
+        the graph.
     output_name
-        Which of the model's results is explained; empty where it returns but one.
+        Which of the model's results is explained; empty where it returns one alone.
     samples
         In a lowered graph: the inputs whose maps are averaged, if the map is such a mean.
+    log
+        What rewrite rules did since the pass before.
     """
 
     graph: fx.Graph = field(default_factory=fx.Graph)
@@ -57,6 +85,7 @@ class Network:
     tail: tuple[tuple[Operation, tuple[Any, ...]], ...] = ()
     output_name: str = ""
     samples: Samples | None = None
+    log: RewriteLog = field(default_factory=RewriteLog)
 
     @property
     def inputs(self) -> list[fx.Node]:
@@ -80,7 +109,7 @@ class Network:
 
     @property
     def logits_before_tail(self) -> fx.Node:
-        """In a canonical network: what the `tail` was applied to."""
+        """In a canonical network: the logits that the `tail` was applied to."""
         node = self.output.args[0]
         for target, _ in reversed(self.tail):
             if target.relevance == "rearrange":
@@ -89,7 +118,7 @@ class Network:
         return node
 
     def with_tail(self, logits: torch.Tensor) -> torch.Tensor:
-        """The model's own result, the `tail` applied to the logits in front of it."""
+        """Apply the `tail` to the logits before it: the model's own result."""
         for target, rest in self.tail:
             logits = target.run(logits, *rest)
         return logits
@@ -102,8 +131,8 @@ class Network:
     @property
     def maps(self) -> tuple[fx.Node, ...]:
         """In a lowered graph: the relevance of each input."""
-        results: Any = self.output.args[0]
-        return results[1] if isinstance(results[1], tuple) else (results[1],)
+        _, maps, _ = self.output.args[0]
+        return maps if isinstance(maps, tuple) else (maps,)
 
     @property
     def stored(self) -> dict[str, torch.Tensor]:
@@ -125,7 +154,7 @@ class Network:
         return {**self.__dict__, "graph": listed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the graph of the list again."""
+        """Restore the graph from the list."""
         self.__dict__.update(state)
         self.graph = fx.Graph()
         nodes: list[fx.Node] = []
@@ -148,6 +177,7 @@ class Network:
             tensors=dict(self.tensors),
             notes=list(self.notes),
             decisions=dict(self.decisions),
+            log=RewriteLog(list(self.log.fired), list(self.log.refused)),
         )
         for node, copy in mapping.items():
             copy_facts(node, copy)

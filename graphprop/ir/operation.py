@@ -1,6 +1,8 @@
 """What a graph needs to know of an operator: how it runs, and what it infers.
 
-`graphprop.ops.base.Operator` adds how relevance passes through it and how it is printed.
+An operator is a value: two with the same attributes are equal, and nodes that call equal operators
+on the same operands are the same computation. `graphprop.ops.base.Operator` adds how relevance
+passes through it and how it is printed.
 """
 
 from __future__ import annotations
@@ -34,10 +36,11 @@ class Operation:
     """For an operator without weights: the rule that carries relevance through it."""
 
     piecewise_constant: ClassVar[bool] = False
-    """Whether the result only steps (masks, indices): no relevance flows to the operands."""
+    """Whether small changes of the operands leave the result as it is, as of masks and indices: no
+    relevance flows to the operands."""
 
     operands: ClassVar[tuple[str, ...]] = ("x",)
-    """What the operands are called: names for tensors that have none of their own."""
+    """The names of the operands: what tensors are called that have no name of their own."""
 
     def __call__(self, *operands: Any) -> Any:
         for operand in operands:
@@ -55,7 +58,7 @@ class Operation:
         return f"{self.__name__}({', '.join(attributes)})"
 
     def operand_name(self, index: int) -> str:
-        """What operand ``index`` is called."""
+        """Return the name of operand ``index``."""
         return self.operands[index] if index < len(self.operands) else "constant"
 
     def run(self, *operands: Any) -> Any:
@@ -72,7 +75,7 @@ class Operation:
         return UNBOUNDED
 
     def interval_at(self, shapes: Sequence[Shape], *operands: Interval) -> Interval:
-        """`interval`, for operators that have to know the shapes of their operands, too."""
+        """Infer the interval by the shapes of the operands, too; by default, by `interval`."""
         return self.interval(*operands)
 
     def layout(self, shape: Shape, *operands: Layout | None) -> Layout:

@@ -1,4 +1,4 @@
-"""The points whose maps are averaged, where a method explains a mean over several inputs."""
+"""The points whose maps are averaged, by methods whose map is a mean over several inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class Samples:
-    """Which points to explain in place of an input x, and what their maps count.
+    """The points that are explained in place of an input x, and the weights of their maps.
 
     Attributes
     ----------

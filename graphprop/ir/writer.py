@@ -1,14 +1,22 @@
 """Writing nodes: values that rules compute with, and the writer that infers facts.
 
-Arithmetic with values, and calls of operators on them, write nodes into the writer's graph.
+Arithmetic with values, and calls of operators on them, write nodes into the writer's graph:
+
+>>> writer = Writer(network)
+>>> x = writer.placeholder("x", torch.empty(BATCH, 3, device="meta"))
+>>> y = Relu()(x) * 2.0
+>>> network.graph.output(y.node)
+
+So a rule that is written once, as a function of ``layer``, ``x`` and ``r``, runs on tensors, and
+writes the graph that computes it where it is called with values.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
@@ -19,6 +27,13 @@ from graphprop.ir.interval import UNBOUNDED, Interval, Sign
 from graphprop.ir.names import RESERVED, identifier, tensor_name
 from graphprop.ir.network import Network
 from graphprop.ir.operation import Operation, Shape, reserved_names
+
+Operand: TypeAlias = "Value | torch.Tensor | float | int"
+"""What an operator is applied to while nodes are written: a value, a tensor of the network, which
+becomes one, or a number."""
+
+Argument: TypeAlias = "fx.Node | float | int"
+"""What stands in the arguments of a node that has been written: a node or a number."""
 
 
 class Value(fx.Proxy):
@@ -52,7 +67,7 @@ class Value(fx.Proxy):
         )
 
 
-ARITHMETIC: dict[Any, Callable[..., Any]] = {operator.pos: lambda value: value}
+ARITHMETIC: dict[Callable[..., object], Callable[..., Value]] = {operator.pos: lambda value: value}
 """What ``+ - * /`` between values write; `graphprop.ops.elementwise` registers its operators."""
 
 
@@ -73,7 +88,7 @@ class Writer(fx.proxy.GraphAppendingTracer):
 
     @contextmanager
     def at(self, prefix: str = "", **facts: Any) -> Iterator[None]:
-        """Give every node written inside these facts, and names that begin with ``prefix``."""
+        """Give every node written in a block some facts, and names that begin with ``prefix``."""
         before = self.facts, self.prefix
         self.facts, self.prefix = {**self.facts, **facts}, prefix or self.prefix
         try:
@@ -98,10 +113,18 @@ class Writer(fx.proxy.GraphAppendingTracer):
         facts_of(node).update(value=value, batched=True, varies=True, range=range, label=name)
         return Value(node, self)
 
+    def value(self, node: fx.Node) -> Value:
+        """Return a node of the graph as a value to compute with."""
+        return Value(node, self)
+
+    def values(self, operands: Iterable[Argument]) -> list[Value | float]:
+        """Return arguments of a node as operands to compute with: numbers stay what they are."""
+        return [Value(a, self) if isinstance(a, fx.Node) else a for a in operands]
+
     def tensor(self, tensor: torch.Tensor, name: str = "constant") -> Value:
         """Refer to a tensor, adding it to the network under ``name`` where it is new."""
         known = self._tensor_names.get(id(tensor))
-        # an identity may have belonged to a tensor that is gone: believe it only if it holds
+        # the id may be that of another tensor, which has been freed since
         if known is None or self.network.tensors.get(known) is not tensor:
             stem = known = tensor_name(name)
             count = 0
@@ -129,7 +152,9 @@ class Writer(fx.proxy.GraphAppendingTracer):
             self._attributes[name] = node
         return Value(node, self)
 
-    def write(self, target: Operation, operands: tuple[Any, ...], name: str | None = None) -> Value:
+    def write(
+        self, target: Operation, operands: tuple[Operand, ...], name: str | None = None
+    ) -> Value:
         """Add a node that calls ``target``."""
         arguments = tuple(
             self._operand(operand, target, index) for index, operand in enumerate(operands)
@@ -143,7 +168,7 @@ class Writer(fx.proxy.GraphAppendingTracer):
         wanted = self.unique(name)
         node = self.graph.create_node("call_function", target, arguments, {}, name=wanted)
         if node.name != wanted and node.name in self._names:
-            # fx counts by itself, and doesn't know the names that `rename` gave
+            # torch.fx counts names by itself, and doesn't know those that `rename` gave
             node.name = wanted
         self._names.add(node.name)
         facts_of(node).update(**self.facts)
@@ -165,8 +190,8 @@ class Writer(fx.proxy.GraphAppendingTracer):
         node.name, other.name = name, self.unique(f"{name}_old")
         facts_of(node).named |= facts_of(other).named
 
-    def _operand(self, operand: Any, target: Operation, index: int) -> Any:
-        if isinstance(operand, fx.Proxy):
+    def _operand(self, operand: Operand, target: Operation, index: int) -> Argument:
+        if isinstance(operand, Value):
             return operand.node
         if isinstance(operand, torch.Tensor):
             path = self.facts.get("path") or self.facts.get("label") or target.__name__
@@ -174,11 +199,19 @@ class Writer(fx.proxy.GraphAppendingTracer):
         return operand
 
     def create_proxy(
-        self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any
-    ) -> Any:
+        self,
+        kind: str,
+        target: Callable[..., object] | str,
+        args: tuple[Operand, ...],
+        kwargs: dict[str, Operand],
+        *rest: object,
+        **named: object,
+    ) -> Value:
         """Translate what is applied to a `Value` into graphprop's operators."""
-        if kind == "call_function" and target in ARITHMETIC and not kwargs:
-            return ARITHMETIC[target](*args)
+        if kind == "call_function" and not isinstance(target, str) and not kwargs:
+            written = ARITHMETIC.get(target)
+            if written is not None:
+                return written(*args)
         name = target if isinstance(target, str) else getattr(target, "__name__", target)
         raise MethodError(
             f"a value being compiled can't go through {name!r}: rules compute with + - * / and "
@@ -186,8 +219,52 @@ class Writer(fx.proxy.GraphAppendingTracer):
         )
 
 
+RESULTS: dict[object, torch.Tensor | tuple[torch.Tensor, ...]] = {}
+"""What operators returned on the meta device.
+
+A network applies few operators to few shapes, again and again, and running torch on the meta device
+is most of the time that a compile takes.
+"""
+
+MOST_RESULTS = 4096
+"""The number of results after which they are forgotten: more than a network of a thousand layers
+has, and a few megabytes."""
+
+
+def result_on_meta(
+    target: Operation, operands: list[torch.Tensor | float]
+) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    """Run an operator on the meta device, or return what it returned for such operands before."""
+    try:
+        # 1, 1.0 and True are equal, and lead to different types of the result
+        fields = tuple((type(field), field) for field in vars(target).values())
+        key = (type(target), fields, tuple(map(metadata, operands)))
+        found = RESULTS.get(key)
+    except TypeError:
+        # an operator whose fields can't be hashed
+        return target.run(*operands)
+    if found is None:
+        if len(RESULTS) >= MOST_RESULTS:
+            RESULTS.clear()
+        found = RESULTS[key] = target.run(*operands)
+    return found
+
+
+def metadata(operand: torch.Tensor | float) -> tuple[object, ...]:
+    """Return all that the result of an operator on the meta device can depend on."""
+    if isinstance(operand, torch.Tensor):
+        return (operand.shape, operand.stride(), operand.dtype)
+    return (type(operand), operand)
+
+
 def infer(node: fx.Node) -> None:
-    """Work out a node's value, batch and range from its operands'."""
+    """Infer a node's value, batch and range from those of its operands.
+
+    Raises
+    ------
+    VerificationError
+        If the operator can't be applied to its operands, or moves the batch.
+    """
     target = node.target
     values = [facts_of(a).value if isinstance(a, fx.Node) else a for a in node.args]
     shapes = [shape_of(a) for a in node.args if isinstance(a, fx.Node) and has_shape(a)]
@@ -195,7 +272,7 @@ def infer(node: fx.Node) -> None:
     if complaint:
         raise VerificationError(f"{target} at {where(node)}: {complaint}")
     try:
-        value = target.run(*values)
+        value = result_on_meta(target, values)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise VerificationError(f"{target} at {where(node)}, operands {shapes}: {error}") from error
     nodes = [a for a in node.args if isinstance(a, fx.Node)]

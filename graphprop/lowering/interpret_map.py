@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import fx
@@ -20,7 +19,7 @@ def interpret_map(
     target: torch.Tensor,
     *,
     dtype: torch.dtype = torch.float64,
-    observe: Callable[[fx.Node, Any], Any] | None = None,
+    observe: Callable[[fx.Node, torch.Tensor], torch.Tensor | None] | None = None,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Compute logits and the relevance of each input by a lowered or legal network.
 

@@ -1,8 +1,8 @@
-"""Legalize: to what the target prints, each adjoint in the form that is fastest there.
+"""Legalize: turn a lowered graph into one that a target prints, in the form that is fastest there.
 
 - A bias goes into its layer's call where nothing else reads the sum without it.
-- Adjoints of averages and resizing become a division where one result stands for all, else one
-  matrix product per axis.
+- Adjoints of averages and resizing become a division where all results are equal, else one matrix
+  product per axis.
 - torch: a 1x1 transposed convolution is a convolution with its channels exchanged, dilated where
   it has a stride.
 - ONNX: a transposed convolution of stride 1 and 8 or more channels is a convolution with flipped
@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from math import prod
 
 import torch
@@ -20,7 +19,14 @@ from torch import fx
 
 from graphprop.ir.facts import facts_of, shape_of
 from graphprop.ir.network import Network
-from graphprop.ir.rewrite import Replacement, RewriteTable, eliminate
+from graphprop.ir.rewrite import (
+    Refusal,
+    Replacement,
+    RewriteTable,
+    eliminate,
+    is_call,
+    same_shape,
+)
 from graphprop.ir.writer import Value, Writer
 from graphprop.ops import (
     AdaptiveAvgPool,
@@ -42,34 +48,26 @@ from graphprop.ops import (
     Upsample,
 )
 
-BOTH, TORCH, ONNX = RewriteTable(), RewriteTable(), RewriteTable()
+LEGALIZE, LEGALIZE_TORCH, LEGALIZE_ONNX = RewriteTable(), RewriteTable(), RewriteTable()
 
 ONNX_CONV_CHANNELS = 8
-"""From how many channels on ONNX Runtime's Conv beats its ConvTranspose."""
+"""The number of channels from which on ONNX Runtime's Conv is faster than its ConvTranspose."""
 
 
-def legalize(network: Network, target: str) -> tuple[Network, Counter[str]]:
-    """Turn a lowered network into one that ``target`` ("torch" or "onnx") prints.
-
-    Returns
-    -------
-    Network
-        A legalized copy.
-    Counter
-        How often each rule fired.
-    """
+def legalize(network: Network, target: str) -> Network:
+    """Turn a copy of a lowered network into one that ``target`` ("torch" or "onnx") prints."""
     legal = network.copy()
-    fired = (BOTH + (TORCH if target == "torch" else ONNX)).apply(legal)
+    (LEGALIZE + (LEGALIZE_TORCH if target == "torch" else LEGALIZE_ONNX)).apply(legal)
     legal.level = target
     eliminate(legal)
     tidy_names(legal)
-    return legal, fired
+    return legal
 
 
 def tidy_names(network: Network) -> None:
-    """Drop the numbers from names whose first bearer has been simplified away.
+    """Drop the numbers from names where the node without a number has been simplified away.
 
-    A name that was given on purpose keeps its number: it is the layer's.
+    The name of a layer, or one that a rule chose, keeps its number.
     """
     names = {node.name for node in network.graph.nodes}
     for node in network.graph.nodes:
@@ -80,31 +78,26 @@ def tidy_names(network: Network) -> None:
             node.name = stem
 
 
-def value(node: fx.Node, writer: Writer) -> Value:
-    """A node as a value to write with."""
-    return Value(node, writer)
-
-
-@BOTH.rule("bias inside the call", AddBias)
+@LEGALIZE.rule("bias inside the call", AddBias)
 def _bias_inside(node: fx.Node, writer: Writer) -> Replacement:
     z, bias = node.args
-    own = isinstance(z.target, Conv | ConvTranspose | Linear) and len(z.args) == 2
+    own = is_call(z, Conv, ConvTranspose, Linear) and len(z.args) == 2
     if own and len(z.users) == 1:
-        return writer.write(z.target, (*(value(a, writer) for a in z.args), value(bias, writer)))
+        return writer.write(z.target, (*(writer.value(a) for a in z.args), writer.value(bias)))
     rank = len(shape_of(z))
-    return value(z, writer) + Reshape(node.target.bias_shape(rank))(value(bias, writer))
+    return writer.value(z) + Reshape(node.target.bias_shape(rank))(writer.value(bias))
 
 
-@BOTH.rule("even spread", Spread)
+@LEGALIZE.rule("even spread", Spread)
 def _spread(node: fx.Node, writer: Writer) -> Replacement:
-    r, count = value(node.args[0], writer), node.target.count
-    # a product with 1 is lost by ONNX Runtime 1.31 where a broadcast that changes nothing follows
+    r, count = writer.value(node.args[0]), node.target.count
+    # ONNX Runtime 1.31 drops a product with 1 where a broadcast that changes nothing follows it
     return Expand(node.target.shape)(r * (1.0 / count) if count > 1 else r)
 
 
-@BOTH.rule("transposed average as division or matrix products", ResampleTranspose)
+@LEGALIZE.rule("transposed average as division or matrix products", ResampleTranspose)
 def _resample_transpose(node: fx.Node, writer: Writer) -> Replacement:
-    r, target = value(node.args[0], writer), node.target
+    r, target = writer.value(node.args[0]), node.target
     matrices = target.matrices()
     if all(matrix.shape[1] == 1 and matrix.unique().numel() == 1 for matrix in matrices):
         share = prod(float(matrix[0, 0]) for matrix in matrices)
@@ -126,76 +119,75 @@ def products(
     return x
 
 
-@BOTH.rule("broadcast of what has the shape already", Expand)
+@LEGALIZE.rule("broadcast to the same shape", Expand)
 def _expand_nothing(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
-    # ONNX Runtime 1.31 loses the result of such a one, where the batch is not known
+    # ONNX Runtime 1.31 loses the result of such a broadcast where the batch size is not known
     return x if shape_of(x) == shape_of(node) else None
 
 
-@BOTH.rule("gate broadcast by the product itself", Multiply, Divide)
+@LEGALIZE.rule("broadcast left to the product or quotient", Multiply, Divide)
 def _expanded_operand(node: fx.Node, writer: Writer) -> Replacement:
     for index, operand in enumerate(node.args):
         other = node.args[1 - index]
-        if not (isinstance(operand, fx.Node) and isinstance(other, fx.Node)):
-            continue
-        expanded = operand.op == "call_function" and isinstance(operand.target, Expand)
-        if expanded and shape_of(other) == shape_of(node):
-            narrow = value(operand.args[0], writer)
-            pair = [value(other, writer), value(other, writer)]
-            pair[index] = narrow
+        if is_call(operand, Expand) and same_shape(other, node):
+            pair = [writer.value(other), writer.value(other)]
+            pair[index] = writer.value(operand.args[0])
             return writer.write(node.target, tuple(pair))
     return None
 
 
-@BOTH.rule("scaling moved before a broadcast", Multiply)
+@LEGALIZE.rule("scaling moved before a broadcast", Multiply)
 def _scale_inside(node: fx.Node, writer: Writer) -> Replacement:
     x, factor = node.args
-    if not isinstance(factor, float | int) or not isinstance(x, fx.Node):
+    if not isinstance(factor, float | int) or not is_call(x, Expand):
         return None
-    if x.op == "call_function" and isinstance(x.target, Expand) and len(x.users) == 1:
-        return x.target(value(x.args[0], writer) * factor)
-    return None
+    if len(x.users) > 1:
+        return Refusal("the broadcast is read elsewhere, too")
+    return x.target(writer.value(x.args[0]) * factor)
 
 
 def is_pointwise(target: ConvTranspose, kernel: tuple[int, ...]) -> bool:
-    """Whether a transposed convolution looks at one place at a time."""
+    """Whether a transposed convolution reads one place at a time."""
     return all(length == 1 for length in kernel) and not any(target.padding)
 
 
-@TORCH.rule("1x1 transposed convolution as convolution", ConvTranspose)
+@LEGALIZE_TORCH.rule("1x1 transposed convolution as convolution", ConvTranspose)
 def _pointwise(node: fx.Node, writer: Writer) -> Replacement:
     target, kernel = node.target, shape_of(node.args[1])[2:]
     if not is_pointwise(target, kernel):
         return None
     strided = any(step > 1 for step in target.stride)
     if strided and len(node.args) > 2:
-        return None
-    x, weight, *bias = (value(a, writer) for a in node.args)
+        return Refusal("it has a bias, which the places that its stride skips have, too")
+    x, weight, *bias = (writer.value(a) for a in node.args)
     ones = (1,) * len(kernel)
     exchanged = TransposeWeight(target.groups, flip=False)(weight)
     plain = Conv(ones, (0,) * len(kernel), ones, target.groups)(x, exchanged, *bias)
     return Dilate(target.stride, shape_of(node)[2:])(plain) if strided else plain
 
 
-@ONNX.rule("transposed convolution as convolution with flipped weights", ConvTranspose)
+@LEGALIZE_ONNX.rule("transposed convolution as convolution with flipped weights", ConvTranspose)
 def _flipped(node: fx.Node, writer: Writer) -> Replacement:
     target, kernel = node.target, shape_of(node.args[1])[2:]
     channels = shape_of(node.args[0])[1]
     reach = [d * (k - 1) for d, k in zip(target.dilation, kernel, strict=True)]
     padding = tuple(r - p for r, p in zip(reach, target.padding, strict=True))
-    plain = all(step == 1 for step in target.stride) and not any(target.output_padding)
-    if not plain or channels < ONNX_CONV_CHANNELS or any(amount < 0 for amount in padding):
-        return None
-    x, weight, *bias = (value(a, writer) for a in node.args)
+    if any(step != 1 for step in target.stride) or any(target.output_padding):
+        return Refusal("it has a stride")
+    if channels < ONNX_CONV_CHANNELS:
+        return Refusal(f"it has fewer than {ONNX_CONV_CHANNELS} channels")
+    if any(amount < 0 for amount in padding):
+        return Refusal("its padding is larger than its kernel's reach")
+    x, weight, *bias = (writer.value(a) for a in node.args)
     flipped = TransposeWeight(target.groups, flip=True)(weight)
     return Conv(target.stride, padding, target.dilation, target.groups)(x, flipped, *bias)
 
 
-@ONNX.rule("resampling as matrix products", Upsample, AdaptiveAvgPool, AvgPool)
+@LEGALIZE_ONNX.rule("resampling as matrix products", Upsample, AdaptiveAvgPool, AvgPool)
 def _resampling(node: fx.Node, writer: Writer) -> Replacement:
     target: Resampling = node.target
     if target.onnx_exact(shape_of(node.args[0])):
-        return None
+        return Refusal("an operator of ONNX computes the same")
     matrices = target.matrices(shape_of(node.args[0])[2:])
-    return products(value(node.args[0], writer), tuple(m.T for m in matrices), node, writer)
+    return products(writer.value(node.args[0]), tuple(m.T for m in matrices), node, writer)

@@ -1,22 +1,27 @@
-"""Simplify: what need not be computed. One table, each entry with its reason.
+"""Simplify: leave out what need not be computed. One table of rewrites.
 
-Signs pay here: where x >= 0, its negative part is zero, and with it half of alpha-beta and gamma
+Known signs pay off here: where x >= 0, its negative part is zero, and half of alpha-beta and gamma
 disappears; where a denominator is known to be positive, its stabilizer is a plain sum.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
-from typing import Any
 
 from torch import fx
 
 from graphprop.ir.facts import facts_of, range_of, shape_of
-from graphprop.ir.interval import ZERO
 from graphprop.ir.network import Network
-from graphprop.ir.rewrite import Replacement, RewriteTable
-from graphprop.ir.writer import Value, Writer
+from graphprop.ir.rewrite import (
+    Refusal,
+    Replacement,
+    RewriteTable,
+    is_call,
+    is_number,
+    is_zero,
+    same_shape,
+)
+from graphprop.ir.writer import Writer
 from graphprop.ops import (
     Absolute,
     AdaptiveMaxPool,
@@ -33,7 +38,6 @@ from graphprop.ops import (
     Negative,
     Ones,
     OnesLike,
-    Operator,
     Positive,
     Stabilize,
     Subtract,
@@ -43,44 +47,40 @@ from graphprop.ops import (
 SIMPLIFY = RewriteTable()
 
 
-def simplify(network: Network) -> Counter[str]:
-    """Simplify a lowered network in place; say how often each rule fired."""
-    return SIMPLIFY.apply(network)
+def simplify(network: Network) -> Network:
+    """Simplify a lowered network in place."""
+    SIMPLIFY.apply(network)
+    return network
 
 
-def is_zero(operand: Any) -> bool:
-    """Whether an operand is zero everywhere."""
-    return range_of(operand) == ZERO
-
-
-def same_shape(operand: Any, node: fx.Node) -> bool:
-    """Whether an operand alone already has a node's shape."""
-    return isinstance(operand, fx.Node) and shape_of(operand) == shape_of(node)
+def sign_unknown(x: fx.Node) -> Refusal | None:
+    """Refuse what needs a sign; of a parameter it is never known, and that is not worth a line."""
+    return Refusal(f"its operand lies in {range_of(x)}") if facts_of(x).batched else None
 
 
 @SIMPLIFY.rule("clamp of a known sign", Positive)
 def _positive(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
-    return x if range_of(x).low >= 0 else None
+    return x if range_of(x).low >= 0 else sign_unknown(x)
 
 
 @SIMPLIFY.rule("clamp of a known sign", Negative)
 def _negative(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
-    return x if range_of(x).high <= 0 else None
+    return x if range_of(x).high <= 0 else sign_unknown(x)
 
 
 @SIMPLIFY.rule("absolute value of a known sign", Absolute)
 def _absolute(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
-    return x if range_of(x).low >= 0 else None
+    return x if range_of(x).low >= 0 else sign_unknown(x)
 
 
 @SIMPLIFY.rule("stabilizer of a known sign", Stabilize)
 def _stabilize(node: fx.Node, writer: Writer) -> Replacement:
     z = node.args[0]
     if range_of(z).low < 0:
-        return None
+        return Refusal(f"the denominator lies in {range_of(z)}")
     return writer.write(Add(), (z, node.target.epsilon))
 
 
@@ -117,15 +117,15 @@ def _common_factor(node: fx.Node, writer: Writer) -> Replacement:
     if len(node.args) != 2:
         return None
     first, second = node.args
-    if not (is_call(first, Multiply) and is_call(second, Multiply)):
-        return None
-    if len(first.users) > 1 or len(second.users) > 1 or first is second:
+    if not (is_call(first, Multiply) and is_call(second, Multiply)) or first is second:
         return None
     for index, factor in enumerate(first.args):
-        if isinstance(factor, fx.Node) and same_shape(factor, node) and factor in second.args:
+        if same_shape(factor, node) and factor in second.args:
+            if len(first.users) > 1 or len(second.users) > 1:
+                return Refusal("one of the products is read elsewhere, too")
             rest = first.args[1 - index], second.args[1 - second.args.index(factor)]
-            inner = writer.write(node.target, tuple(_values(rest, writer)))
-            return Value(factor, writer) * inner
+            inner = writer.write(node.target, tuple(writer.values(rest)))
+            return writer.value(factor) * inner
     return None
 
 
@@ -134,13 +134,15 @@ def _stabilizer_inside(node: fx.Node, writer: Writer) -> Replacement:
     if len(node.args) != 2:
         return None
     z, epsilon = node.args
-    if not isinstance(epsilon, float) or not isinstance(z, fx.Node) or len(z.users) > 1:
+    if not isinstance(epsilon, float) or not is_call(z, AddBias, Conv):
         return None
+    if len(z.users) > 1:
+        return Refusal("the sum without the stabilizer is read elsewhere, too")
     if is_call(z, AddBias):
-        inner, bias = _values(z.args, writer)
+        inner, bias = writer.values(z.args)
         return z.target(inner, bias + epsilon)
-    if is_call(z, Conv) and len(z.args) == 2 and facts_of(z).batched:
-        inner, weight = _values(z.args, writer)
+    if len(z.args) == 2 and facts_of(z).batched:
+        inner, weight = writer.values(z.args)
         bias = Ones((shape_of(z)[1],))(weight) * epsilon
         return AddBias(z.target.channel_axis)(z.target(inner, weight), bias)
     return None
@@ -149,43 +151,26 @@ def _stabilizer_inside(node: fx.Node, writer: Writer) -> Replacement:
 @SIMPLIFY.rule("channels summed before the quotient", Sum)
 def _sum_first(node: fx.Node, writer: Writer) -> Replacement:
     x = node.args[0]
-    if not (is_call(x, Divide) or is_call(x, DivideOrZero)) or len(x.users) > 1:
+    if not is_call(x, Divide, DivideOrZero):
         return None
     numerator, denominator = x.args
-    if not (isinstance(numerator, fx.Node) and isinstance(denominator, fx.Node)):
+    if not (same_shape(numerator, x) and isinstance(denominator, fx.Node)):
         return None
-    narrow = all(shape_of(denominator)[axis] == 1 for axis in node.target.axes)
-    if not narrow or shape_of(numerator) != shape_of(x):
-        return None
-    return x.target(node.target(Value(numerator, writer)), Value(denominator, writer))
+    if any(shape_of(denominator)[axis] != 1 for axis in node.target.axes):
+        return Refusal("the denominator varies along the axes that are summed")
+    if len(x.users) > 1:
+        return Refusal("the quotient is read elsewhere, too")
+    return x.target(node.target(writer.value(numerator)), writer.value(denominator))
 
 
-def is_call(operand: Any, kind: type[Operator]) -> bool:
-    """Whether an operand is the result of an operator."""
-    return (
-        isinstance(operand, fx.Node)
-        and operand.op == "call_function"
-        and isinstance(operand.target, kind)
-    )
-
-
-def _values(operands: Any, writer: Writer) -> list[Any]:
-    return [Value(a, writer) if isinstance(a, fx.Node) else a for a in operands]
-
-
-def is_number(operand: Any, number: float) -> bool:
-    """Whether an operand is a given number."""
-    return isinstance(operand, float | int) and operand == number
-
-
-@SIMPLIFY.rule("winners that nobody asks for", Item)
+@SIMPLIFY.rule("indices that nothing reads", Item)
 def _without_indices(node: fx.Node, writer: Writer) -> Replacement:
     pool = node.args[0]
-    if node.target.index != 0 or len(pool.users) > 1:
+    if node.target.index != 0 or not is_call(pool, MaxPool, AdaptiveMaxPool):
         return None
-    if not isinstance(pool.target, MaxPool | AdaptiveMaxPool):
-        return None
-    return writer.write(replace(pool.target, indices=False), (Value(pool.args[0], writer),))
+    if len(pool.users) > 1:
+        return Refusal("the indices are read")
+    return writer.write(replace(pool.target, indices=False), (writer.value(pool.args[0]),))
 
 
 @SIMPLIFY.rule("ones through one channel", Conv)
@@ -196,7 +181,7 @@ def _ones_in(node: fx.Node, writer: Writer) -> Replacement:
     if len(node.args) > 2 or shape_of(weight)[0] == 1:
         return None
     size, kernel = shape_of(image)[2:], shape_of(weight)[2:]
-    like = Value(weight.args[0], writer)
+    like = writer.value(weight.args[0])
     one = Conv(node.target.stride, node.target.padding, node.target.dilation)
     counts = one(Ones((1, 1, *size))(like), Ones((1, 1, *kernel))(like))
     return counts * float(shape_of(weight)[1])
@@ -210,12 +195,12 @@ def _ones_back(node: fx.Node, writer: Writer) -> Replacement:
     if len(node.args) > 2 or shape_of(weight)[:2] == (1, 1):
         return None
     kernel = shape_of(weight)[2:]
-    total = Sum((1,))(Value(r, writer))
-    spread = node.target(total, Ones((1, 1, *kernel))(Value(weight.args[0], writer)))
+    total = Sum((1,))(writer.value(r))
+    spread = node.target(total, Ones((1, 1, *kernel))(writer.value(weight.args[0])))
     return Expand(shape_of(node))(spread)
 
 
-@SIMPLIFY.rule("bias of nothing", AddBias)
+@SIMPLIFY.rule("bias of zero", AddBias)
 def _no_bias(node: fx.Node, writer: Writer) -> Replacement:
     z, bias = node.args
     return z if is_zero(bias) and isinstance(z, fx.Node) else None

@@ -3,44 +3,36 @@
 from graphprop.ir.interval import Interval, Sign
 from graphprop.ir.layout import Layout
 from graphprop.ir.operation import Shape
-from graphprop.ops import composed, merge  # they register what they capture
-from graphprop.ops.activation import (
-    Activation,
-    Clamp,
-    Elu,
-    Gelu,
-    LeakyRelu,
-    LogSoftmax,
-    Power,
-    Prelu,
-    Relu,
-    Simple,
-    Softmax,
+from graphprop.ops import (  # of these, no operator is public: they register what they capture
+    composed,
+    constants,
+    merge,
+    statistics,
+    written,
 )
+from graphprop.ops.activation import Clamp, Elu, Gelu, LeakyRelu, Prelu, Relu
+from graphprop.ops.average import AdaptiveAvgPool, AvgPool
 from graphprop.ops.base import ATEN, Operator, from_aten
 from graphprop.ops.choose import Extremum, Mask, Maximum, Minimum, Where
 from graphprop.ops.elementwise import (
     Absolute,
     Add,
     Divide,
-    DivideOrZero,
-    KeepWhere,
     Multiply,
     Negate,
     Negative,
-    Numbers,
-    Ones,
-    OnesLike,
     Positive,
-    Stabilize,
     Subtract,
     absolute,
+    negative,
+    positive,
+)
+from graphprop.ops.guarded import (
+    DivideOrZero,
+    KeepWhere,
+    Stabilize,
     divide_or_zero,
     keep_where,
-    negative,
-    ones,
-    ones_like,
-    positive,
     stabilize,
 )
 from graphprop.ops.linear import (
@@ -51,33 +43,24 @@ from graphprop.ops.linear import (
     Linear,
     LinearTranspose,
     TransposeWeight,
+    Weighted,
 )
 from graphprop.ops.norm import BatchNorm, GroupNorm, LayerNorm, RmsNorm
+from graphprop.ops.ones import Numbers, Ones, OnesLike, ones, ones_like
+from graphprop.ops.padding import Pad
 from graphprop.ops.patches import Collect, Unpool
 from graphprop.ops.pool import AdaptiveMaxPool, Item, LogSumExp, MaxPool, Places, Route
+from graphprop.ops.power import Power
 from graphprop.ops.reduce import Extreme, Total, largest, smallest, total
-from graphprop.ops.resample import (
-    AdaptiveAvgPool,
-    ApplyMatrix,
-    AvgPool,
-    ResampleTranspose,
-    Resampling,
-    Upsample,
-)
-from graphprop.ops.shape import (
-    Cat,
-    Expand,
-    Flip,
-    Mean,
-    Pad,
-    Permute,
-    Reshape,
-    Slice,
-    Spread,
-    Sum,
-    Unslice,
-)
+from graphprop.ops.resample import ApplyMatrix, ResampleTranspose, Resampling
+from graphprop.ops.shape import Permute, Reshape
+from graphprop.ops.simple import Activation, Simple
+from graphprop.ops.slices import Cat, Flip, Slice, Unslice
+from graphprop.ops.softmax import LogSoftmax, Softmax
 from graphprop.ops.start import Start
+from graphprop.ops.sums import Expand, Mean, Spread, Sum
+from graphprop.ops.traits import Signal, Trait
+from graphprop.ops.upsample import Upsample
 
 __all__ = [
     "ATEN",
@@ -141,6 +124,7 @@ __all__ = [
     "Route",
     "Shape",
     "Sign",
+    "Signal",
     "Simple",
     "Slice",
     "Softmax",
@@ -150,13 +134,16 @@ __all__ = [
     "Subtract",
     "Sum",
     "Total",
+    "Trait",
     "TransposeWeight",
     "Unpool",
     "Unslice",
     "Upsample",
+    "Weighted",
     "Where",
     "absolute",
     "composed",
+    "constants",
     "divide_or_zero",
     "from_aten",
     "keep_where",
@@ -168,5 +155,7 @@ __all__ = [
     "positive",
     "smallest",
     "stabilize",
+    "statistics",
     "total",
+    "written",
 ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 from graphprop.ir.layout import PLACE, Factor, Layout
 from graphprop.ir.operation import Shape
+from graphprop.ops.base import Array
 from graphprop.ops.shape import Permute, Reshape
 
 
-def channels_first(x: Any, layout: Layout | None) -> Any:
+def channels_first(x: Array, layout: Layout | None) -> Array:
     """A value of a layout as ``[N, C, places ...]``: its channels on one axis, the places behind.
 
     Without a layout, or where it has this arrangement already, x itself.
@@ -23,7 +23,7 @@ def channels_first(x: Any, layout: Layout | None) -> Any:
     return Reshape((-1, prod(channels), *places))(x)
 
 
-def arranged_as(x: Any, layout: Layout | None, shape: Shape) -> Any:
+def arranged_as(x: Array, layout: Layout | None, shape: Shape) -> Array:
     """The inverse of `channels_first`: a value ``[N, C, places ...]`` in a layout's own shape."""
     if layout is None or layout.channels_first:
         return x

@@ -9,10 +9,11 @@ non-linearity of that value like ReLU, and relevance passes unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
 import torch
 from torch import fx
 
@@ -20,11 +21,14 @@ from graphprop.errors import UnsupportedOperator
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interval import UNIT, Interval
 from graphprop.ir.operation import Shape
-from graphprop.ops.activation import Activation
-from graphprop.ops.base import Operator, from_aten
-from graphprop.ops.elementwise import Elementwise, KeepWhere, Subtract, keep_where
+from graphprop.ir.writer import Operand
+from graphprop.ops.base import Array, Operator, from_aten, is_value
+from graphprop.ops.constants import one_sample
+from graphprop.ops.elementwise import Subtract
+from graphprop.ops.guarded import KeepWhere, keep_where
 from graphprop.ops.merge import _add, _mul, _sub, aligned
-from graphprop.ops.shape import Expand, one_sample
+from graphprop.ops.onnx_writer import OnnxWriter
+from graphprop.ops.traits import Signal, Trait
 
 aten = torch.ops.aten
 
@@ -34,13 +38,40 @@ class Extremum(Operator):
     """What the larger and the smaller of two values share; the first wins where they are equal."""
 
     relevance: ClassVar[str | None] = "winner"
+    signal: ClassVar[Signal | tuple[int, ...]] = Signal.ALL
+    traits: ClassVar[Trait] = Trait.ENTRYWISE
+
     wins: ClassVar[str]
     """How ``x - y`` compares with zero where x wins."""
-    loses: ClassVar[str]
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    loses: ClassVar[str]
+    """How ``x - y`` compares with zero where y wins."""
+
+    of_two: ClassVar[Callable[[float, float], float]]
+    """What it is of two numbers."""
+
+    torch_name: ClassVar[str]
+    onnx_name: ClassVar[str]
+
+    def run(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return getattr(torch, self.torch_name)(x, y)
+
+    def interval(self, *operands: Interval) -> Interval:
+        x, y = operands
+        of_two = type(self).of_two
+        return Interval(of_two(x.low, y.low), of_two(x.high, y.high))
+
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         difference = operands[0] - operands[1]
         return keep_where(difference, self.wins, r), keep_where(difference, self.loses, r)
+
+    def source(self, *operands: str) -> str:
+        return f"torch.{self.torch_name}({', '.join(operands)})"
+
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
+        return graph.node(self.onnx_name, *operands)
 
 
 @dataclass(frozen=True)
@@ -49,19 +80,9 @@ class Maximum(Extremum):
 
     wins: ClassVar[str] = ">="
     loses: ClassVar[str] = "<"
-
-    def run(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return torch.maximum(x, y)
-
-    def interval(self, *operands: Interval) -> Interval:
-        x, y = operands
-        return Interval(max(x.low, y.low), max(x.high, y.high))
-
-    def source(self, *operands: str) -> str:
-        return f"torch.maximum({', '.join(operands)})"
-
-    def onnx(self, graph: Any, *operands: Any) -> Any:
-        return graph.node("Max", *operands)
+    of_two: ClassVar[Callable[[float, float], float]] = max
+    torch_name: ClassVar[str] = "maximum"
+    onnx_name: ClassVar[str] = "Max"
 
 
 @dataclass(frozen=True)
@@ -70,28 +91,19 @@ class Minimum(Extremum):
 
     wins: ClassVar[str] = "<="
     loses: ClassVar[str] = ">"
-
-    def run(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return torch.minimum(x, y)
-
-    def interval(self, *operands: Interval) -> Interval:
-        x, y = operands
-        return Interval(min(x.low, y.low), min(x.high, y.high))
-
-    def source(self, *operands: str) -> str:
-        return f"torch.minimum({', '.join(operands)})"
-
-    def onnx(self, graph: Any, *operands: Any) -> Any:
-        return graph.node("Min", *operands)
+    of_two: ClassVar[Callable[[float, float], float]] = min
+    torch_name: ClassVar[str] = "minimum"
+    onnx_name: ClassVar[str] = "Min"
 
 
 @dataclass(frozen=True)
 class Mask(Operator):
-    """1 where x compares with zero as said, else 0."""
+    """1 where x compares with zero by the given comparison, else 0."""
 
     comparison: str
     levels: ClassVar[frozenset[str]] = frozenset({"canonical", "lowered", "torch", "onnx"})
     piecewise_constant: ClassVar[bool] = True
+    traits: ClassVar[Trait] = Trait.ENTRYWISE
 
     NAMES: ClassVar[dict[str, str]] = {
         "==": "eq",
@@ -112,7 +124,7 @@ class Mask(Operator):
         x = operands[0]
         return f"torch.{self.NAMES[self.comparison]}({x}, 0).type_as({x})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         x = operands[0]
         one, zero = (graph.number(value, like=x) for value in (1.0, 0.0))
         condition = graph.node(KeepWhere.KNOWN[self.comparison][1], x, zero)
@@ -127,18 +139,22 @@ class Where(Operator):
     activation: bool = False
     """Whether it is a non-linearity of the value that the mask is computed from."""
     operands: ClassVar[tuple[str, ...]] = ("mask", "x", "y")
+    signal: ClassVar[Signal | tuple[int, ...]] = Signal.ALL
+    traits: ClassVar[Trait] = Trait.ENTRYWISE
 
     @property
     def relevance(self) -> str | None:  # type: ignore[override]
         return "pass" if self.activation else "rearrange"
 
-    def run(self, mask: torch.Tensor, x: Any, y: Any) -> torch.Tensor:
+    def run(self, mask: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.where(mask != 0, x, y)
 
     def interval(self, *operands: Interval) -> Interval:
         return operands[1] | operands[2]
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         mask = operands[0]
         return mask * 0.0, keep_where(mask, "!=", r), keep_where(mask, "==", r)
 
@@ -146,17 +162,12 @@ class Where(Operator):
         mask, x, y = operands
         return f"torch.where(torch.ne({mask}, 0), {x}, {y})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         mask, x, y = operands
         return graph.node("Where", graph.node("Equal", mask, graph.number(0.0, like=mask)), y, x)
 
 
-def is_value(operand: Any) -> bool:
-    """Whether an operand depends on the input."""
-    return hasattr(operand, "tracer")
-
-
-def is_constant(operand: Any) -> bool:
+def is_constant(operand: Operand) -> bool:
     """Whether an operand does not change with the input, or only in steps."""
     return not is_value(operand) or not facts_of(operand.node).varies
 
@@ -167,9 +178,7 @@ def roots(node: fx.Node) -> set[fx.Node]:
     while waiting:
         current = waiting.pop()
         operands = [a for a in current.all_input_nodes if facts_of(a).batched]
-        entrywise = isinstance(
-            current.target, Elementwise | Activation | Mask | Where | Extremum | Expand
-        )
+        entrywise = current.op == "call_function" and current.target.has(Trait.ENTRYWISE)
         if entrywise and operands:
             waiting += [a for a in operands if a not in seen]
             seen.update(operands)
@@ -178,13 +187,13 @@ def roots(node: fx.Node) -> set[fx.Node]:
     return found
 
 
-def where(mask: Any, x: Any, y: Any) -> Any:
+def where(mask: Array, x: Operand, y: Operand) -> Array:
     """The operator for ``torch.where``, or arithmetic where both values are constants."""
     if is_constant(x) and is_constant(y):
         if not is_value(mask):
             raise UnsupportedOperator("a choice between values that do not depend on the input")
         return _add(_mul(mask, _difference(x, y)), y)
-    live = [value for value in (x, y) if not is_constant(value)]
+    live = [value for value in (x, y) if is_value(value) and not is_constant(value)]
     activation = (
         is_value(mask)
         and len(live) == 1
@@ -196,30 +205,32 @@ def where(mask: Any, x: Any, y: Any) -> Any:
     return Where(activation)(*aligned(mask, x, y))
 
 
-def _difference(x: Any, y: Any) -> Any:
+def _difference(x: Operand, y: Operand) -> Array:
     if is_value(x) or is_value(y):
         return _sub(x, y) if is_value(x) else _add(_mul(y, -1), x)
     return x - y
 
 
 @from_aten(aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.where.Scalar)
-def _where(mask: Any, x: Any, y: Any) -> Any:
+def _where(mask: Array, x: Operand, y: Operand) -> Array:
     return where(mask, number_of(x), number_of(y))
 
 
 @from_aten(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
-def _masked_fill(x: Any, mask: Any, value: Any) -> Any:
+def _masked_fill(x: Array, mask: Array, value: Operand) -> Array:
     return where(mask, number_of(value), x)
 
 
 @from_aten(aten.threshold.default)
-def _threshold(x: Any, limit: float, value: float) -> Any:
+def _threshold(x: Array, limit: float, value: float) -> Array:
     return where(Mask(">")(x - float(limit) if limit else x), x, float(value))
 
 
 @from_aten(aten.index_put.default)
-def _index_put(x: Any, indices: Sequence[Any], value: Any, accumulate: bool = False) -> Any:
-    """Constants written where a mask, or fixed indices, say."""
+def _index_put(
+    x: Array, indices: Sequence[Array | None], value: Array, accumulate: bool = False
+) -> Array:
+    """Constants written to the places that a mask or fixed indices select."""
     given = [index for index in indices if index is not None]
     fixed = not is_value(x) or not any(map(is_value, given))
     if accumulate or is_value(value) or not is_value(x):
@@ -238,7 +249,7 @@ def _index_put(x: Any, indices: Sequence[Any], value: Any, accumulate: bool = Fa
     return where(mask, new, x)
 
 
-def number_of(operand: Any) -> Any:
+def number_of(operand: Operand) -> Operand:
     """A whole number or truth value as a floating-point number."""
     return float(operand) if isinstance(operand, bool | int) else operand
 
@@ -246,8 +257,8 @@ def number_of(operand: Any) -> Any:
 # Comparisons and logic
 
 
-def _comparison(comparison: str) -> Any:
-    def capture(x: Any, y: Any) -> Any:
+def _comparison(comparison: str) -> Callable[..., Array]:
+    def capture(x: Operand, y: Operand) -> Array:
         x, y = number_of(x), number_of(y)
         if is_value(x):
             difference = x if not is_value(y) and not torch.is_tensor(y) and y == 0 else _sub(x, y)
@@ -264,7 +275,7 @@ for _comparison_sign, _name in Mask.NAMES.items():
     from_aten(_packet.Scalar, _packet.Tensor)(_comparison(_comparison_sign))
 
 
-def truth(operand: Any) -> Any:
+def truth(operand: Array) -> Array:
     """A mask of where an operand is not zero."""
     if not is_value(operand):
         return one_sample(operand).bool()
@@ -272,29 +283,29 @@ def truth(operand: Any) -> Any:
 
 
 @from_aten(aten.logical_and.default, aten.bitwise_and.Tensor, aten.__and__.Tensor)
-def _and(x: Any, y: Any) -> Any:
+def _and(x: Operand, y: Operand) -> Array:
     return Mask("!=")(_mul(truth(x), truth(y)))
 
 
 @from_aten(aten.logical_or.default, aten.bitwise_or.Tensor, aten.__or__.Tensor)
-def _or(x: Any, y: Any) -> Any:
+def _or(x: Operand, y: Operand) -> Array:
     x, y = sorted((truth(x), truth(y)), key=is_value, reverse=True)
     return Mask("!=")(_add(x, y))
 
 
 @from_aten(aten.logical_xor.default, aten.bitwise_xor.Tensor, aten.__xor__.Tensor)
-def _xor(x: Any, y: Any) -> Any:
+def _xor(x: Operand, y: Operand) -> Array:
     x, y = sorted((truth(x), truth(y)), key=is_value, reverse=True)
     return Mask("!=")(_sub(x, y))
 
 
 @from_aten(aten.logical_not.default, aten.bitwise_not.default)
-def _not(x: Any) -> Any:
+def _not(x: Array) -> Array:
     return Mask("==")(x)
 
 
 @from_aten(aten.sign.default, aten.sgn.default)
-def _sign(x: Any) -> Any:
+def _sign(x: Array) -> Array:
     return Subtract()(Mask(">")(x), Mask("<")(x))
 
 
@@ -302,16 +313,16 @@ def _sign(x: Any) -> Any:
 
 
 @from_aten(aten.maximum.default, aten.max.other, aten.fmax.default)
-def _maximum(x: Any, y: Any) -> Any:
+def _maximum(x: Operand, y: Operand) -> Array:
     return _extremum(Maximum(), x, y)
 
 
 @from_aten(aten.minimum.default, aten.min.other, aten.fmin.default)
-def _minimum(x: Any, y: Any) -> Any:
+def _minimum(x: Operand, y: Operand) -> Array:
     return _extremum(Minimum(), x, y)
 
 
-def _extremum(operator: Extremum, x: Any, y: Any) -> Any:
+def _extremum(operator: Extremum, x: Array, y: Array) -> Array:
     """A constant stands second: then it is a non-linearity of the first."""
     x, y = (x, y) if is_value(x) else (y, x)
     if isinstance(y, torch.Tensor):
@@ -320,16 +331,16 @@ def _extremum(operator: Extremum, x: Any, y: Any) -> Any:
 
 
 @from_aten(aten.clamp.Tensor)
-def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
+def _clamp(x: Array, low: Array | None = None, high: Array | None = None) -> Array:
     x = x if low is None else _maximum(x, low)
     return x if high is None else _minimum(x, high)
 
 
 @from_aten(aten.clamp_min.Tensor)
-def _clamp_min(x: Any, low: Any) -> Any:
+def _clamp_min(x: Array, low: Array) -> Array:
     return _maximum(x, low)
 
 
 @from_aten(aten.clamp_max.Tensor)
-def _clamp_max(x: Any, high: Any) -> Any:
+def _clamp_max(x: Array, high: Array) -> Array:
     return _minimum(x, high)

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 from string import ascii_letters
-from typing import Any
 
 import torch
 
 from graphprop.errors import UnsupportedOperator
-from graphprop.ops.activation import SIGMOID
-from graphprop.ops.base import from_aten
+from graphprop.ops.base import Array, from_aten, is_value
+from graphprop.ops.constants import one_sample
 from graphprop.ops.linear import Conv, Linear
 from graphprop.ops.merge import _add, _div, _mul, _sub
-from graphprop.ops.shape import Slice, Sum, _permute, _squeeze, axis_of, one_sample, reshaped
+from graphprop.ops.shape import _permute, _squeeze, axis_of, reshaped
+from graphprop.ops.simple import SIGMOID
+from graphprop.ops.slices import Slice
+from graphprop.ops.sums import Sum
 
 aten = torch.ops.aten
 
@@ -28,39 +30,34 @@ ATTENTION = (
 
 
 @from_aten(aten.addcmul.default)
-def _addcmul(x: Any, first: Any, second: Any, *, value: float = 1) -> Any:
+def _addcmul(x: Array, first: Array, second: Array, *, value: float = 1) -> Array:
     return _add(x, _mul(first, second), alpha=value)
 
 
 @from_aten(aten.addcdiv.default)
-def _addcdiv(x: Any, first: Any, second: Any, *, value: float = 1) -> Any:
+def _addcdiv(x: Array, first: Array, second: Array, *, value: float = 1) -> Array:
     return _add(x, _div(first, second), alpha=value)
 
 
 @from_aten(aten.glu.default)
-def _glu(x: Any, axis: int = -1) -> Any:
+def _glu(x: Array, axis: int = -1) -> Array:
     axis = axis_of(axis, x)
     half = x.shape[axis] // 2
     return _mul(Slice(axis, 0, half)(x), SIGMOID(Slice(axis, half, 2 * half)(x)))
 
 
 @from_aten(aten.lerp.Scalar, aten.lerp.Tensor)
-def _lerp(first: Any, second: Any, weight: Any) -> Any:
+def _lerp(first: Array, second: Array, weight: Array) -> Array:
     """``(1 - weight) * first + weight * second``: a residual add of scaled values."""
-    rest = 1 - weight if not hasattr(weight, "tracer") else _sub(torch.ones(()), weight)
+    rest = 1 - weight if not is_value(weight) else _sub(torch.ones(()), weight)
     return _add(_mul(first, rest), _mul(second, weight))
 
 
 # Products of matrices and tensors
 
 
-def is_value(operand: Any) -> bool:
-    """Whether an operand depends on the input."""
-    return hasattr(operand, "tracer")
-
-
 @from_aten(aten.matmul.default, aten.mm.default, aten.bmm.default)
-def _matmul(x: Any, y: Any) -> Any:
+def _matmul(x: Array, y: Array) -> Array:
     if is_value(x) and is_value(y):
         raise UnsupportedOperator(ATTENTION.format("a matrix product"))
     if is_value(y):
@@ -79,7 +76,7 @@ def _matmul(x: Any, y: Any) -> Any:
     return contracted(x, letters, y, f"{letters[-y.dim() : -2]}{letters[-1]}Z", f"{letters[:-1]}Z")
 
 
-def _fixed_matrix_first(matrix: torch.Tensor, x: Any) -> Any:
+def _fixed_matrix_first(matrix: torch.Tensor, x: Array) -> Array:
     """``matrix @ x``: the last axis but one of x is contracted."""
     while matrix.dim() > 2 and matrix.shape[0] == 1:
         matrix = matrix[0]
@@ -95,7 +92,7 @@ def _fixed_matrix_first(matrix: torch.Tensor, x: Any) -> Any:
 
 
 @from_aten(aten.addmm.default, aten.baddbmm.default)
-def _addmm(bias: Any, x: Any, y: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+def _addmm(bias: Array, x: Array, y: Array, *, beta: float = 1, alpha: float = 1) -> Array:
     fixed = isinstance(bias, torch.Tensor) and isinstance(y, torch.Tensor) and y.dim() == 2
     if fixed and bias.shape == y.shape[1:] and alpha == beta == 1:
         return Linear()(x, y.T.contiguous(), bias)
@@ -103,7 +100,7 @@ def _addmm(bias: Any, x: Any, y: Any, *, beta: float = 1, alpha: float = 1) -> A
 
 
 @from_aten(aten.einsum.default)
-def _einsum(equation: str, operands: Sequence[Any], *, path: Any = None) -> Any:
+def _einsum(equation: str, operands: Sequence[Array], *, path: object = None) -> Array:
     equation = equation.replace(" ", "")
     if "->" not in equation:
         inputs = equation.replace(",", "").replace("...", "")
@@ -143,7 +140,9 @@ def _einsum(equation: str, operands: Sequence[Any], *, path: Any = None) -> Any:
     raise UnsupportedOperator(ATTENTION.format(f"einsum of {equation!r}"))
 
 
-def contracted(x: Any, letters: str, tensor: torch.Tensor | None, names: str, result: str) -> Any:
+def contracted(
+    x: Array, letters: str, tensor: torch.Tensor | None, names: str, result: str
+) -> Array:
     """``einsum("letters,names->result", x, tensor)`` as sums, a scale, a dense or a grouped layer.
 
     Letters of both and not of the result are contracted; letters of both and of the result are
@@ -184,7 +183,7 @@ def contracted(x: Any, letters: str, tensor: torch.Tensor | None, names: str, re
     return _permute(y, [found.index(c) for c in result])
 
 
-def axes_matched(operand: Any, names: str, result: str) -> Any:
+def axes_matched(operand: Array, names: str, result: str) -> Array:
     """An operand with its axes in the order of the result, of length 1 where it has none."""
     order = [names.index(c) for c in result if c in names]
     lengths = [operand.shape[names.index(c)] if c in names else 1 for c in result]
@@ -200,5 +199,5 @@ def axes_matched(operand: Any, names: str, result: str) -> Any:
     aten._native_multi_head_attention.default,
     aten._transformer_encoder_layer_fwd.default,
 )
-def _attention(*_: Any, **__: Any) -> Any:
+def _attention(*_: object, **__: object) -> Array:
     raise UnsupportedOperator(ATTENTION.format("scaled_dot_product_attention"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import onnx
@@ -25,10 +25,23 @@ OPSET = 20
 IR_VERSION = 10  # the first in which a node can carry metadata
 
 SMALL = 1024
-"""Of a tensor of at most this many bytes the content is looked at where a shape is inferred."""
+"""How many bytes a constant has at most whose content is read where a shape is inferred.
+
+Shapes and axes have a few dozen; weights, which no shape depends on, have thousands."""
+
+Input: TypeAlias = ir.Value | float | None
+"""What an ONNX node is given: a value, a number that becomes a constant, or nothing."""
+
+Attribute: TypeAlias = "float | str | Sequence[int] | ir.Tensor[Any] | ir.TensorProtocol | ir.Graph"
+
+FROM_THE_END, TO_THE_FRONT = -1, -(2**31)
+"""Start and end of an ONNX slice that runs backward over a full axis: an end below any index."""
 
 BATCH_NAME = "N"
+"""The symbolic length of the batch axis."""
+
 SAMPLES_NAME = "samples"
+"""The symbolic length of the batch axis in the body of a loop over samples."""
 
 
 def with_type_of(value: ir.Value, node: fx.Node, batch: str = BATCH_NAME) -> ir.Value:
@@ -81,7 +94,19 @@ class OnnxWriter:
         """A constant."""
         return self._constant(True, ir.DataType.BOOL)
 
-    def node(self, op_type: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
+    @overload
+    def node(
+        self, op_type: str, *inputs: Input, outputs: Literal[1] = 1, **attributes: Attribute
+    ) -> ir.Value: ...
+
+    @overload
+    def node(
+        self, op_type: str, *inputs: Input, outputs: int, **attributes: Attribute
+    ) -> ir.Value | tuple[ir.Value, ...]: ...
+
+    def node(
+        self, op_type: str, *inputs: Input, outputs: int = 1, **attributes: Attribute
+    ) -> ir.Value | tuple[ir.Value, ...]:
         """Write one ONNX node.
 
         Parameters
@@ -139,8 +164,7 @@ class OnnxWriter:
     def filled(self, value: float, shape: ir.Value, *, like: ir.Value) -> ir.Value:
         """A tensor full of one number, of a computed shape and of the type of ``like``."""
         content = ir.tensor(np.array([value], self.dtype(like).numpy()))
-        filled: ir.Value = self.node("ConstantOfShape", shape, value=content)
-        return filled
+        return self.node("ConstantOfShape", shape, value=content)
 
     def shape(self, value: ir.Value) -> Shape:
         """The shape of a value, -1 standing for what isn't known: the batch."""
@@ -162,7 +186,7 @@ class OnnxWriter:
         if from_torch_dtype(tensor.dtype) == dtype:
             content = TorchTensor(tensor, name=name)
         else:
-            # converted when it is written, so that the weights aren't held twice
+            # converted when it is written, so that the weights aren't in memory twice
             content = ir.LazyTensor(
                 lambda: TorchTensor(tensor.float()), dtype, ir.Shape(tensor.shape), name=name
             )

@@ -10,27 +10,23 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
+import onnx_ir as ir
 import torch
 
 from graphprop.errors import UnsupportedOperator
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interval import ZERO, Interval
-from graphprop.ir.layout import Layout, guessed, resized_to
+from graphprop.ir.layout import Layout, resized_to
 from graphprop.ir.operation import Shape
+from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator, from_aten, per_axis
+from graphprop.ops.base import Array, Ints, Operator, from_aten, is_value, per_axis
+from graphprop.ops.onnx_writer import OnnxWriter
+from graphprop.ops.padding import Pad, _pad
 from graphprop.ops.pool import Places, Route
-from graphprop.ops.shape import (
-    Cat,
-    Pad,
-    Permute,
-    Reshape,
-    Slice,
-    Sum,
-    _pad,
-    axis_of,
-    entries,
-)
+from graphprop.ops.shape import Permute, Reshape, axis_of
+from graphprop.ops.slices import Cat, Slice, entries
+from graphprop.ops.sums import Sum
 
 aten = torch.ops.aten
 
@@ -50,20 +46,21 @@ class Unpool(Operator):
     def interval(self, *operands: Interval) -> Interval:
         return operands[0] | ZERO
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        x = operands[0]
-        return guessed(shape) if x is None else resized_to(x, shape)
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
+        return resized_to(x, shape)
 
-    def lowered(self, *operands: Any) -> Any:
+    def lowered(self, *operands: Operand) -> Array:
         return Route(self.size)(*operands)
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         return (Collect()(r, operands[1]),)
 
     def source(self, *operands: str) -> str:
         return f"route({operands[0]}, {operands[1]}, size={self.size})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return Route(self.size).onnx(graph, *operands)
 
 
@@ -83,14 +80,14 @@ class Collect(Operator):
     def source(self, *operands: str) -> str:
         return f"collect({', '.join(operands)})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         r, places = operands
         # places count over the whole tensor
         return graph.node("Gather", graph.node("Reshape", r, graph.integers([-1])), places)
 
 
 @from_aten(aten.max_unpool2d.default, aten.max_unpool3d.default)
-def _max_unpool(x: Any, places: Any, size: Sequence[int], *_: Any) -> Any:
+def _max_unpool(x: Array, places: Array, size: Sequence[int], *_: object) -> Array:
     target = getattr(getattr(places, "node", None), "target", None)
     if not isinstance(target, Places):
         raise UnsupportedOperator("an unpooling by indices that no max pool of the network found")
@@ -107,7 +104,7 @@ def _max_unpool(x: Any, places: Any, size: Sequence[int], *_: Any) -> Any:
     return Unpool(tuple(size))(x, places)
 
 
-def windows(x: Any, axis: int, span: int, step: int, dilation: int = 1) -> list[Any]:
+def windows(x: Array, axis: int, span: int, step: int, dilation: int = 1) -> list[Any]:
     """Every window's first entry, every window's second one ..., along an axis."""
     count = (x.shape[axis] - dilation * (span - 1) - 1) // step + 1
     starts = [dilation * index for index in range(span)]
@@ -115,14 +112,14 @@ def windows(x: Any, axis: int, span: int, step: int, dilation: int = 1) -> list[
 
 
 @from_aten(aten.unfold.default)
-def _unfold(x: Any, axis: int, span: int, step: int) -> Any:
+def _unfold(x: Array, axis: int, span: int, step: int) -> Array:
     axis = axis_of(axis, x)
     parts = windows(x, axis, span, step)
     return Cat(len(x.shape))(*(Reshape((*part.shape, 1))(part) for part in parts))
 
 
 @from_aten(aten.im2col.default)
-def _im2col(x: Any, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Any:
+def _im2col(x: Array, kernel: Ints, dilation: Ints, padding: Ints, stride: Ints) -> Array:
     kernel, dilation, padding, stride = (
         per_axis(value, 2) for value in (kernel, dilation, padding, stride)
     )
@@ -137,8 +134,8 @@ def _im2col(x: Any, kernel: Any, dilation: Any, padding: Any, stride: Any) -> An
 
 @from_aten(aten.col2im.default)
 def _col2im(
-    x: Any, size: Sequence[int], kernel: Any, dilation: Any, padding: Any, stride: Any
-) -> Any:
+    x: Array, size: Sequence[int], kernel: Ints, dilation: Ints, padding: Ints, stride: Ints
+) -> Array:
     """Each entry of every window where it belongs, and the sum of what meets there."""
     kernel, dilation, padding, stride = (
         per_axis(value, 2) for value in (kernel, dilation, padding, stride)
@@ -164,12 +161,12 @@ def _col2im(
 
 
 def overlapping(
-    cells: Any,
+    cells: Array,
     kernel: Sequence[int],
     stride: Sequence[int],
     dilation: Sequence[int],
     whole: Sequence[int],
-) -> Any:
+) -> Array:
     """The sum over the cells of windows ``[N, C, cells, rows, columns]``, each where it belongs."""
     _, channels, count, *counts = cells.shape
     parts = []
@@ -181,7 +178,7 @@ def overlapping(
     return Reshape((-1, channels, *whole))(Sum((2,))(Cat(2)(*parts)))
 
 
-def spaced(x: Any, axis: int, first: int, step: int, size: int) -> Any:
+def spaced(x: Array, axis: int, first: int, step: int, size: int) -> Array:
     """The entries of an axis put ``step`` apart from ``first`` on, on an axis of zeros."""
     rank, length = len(x.shape), x.shape[axis]
     if step > 1:
@@ -199,7 +196,7 @@ def spaced(x: Any, axis: int, first: int, step: int, size: int) -> Any:
 
 
 @from_aten(aten.index_select.default)
-def _index_select(x: Any, axis: int, index: Any) -> Any:
+def _index_select(x: Array, axis: int, index: Array) -> Array:
     """Fixed entries of an axis: slices, one after another."""
     if not isinstance(index, torch.Tensor):
         raise UnsupportedOperator("an index that depends on the input: relevance can't follow it")
@@ -216,9 +213,9 @@ def _index_select(x: Any, axis: int, index: Any) -> Any:
 
 
 @from_aten(aten.index.Tensor)
-def _index(x: Any, indices: Sequence[Any]) -> Any:
+def _index(x: Array, indices: Sequence[Array]) -> Array:
     given = [axis for axis, index in enumerate(indices) if index is not None]
-    if any(hasattr(indices[axis], "tracer") for axis in given):
+    if any(is_value(indices[axis]) for axis in given):
         raise UnsupportedOperator("an index that depends on the input: relevance can't follow it")
     if not isinstance(x, torch.Tensor) and len(given) == 1:
         (axis,) = given
@@ -231,5 +228,5 @@ def _index(x: Any, indices: Sequence[Any]) -> Any:
 
 
 @from_aten(aten.argmax.default, aten.argmin.default, aten.topk.default, aten.sort.default)
-def _choice(*_: Any, **__: Any) -> Any:
+def _choice(*_: object, **__: object) -> Array:
     raise UnsupportedOperator("an index that depends on the input: relevance can't follow it")

@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from math import log, prod
 from typing import Any, ClassVar
 
+import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
 from graphprop.errors import UnsupportedOperator
 from graphprop.ir.interval import NON_NEGATIVE, Interval
-from graphprop.ir.layout import Layout, guessed, resized_to
+from graphprop.ir.layout import Layout, resized_to
 from graphprop.ir.operation import Shape
+from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
-from graphprop.ops.activation import Simple
-from graphprop.ops.base import Operator, from_aten, per_axis, source_call
-from graphprop.ops.resample import AdaptiveAvgPool, AvgPool
+from graphprop.ops.average import AdaptiveAvgPool, AvgPool
+from graphprop.ops.base import Array, Ints, Operator, from_aten, per_axis
+from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.shape import Reshape, _permute, _squeeze, axes_of
+from graphprop.ops.simple import Simple
+from graphprop.ops.source import source_call
+from graphprop.ops.traits import Trait
 from graphprop.ops.windows import Pooling, divides, full_size, overhang
 
 aten = torch.ops.aten
@@ -39,14 +44,16 @@ class Winners(Pooling):
 
     relevance: ClassVar[str | None] = "winner"
 
-    def with_indices(self, x: Any) -> Any:
+    def with_indices(self, x: Array) -> Array:
         """The pooling as a pair: largest entries, and their places."""
         raise NotImplementedError
 
-    def lowered(self, *operands: Any) -> Any:
+    def lowered(self, *operands: Operand) -> Array:
         return Item(0)(self.with_indices(*operands))
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         indices = Item(1)(self.with_indices(operands[0]))
         return (Route(tuple(shapes[0][2:]))(r, indices),)
 
@@ -62,7 +69,7 @@ class MaxPool(Winners):
     ceil: bool = False
     indices: bool = False
 
-    def run(self, x: torch.Tensor) -> Any:
+    def run(self, x: torch.Tensor) -> torch.Tensor:
         function = MAX_POOL[len(self.kernel)]
         result = function(
             x,
@@ -75,7 +82,7 @@ class MaxPool(Winners):
         )
         return result
 
-    def with_indices(self, x: Any) -> Any:
+    def with_indices(self, x: Array) -> Array:
         attributes = self.kernel, self.stride, self.padding, self.dilation, self.ceil
         return MaxPool(*attributes, indices=True)(x)
 
@@ -99,7 +106,7 @@ class MaxPool(Winners):
         )
         return shown
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value | tuple[ir.Value, ...]:
         reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
         behind = overhang(graph.shape(operands[0])[2:], reach, self)
         after = tuple(map(sum, zip(self.padding, behind, strict=True)))
@@ -124,10 +131,10 @@ class AdaptiveMaxPool(Winners):
     size: tuple[int, ...]
     indices: bool = False
 
-    def run(self, x: torch.Tensor) -> Any:
+    def run(self, x: torch.Tensor) -> torch.Tensor:
         return ADAPTIVE_MAX_POOL[len(self.size)](x, self.size, self.indices)
 
-    def with_indices(self, x: Any) -> Any:
+    def with_indices(self, x: Array) -> Array:
         return AdaptiveMaxPool(self.size, indices=True)(x)
 
     def mean(self) -> AdaptiveAvgPool:
@@ -142,7 +149,7 @@ class AdaptiveMaxPool(Winners):
             return_indices=(self.indices, False),
         )
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value | tuple[ir.Value, ...]:
         x = operands[0]
         shape = graph.shape(x)
         batch, channels, size = shape[0], shape[1], shape[2:]
@@ -181,16 +188,16 @@ class Places(Operator):
     levels: ClassVar[frozenset[str]] = frozenset({"canonical"})
     piecewise_constant: ClassVar[bool] = True
 
-    def run(self, x: torch.Tensor) -> Any:
+    def run(self, x: torch.Tensor) -> torch.Tensor:
         return self.pool.with_indices(x)[1]
 
     def interval(self, *operands: Interval) -> Interval:
         return NON_NEGATIVE
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        return self.pool.layout(shape, *operands)
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
+        return self.pool.layout_from(shape, x)
 
-    def lowered(self, *operands: Any) -> Any:
+    def lowered(self, *operands: Operand) -> Array:
         return Item(1)(self.pool.with_indices(*operands))
 
 
@@ -207,8 +214,11 @@ class Item(Operator):
     def interval(self, *operands: Interval) -> Interval:
         return operands[0] if self.index == 0 else NON_NEGATIVE
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
-        return operands[0][self.index]
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
+        # the one operand that stands for several results
+        results: Any = operands[0]
+        item: ir.Value = results[self.index]
+        return item
 
 
 @dataclass(frozen=True)
@@ -228,7 +238,7 @@ class Route(Operator):
     def source(self, *operands: str) -> str:
         return f"route({operands[0]}, {operands[1]}, size={self.size})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         r, indices = operands
         shape = graph.shape(r)
         flat = graph.integers([-1])
@@ -256,6 +266,7 @@ class LogSumExp(Operator):
 
     axes: tuple[int, ...]
     relevance: ClassVar[str | None] = "winner"
+    traits: ClassVar[Trait] = Trait.REDUCTION
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.logsumexp(x, self.axes, keepdim=True)
@@ -264,18 +275,19 @@ class LogSumExp(Operator):
         count = prod(shapes[0][axis] for axis in self.axes)
         return (operands[0] + Interval(0.0, log(count))).widened()
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        x = operands[0]
-        return guessed(shape) if x is None else resized_to(x, shape)
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
+        return resized_to(x, shape)
 
-    def gradient(self, r: Any, operands: Sequence[Any], shapes: Sequence[Shape]) -> tuple[Any, ...]:
+    def gradient(
+        self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
+    ) -> tuple[Array | None, ...]:
         x = operands[0]
         return (Simple("exp")(x - self(x)) * r,)
 
     def source(self, *operands: str) -> str:
         return f"torch.logsumexp({operands[0]}, {self.axes}, keepdim=True)"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         return graph.node("ReduceLogSumExp", operands[0], graph.integers(self.axes), keepdims=1)
 
 
@@ -298,8 +310,13 @@ def _adaptive_windows(size: Sequence[int], out: Sequence[int]) -> list[list[int]
 
 @from_aten(aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default)
 def _max_pool(
-    x: Any, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False
-) -> Any:
+    x: Array,
+    kernel: Ints,
+    stride: Ints = (),
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil: bool = False,
+) -> Array:
     rank = len(x.shape) - 2
     kernel, stride = per_axis(kernel, rank), per_axis(stride or kernel, rank)
     return MaxPool(kernel, stride, per_axis(padding, rank), per_axis(dilation, rank), ceil)(x)
@@ -310,7 +327,7 @@ def _max_pool(
     aten.max_pool3d_with_indices.default,
     aten.max_pool1d_with_indices.default,
 )
-def _max_pool_with_indices(x: Any, *arguments: Any) -> Any:
+def _max_pool_with_indices(x: Array, *arguments: Array) -> tuple[Array, Array]:
     pooled = _max_pool(x, *arguments)
     return (pooled, Places(pooled.node.target)(x))
 
@@ -320,7 +337,7 @@ def _max_pool_with_indices(x: Any, *arguments: Any) -> Any:
     aten.adaptive_max_pool2d.default,
     aten.adaptive_max_pool3d.default,
 )
-def _adaptive_max_pool(x: Any, size: Any) -> Any:
+def _adaptive_max_pool(x: Array, size: Ints) -> tuple[Array, None]:
     size = full_size(x, size)
     lengths = x.shape[2:]
     if divides(lengths, size):
@@ -332,7 +349,7 @@ def _adaptive_max_pool(x: Any, size: Any) -> Any:
 
 
 @from_aten(aten.amax.default)
-def _amax(x: Any, axes: Sequence[int] = (), keepdim: bool = False) -> Any:
+def _amax(x: Array, axes: Sequence[int] = (), keepdim: bool = False) -> Array:
     rank = len(x.shape)
     chosen = axes_of(axes, x)
     kept = tuple(1 if axis in chosen else length for axis, length in enumerate(x.shape))
@@ -348,12 +365,12 @@ def _amax(x: Any, axes: Sequence[int] = (), keepdim: bool = False) -> Any:
 
 
 @from_aten(aten.max.dim)
-def _max(x: Any, axis: int, keepdim: bool = False) -> Any:
+def _max(x: Array, axis: int, keepdim: bool = False) -> tuple[Array, None]:
     return (_amax(x, (axis,), keepdim), None)
 
 
 @from_aten(aten.logsumexp.default)
-def _logsumexp(x: Any, axes: Sequence[int], keepdim: bool = False) -> Any:
+def _logsumexp(x: Array, axes: Sequence[int], keepdim: bool = False) -> Array:
     chosen = axes_of(axes, x)
     found = LogSumExp(chosen)(x)
     return found if keepdim else _squeeze(found, chosen)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
 import torch
 
 from graphprop.ir.interval import Interval
 from graphprop.ops import helpers
-from graphprop.ops.base import Operator
+from graphprop.ops.base import Array, Operator
+from graphprop.ops.onnx_writer import OnnxWriter
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Extreme(PerSample):
     def source(self, *operands: str) -> str:
         return f"{self.helpers[0]}({operands[0]})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         axes = graph.integers(_axes(len(graph.shape(operands[0]))))
         name = "ReduceMin" if self.which == "min" else "ReduceMax"
         return graph.node(name, operands[0], axes, keepdims=1)
@@ -63,21 +65,21 @@ class Total(PerSample):
     def source(self, *operands: str) -> str:
         return f"total({operands[0]})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         axes = graph.integers(_axes(len(graph.shape(operands[0]))))
         return graph.node("ReduceSum", operands[0], axes, keepdims=1)
 
 
-def total(x: Any) -> Any:
+def total(x: Array) -> Array:
     """The sum over each sample."""
     return Total()(x)
 
 
-def smallest(x: Any) -> Any:
+def smallest(x: Array) -> Array:
     """The smallest entry of each sample."""
     return Extreme("min")(x)
 
 
-def largest(x: Any) -> Any:
+def largest(x: Array) -> Array:
     """The largest entry of each sample."""
     return Extreme("max")(x)

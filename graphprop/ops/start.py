@@ -1,4 +1,4 @@
-"""Where relevance starts: at the logits; and what the target says, in ONNX.
+"""Where relevance starts: at the logits. How a target is read in ONNX.
 
 In Python `helpers.target_of` reads the target, and refuses what is no class by an error. A graph
 can't raise one: there, what is no class makes the relevance of its sample NaN.
@@ -7,13 +7,15 @@ can't raise one: there, what is no class makes the relevance of its sample NaN.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import onnx_ir as ir
 import torch
 
 from graphprop.ir.operation import Shape
 from graphprop.ops import helpers
 from graphprop.ops.base import Operator
+from graphprop.ops.onnx_writer import OnnxWriter
 
 
 @dataclass(frozen=True)
@@ -46,33 +48,31 @@ class Start(Operator):
     def source(self, *operands: str) -> str:
         return f"start({', '.join(operands)}, {self.kind!r})"
 
-    def onnx(self, graph: Any, *operands: Any) -> Any:
+    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         logits, target = operands
         count, *places = graph.shape(logits)[1:]
         ones = [1] * len(places)
         column = graph.node("Reshape", target, graph.integers([-1, 1, *ones]))
         row = graph.node("Reshape", graph.integers(range(count)), graph.integers([1, -1, *ones]))
-        at_target, elsewhere = {
+        kinds: dict[str, tuple[ir.Value | float, float]] = {
             "logit": (logits, 0.0),
             "one": (1.0, 0.0),
             "others": (0.0, 1.0 / max(count - 1, 1)),
             "contrast": (1.0, -1.0 / count),
-        }[self.kind]
-        values = (
-            graph.number(value, like=logits) if isinstance(value, float) else value
-            for value in (at_target, elsewhere)
-        )
-        chosen = graph.node("Where", graph.node("Equal", column, row), *values)
+        }
+        at_target, elsewhere = kinds[self.kind]
+        # the number at the target first: constants are written in the order they are asked for
+        number = isinstance(at_target, float)
+        first = graph.number(at_target, like=logits) if isinstance(at_target, float) else logits
+        rest = graph.number(elsewhere, like=logits)
+        chosen = graph.node("Where", graph.node("Equal", column, row), first, rest)
         # a number at the target alone has no places yet
-        alone = places and not isinstance(at_target, float)
-        return (
-            chosen
-            if alone or not places
-            else graph.node("Expand", chosen, graph.node("Shape", logits))
-        )
+        if number and places:
+            return graph.node("Expand", chosen, graph.node("Shape", logits))
+        return chosen
 
 
-def chosen_classes(graph: Any, logits: Any, target: Any) -> Any:
+def chosen_classes(graph: OnnxWriter, logits: ir.Value, target: ir.Value) -> ir.Value:
     """Write what is explained in ONNX, ``[N]``: the target, -1 being the largest logit.
 
     A target of one entry is meant for all samples; what has any other length does not run.
@@ -87,7 +87,9 @@ def chosen_classes(graph: Any, logits: Any, target: Any) -> Any:
     return graph.node("Reshape", wanted, graph.node("Shape", largest))
 
 
-def nan_without_class(graph: Any, relevance: Any, classes: Any, count: int) -> Any:
+def nan_without_class(
+    graph: OnnxWriter, relevance: ir.Value, classes: ir.Value, count: int
+) -> ir.Value:
     """Write relevance in ONNX that is NaN where a sample's target is none of ``count`` classes."""
     column = graph.integers([-1, *[1] * (len(graph.shape(relevance)) - 1)])
     classes = graph.node("Reshape", classes, column)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from graphprop.ir.interval import Interval
-from graphprop.ir.layout import Layout, guessed, resized_to
+from graphprop.ir.layout import Layout, resized_to
 from graphprop.ir.operation import Shape
-from graphprop.ops.base import Operator, per_axis
+from graphprop.ops.base import Array, Ints, Operator, per_axis
+from graphprop.ops.traits import Trait
 
 aten = torch.ops.aten
 
@@ -21,16 +22,16 @@ class Pooling(Operator):
     """What all poolings share."""
 
     relevance: ClassVar[str | None] = "proportional"
+    traits: ClassVar[Trait] = Trait.POOLING
 
     def interval(self, *operands: Interval) -> Interval:
         return operands[0]
 
-    def layout(self, shape: Shape, *operands: Layout | None) -> Layout:
-        x = operands[0]
-        return guessed(shape) if x is None else resized_to(x, shape)
+    def layout_from(self, shape: Shape, x: Layout) -> Layout | None:
+        return resized_to(x, shape)
 
 
-def overhang(size: Sequence[int], reach: Sequence[int], pool: Any) -> tuple[int, ...]:
+def overhang(size: Sequence[int], reach: Sequence[int], pool: Array) -> tuple[int, ...]:
     """How far the last windows of a pooling in ceil mode reach beyond the padding, per axis.
 
     Written as padding, this says in ONNX what torch's ceil mode does: ONNX Runtime's own counts
@@ -50,6 +51,6 @@ def divides(size: Sequence[int], out: Sequence[int]) -> bool:
     return all(length % cells == 0 for length, cells in zip(size, out, strict=True))
 
 
-def full_size(x: Any, size: Any) -> tuple[int, ...]:
+def full_size(x: Array, size: Ints) -> tuple[int, ...]:
     """An adaptive pooling's size for every spatial axis."""
     return per_axis(size, len(x.shape) - 2)

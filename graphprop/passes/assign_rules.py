@@ -16,13 +16,8 @@ from torch import fx
 from graphprop.errors import MethodError, nearest
 from graphprop.ir.facts import facts_of, where
 from graphprop.ir.network import Network
-from graphprop.ops import BatchNorm
-from graphprop.ops.norm import SampleNorm
-from graphprop.ops.windows import Pooling
-from graphprop.passes.tag_roles import ROLES, dead_end, live_operands, matches
+from graphprop.passes.tag_roles import ROLES, adds_depth, dead_end, live_operands, matches
 from graphprop.rules.registry import BoundRule, Method, find_rule
-
-BATCH_NORM_RULES = {"affine": "affine", "compensate": "compensate"}
 
 RuleMap = Mapping[str, str | BoundRule | tuple[str, Mapping[str, Any]]]
 
@@ -76,12 +71,12 @@ def assign_rules(
 
 
 def count_in_stack(network: Network) -> None:
-    """Say how many layers with weights lie before each layer of the conv stack, and each pool.
+    """Count the layers with weights before each layer of the conv stack, and before each pool.
 
     They are counted along the longest way. A pool is as far as the next layer with weights behind
     it; those behind the whole stack are as far as its last layer. The head is at infinity.
     """
-    before: dict[Any, float] = {}
+    before: dict[fx.Node, float] = {}
     for node in network.layers:
         ways = [node.args[index] for index in facts_of(node).signal]
         counts = [before[way] + way.target.weighted for way in ways if way in before]
@@ -90,15 +85,15 @@ def count_in_stack(network: Network) -> None:
     counted = [before[node] for node in network.weighted if before[node] < inf]
     for node in network.layers:
         place = before[node]
-        if not counted or not (node.target.weighted or isinstance(node.target, Pooling)):
+        if not counted or not adds_depth(node):
             place = inf
         facts_of(node).place_in_stack = place if place == inf else min(place, max(counted))
 
 
 def totals_changed(network: Network) -> list[str]:
-    """Say what becomes of the total where alpha and beta do not differ by 1."""
+    """The note on what becomes of the total where alpha and beta do not differ by 1."""
     factors: dict[fx.Node, float] = {}
-    longest: dict[Any, int] = {}
+    longest: dict[fx.Node, int] = {}
     for node in network.layers:
         rule = facts_of(node).rule
         if rule is not None and rule.name == "alpha_beta":
@@ -154,11 +149,7 @@ def from_method(node: fx.Node, method: Method, parameters: Mapping[str, Any]) ->
         raise MethodError(
             f"the method {method.name!r} has no rule for {where(node)}: name one with --rule"
         )
-    own_rule = node.target.relevance
-    if isinstance(node.target, BatchNorm):
-        own_rule = BATCH_NORM_RULES.get(str(parameters.get("batch_norm")), own_rule)
-    if isinstance(node.target, SampleNorm) and parameters.get("norm") == "affine":
-        own_rule = "affine"
+    own_rule = node.target.rule_for(parameters)
     if own_rule is None:
         raise MethodError(f"{node.target.__name__} at {where(node)} has no rule of its own")
     return bind_rule(own_rule, parameters)

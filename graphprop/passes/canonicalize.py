@@ -10,30 +10,26 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind
 
-from graphprop.errors import CaptureError, GraphpropError, UnsupportedOperator, VerificationError
-from graphprop.frontend.capture import is_user_file, named_leaves
-from graphprop.ir.facts import BATCH, facts_of, origin_of, where
+from graphprop.errors import GraphpropError, UnsupportedOperator, VerificationError
+from graphprop.ir.facts import BATCH, facts_of, where
 from graphprop.ir.network import Network
 from graphprop.ir.writer import Value, Writer
-from graphprop.ops import ATEN, Add, Clamp, LogSoftmax, Multiply, Simple, Softmax
+from graphprop.ops import ATEN
 from graphprop.ops.composed import ATTENTION
-from graphprop.ops.shape import LIKE, Rearrangement
+from graphprop.passes.captured import choose_output, depends_on_input, leaves, needed_for
 from graphprop.passes.constants import evaluated
-from graphprop.passes.folded import Folded
+from graphprop.passes.folded import Captured, Folded
 from graphprop.passes.folded_layers import is_folded, over_frames
+from graphprop.passes.origins import Origin, layer_of, name_of, origin, short_name
+from graphprop.passes.tail import without_tail
 
 aten = torch.ops.aten
-
-SHAPE_ONLY = {aten.sym_size.int, *LIKE}
-"""What reads the shape and type of a tensor, not its values."""
 
 
 def canonicalize(program: ExportedProgram, output: str | int | None = None) -> Network:
@@ -62,26 +58,17 @@ def canonicalize(program: ExportedProgram, output: str | int | None = None) -> N
             except UnsupportedOperator as error:
                 text = about_attention(program, needed) or str(error)
                 raise UnsupportedOperator(f"{text}{what_was_fine(network)}") from error
-    if isinstance(environment[result], Folded):
+    explained = environment[result]
+    if isinstance(explained, Folded):
         raise UnsupportedOperator(
             f"the result, of {layer_of(origin(result, labels))}, is one for each frame that was "
             "folded into the batch: return one for each sample, as view(N, T, -1)"
         )
-    network.graph.output(without_tail(environment[result].node, network))
+    # the chosen result depends on the input: it is no constant
+    assert isinstance(explained, Value)
+    network.graph.output(without_tail(explained.node, network))
     network.graph.eliminate_dead_code()
     return network
-
-
-def needed_for(result: fx.Node) -> set[fx.Node]:
-    """The captured nodes that a result is computed from."""
-    found: set[fx.Node] = set()
-    waiting = [result]
-    while waiting:
-        for node in waiting.pop().all_input_nodes:
-            if node not in found:
-                found.add(node)
-                waiting.append(node)
-    return found
 
 
 def about_attention(program: ExportedProgram, needed: set[fx.Node]) -> str:
@@ -100,7 +87,9 @@ def about_attention(program: ExportedProgram, needed: set[fx.Node]) -> str:
     return ""
 
 
-def bind_inputs(program: ExportedProgram, network: Network, writer: Writer) -> dict[fx.Node, Any]:
+def bind_inputs(
+    program: ExportedProgram, network: Network, writer: Writer
+) -> dict[fx.Node, Captured]:
     """Give every placeholder its meaning: an input, or a tensor of the model.
 
     Casts being identities, every floating-point tensor takes the type of the input. An input of
@@ -119,7 +108,7 @@ def bind_inputs(program: ExportedProgram, network: Network, writer: Writer) -> d
             f"the model takes whole numbers ({kind}): the explainer takes the same values as "
             f"{str(dtype).removeprefix('torch.')}"
         )
-    environment: dict[fx.Node, Any] = {}
+    environment: dict[fx.Node, Captured] = {}
     for node in placeholders:
         spec = kinds[node.name]
         if spec.kind == InputKind.USER_INPUT:
@@ -147,11 +136,11 @@ PRODUCTS = {
 
 
 def translate(
-    node: fx.Node, environment: dict[fx.Node, Any], writer: Writer, labels: Counter[str]
-) -> Any:
+    node: fx.Node, environment: dict[fx.Node, Captured], writer: Writer, labels: Counter[str]
+) -> Captured:
     """Give one captured node its meaning: values, a tensor, or a number."""
 
-    def known(argument: Any) -> Any:
+    def known(argument: object) -> object:
         return environment[argument] if isinstance(argument, fx.Node) else argument
 
     arguments = fx.map_arg(node.args, known)
@@ -224,8 +213,8 @@ def refuse_mixing(node: fx.Node, labels: Counter[str]) -> None:
 def name_written(
     writer: Writer,
     before: fx.Node | None,
-    result: Any,
-    facts: dict[str, Any],
+    result: Captured,
+    facts: Origin,
     labels: Counter[str],
 ) -> None:
     """Name the nodes written for one captured operator: the result like the layer itself.
@@ -245,193 +234,9 @@ def name_written(
             facts_of(node).label = stem if labels[stem] == 1 else f"{stem}#{labels[stem]}"
 
 
-def leaves(tree: Any) -> list[Any]:
-    """Everything in nested lists, tuples and dicts."""
-    return torch.utils._pytree.tree_leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Value))
-
-
-def origin(node: fx.Node, labels: Counter[str]) -> dict[str, Any]:
-    """The facts about where a captured node comes from: module path, label, kind, line."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path, kind = stack[-1] if stack else ("", "")
-    path = re.sub(r"^_orig_mod\.?|^module\.(?=.)", "", path)
-    kind = (kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1]
-    container = not stack or not is_leaf_module(stack[-1][1])
-    operator_name = short_name(node.target).split(".")[0].strip("_")
-    stem = ".".join(filter(None, (path, operator_name))) if container else path
-    labels[stem] += 1
-    label = stem if labels[stem] == 1 else f"{stem}#{labels[stem]}"
-    return {"path": path, "label": label, "kind": kind, "line": source_line(node)}
-
-
-def is_leaf_module(kind: Any) -> bool:
-    """Whether a module class is one of torch's own layers: its one operator bears its name."""
-    name = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-    return name.startswith("torch.nn.modules.") and ".container." not in name
-
-
-def name_of(facts: dict[str, Any]) -> str:
-    """The name of the node with these facts."""
-    label: str = facts["label"]
-    return label.split("#")[0]
-
-
-def source_line(node: fx.Node) -> str | None:
-    """The user's line that a captured node comes from."""
-    for file, line in reversed(
-        re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    ):
-        if is_user_file(file):
-            return f"{Path(file).name}:{line}"
-    return None
-
-
-def short_name(target: Any) -> str:
-    """``aten.conv2d.default`` -> ``conv2d``."""
-    name = str(target)
-    if name.startswith("aten."):
-        name = name.removeprefix("aten.").removesuffix(".default")
-    return name
-
-
-def layer_of(facts: dict[str, Any]) -> str:
-    """The place of a node in the user's terms."""
-    line = f", line {facts['line']}" if facts["line"] else ""
-    return f"layer {facts['label']!r}{line}"
-
-
 def what_was_fine(network: Network) -> str:
-    """Say how far the translation came."""
+    """The end of a refusal: how many layers were translated before it."""
     layers = [node for node in network.layers if node.target.weighted]
     if not layers:
         return ""
     return f". The {len(layers)} weighted layers before it, up to {where(layers[-1])}, were fine"
-
-
-def choose_output(program: ExportedProgram, wanted: str | int | None) -> tuple[str, fx.Node]:
-    """The result to explain: the one that is named, or the only one that depends on the input."""
-    values = {
-        name: node
-        for name, node in named_results(program).items()
-        if isinstance(node, fx.Node) and depends_on_input(node, program)
-    }
-    shown = ", ".join(
-        f"{name!r} of shape ({', '.join(map(str, ('N', *node.meta['val'].shape[1:])))})"
-        for name, node in values.items()
-    )
-    if wanted is not None:
-        if str(wanted) not in values:
-            raise CaptureError(f"the model has no result {str(wanted)!r}: it returns {shown}")
-        return str(wanted), values[str(wanted)]
-    if len(values) != 1:
-        raise CaptureError(
-            f"the model returns {len(values)} results that depend on the input"
-            f"{f': {shown}' if shown else ''}; graphprop explains one: choose it by --output NAME "
-            "(in Python: output=NAME)"
-        )
-    return next(iter(values.items()))
-
-
-def named_results(program: ExportedProgram) -> dict[str, Any]:
-    """The model's results by name: keys and indices, joined by dots where they are nested.
-
-    What it changes in place, inputs or buffers, is no result.
-    """
-    (found,) = next(n for n in program.graph.nodes if n.op == "output").args
-    kinds = [spec.kind for spec in program.graph_signature.output_specs]
-    found = [
-        leaf
-        for leaf, kind in zip(leaves(found), kinds, strict=True)
-        if kind == OutputKind.USER_OUTPUT
-    ]
-    spec = program.call_spec.out_spec
-    if spec is None:
-        return {str(index): value for index, value in enumerate(found)}
-    tree = torch.utils._pytree.tree_unflatten(range(len(found)), spec)
-    return {name: found[place] for name, place in named_leaves(tree).items()}
-
-
-def depends_on_input(node: fx.Node, program: ExportedProgram) -> bool:
-    """Whether a captured tensor is computed from the values of an input, not from its shape."""
-    inputs = set(program.graph_signature.user_inputs)
-    waiting, seen = [node], {node}
-    while waiting:
-        current = waiting.pop()
-        if current.name in inputs:
-            return True
-        if current.target in SHAPE_ONLY:
-            continue
-        waiting += [n for n in current.all_input_nodes if n not in seen]
-        seen.update(current.all_input_nodes)
-    return False
-
-
-SQUASHING = {"sigmoid": "sigmoid", "logsigmoid": "log-sigmoid"}
-
-
-def without_tail(node: fx.Node, network: Network) -> fx.Node:
-    """The node of the logits: a softmax or sigmoid at the end, and what follows it, is removed.
-
-    It may be followed by a logarithm, limits, an addition of a number and a product with a positive
-    one, which keep the order of its entries, and by rearrangements (a selection of classes), which
-    are applied to the logits instead.
-    """
-    chain: list[fx.Node] = []
-    current = node
-    while keeps_order(current) and not is_squashing(current):
-        chain.insert(0, current)
-        current = current.args[0]
-    if not is_squashing(current):
-        return node
-    chain.insert(0, current)
-    logits = current.args[0]
-    while is_squashing(logits):
-        chain.insert(0, logits)
-        logits = logits.args[0]
-    network.tail = tuple((link.target, link.args[1:]) for link in chain)
-    kept = [link for link in chain if isinstance(link.target, Rearrangement)]
-    rest = [link for link in chain if link not in kept]
-    removed = [kind_of(link) for link in rest if is_squashing(link)]
-    others = [str(link.target.__name__) for link in rest if not is_squashing(link)]
-    also = f", and what follows it ({', '.join(others)}), is" if others else " is"
-    network.notes.append(
-        f"the {' of a '.join(reversed(removed))} at the end ({where(chain[0])}){also} removed: "
-        "relevance explains the logits"
-    )
-    writer = Writer(network)
-    result = Value(logits, writer)
-    for link in kept:
-        with writer.at(**origin_of(link)):
-            result = link.target(result)
-        facts_of(link).label = f"{facts_of(link).label} (removed)"
-        writer.take_name(result.node, link)
-    return result.node
-
-
-def is_squashing(node: fx.Node) -> bool:
-    """Whether a node turns logits into probabilities, or their logarithms."""
-    if node.op != "call_function":
-        return False
-    return isinstance(node.target, Softmax) or (
-        isinstance(node.target, Simple) and node.target.name in SQUASHING
-    )
-
-
-def kind_of(node: fx.Node) -> str:
-    """What the user calls it."""
-    if isinstance(node.target, Softmax):
-        return "log-softmax" if isinstance(node.target, LogSoftmax) else "softmax"
-    return SQUASHING[node.target.name]
-
-
-def keeps_order(node: fx.Node) -> bool:
-    """Whether a node of one operand keeps the order of its entries, or only rearranges them."""
-    if node.op != "call_function" or not isinstance(node.args[0], fx.Node):
-        return False
-    if any(isinstance(operand, fx.Node) for operand in node.args[1:]):
-        return False
-    target, rest = node.target, node.args[1:]
-    if isinstance(target, Multiply):
-        return bool(rest[0] > 0)
-    increasing = isinstance(target, Simple) and target.name in ("log", "log1p", "sqrt")
-    return increasing or isinstance(target, Add | Clamp | Rearrangement)

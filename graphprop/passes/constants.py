@@ -7,6 +7,7 @@ row, repeated without memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,12 @@ aten = torch.ops.aten
 CASTS = {aten._to_copy.default, aten.to.dtype, aten.type_as.default}
 
 
-def evaluated(target: Any, arguments: Any, options: Any, dtype: torch.dtype) -> Any:
+def evaluated(
+    target: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+    dtype: torch.dtype,
+) -> Any:
     """What doesn't depend on the input, computed; floating-point numbers in the input's type."""
     if target is aten._assert_tensor_metadata.default:
         return None
@@ -37,19 +43,21 @@ def evaluated(target: Any, arguments: Any, options: Any, dtype: torch.dtype) -> 
     return result.to(dtype)
 
 
-def mentions_batch(tree: Any) -> bool:
+def mentions_batch(tree: object) -> bool:
     """Whether a size or a tensor among arguments is as large as the batch."""
     return any(map(is_batch, torch.utils._pytree.tree_leaves(tree)))
 
 
-def is_batch(leaf: Any) -> bool:
+def is_batch(leaf: object) -> bool:
     """Whether a size is a multiple of the batch's, or a tensor has as many rows."""
     if isinstance(leaf, torch.Tensor):
         return leaf.dim() > 0 and is_batch(leaf.shape[0])
     return isinstance(leaf, int) and not isinstance(leaf, bool) and leaf > 0 and leaf % BATCH == 0
 
 
-def for_every_batch(target: Any, arguments: Any, options: Any) -> Any:
+def for_every_batch(
+    target: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
     """Compute with few samples what is the same for each, and for any number of them.
 
     Raises
@@ -78,7 +86,7 @@ def for_every_batch(target: Any, arguments: Any, options: Any) -> Any:
 def fewer(tree: Any, count: int) -> Any:
     """Arguments for ``count`` samples in the place of `BATCH`."""
 
-    def changed(leaf: Any) -> Any:
+    def changed(leaf: torch.Tensor | int) -> torch.Tensor | int:
         if not is_batch(leaf):
             return leaf
         if isinstance(leaf, torch.Tensor):

@@ -11,10 +11,7 @@ from torch import fx
 from graphprop.errors import MethodError, nearest
 from graphprop.ir.facts import facts_of, shape_of
 from graphprop.ir.network import Network
-from graphprop.ops import Add, Clamp, Divide, LogSumExp, Multiply, Power, Simple, Subtract
-from graphprop.ops.norm import BatchNorm, SampleNorm
-from graphprop.ops.shape import Cat, Rearrangement, Sum
-from graphprop.ops.windows import Pooling
+from graphprop.ops import Trait
 from graphprop.passes.tag_roles import (
     dead_end,
     is_wider_than_map,
@@ -69,7 +66,7 @@ def find_layer(network: Network, method: Method, parameters: Mapping[str, Any]) 
 
 
 def shape_text(node: fx.Node) -> str:
-    """A value's shape in words."""
+    """A value's shape for a message."""
     return "shape (" + ", ".join(map(str, shape_of(node)[1:])) + ")"
 
 
@@ -121,7 +118,7 @@ def is_map_of_one_place(node: fx.Node) -> bool:
 
     A norm that follows no layer with weights is taken for the classifier's.
     """
-    norm = isinstance(node.target, BatchNorm | SampleNorm)
+    norm = node.target.has(Trait.NORM)
     source = node.args[0]
     layer = isinstance(source, fx.Node) and source.op == "call_function" and source.target.weighted
     return len(shape_of(node)) > 2 and (layer or not norm)
@@ -134,15 +131,17 @@ def belongs_to_pooling(node: fx.Node) -> bool:
     poolings do before they sum: powers (GeM), exponentials (log-sum-exp) and the clamps that keep
     those away from zero.
     """
-    target = node.target
-    if isinstance(target, Pooling | Rearrangement | Sum | LogSumExp):
-        return not isinstance(target, Cat)
-    if isinstance(target, Clamp):
-        return target.high is None and target.low is not None and target.low > 0
-    if isinstance(target, Multiply | Divide | Add | Subtract):
-        return len(live_operands(node)) == 1 and 0 in live_operands(node)
-    arithmetic = isinstance(target, Simple) and target.name in ("exp", "log", "sqrt", "absolute")
-    return arithmetic or isinstance(target, Power)
+    if live_operands(node) != (0,) or node.target.has(Trait.CONCATENATION):
+        return False
+    return any(map(node.target.has, BELONG_TO_POOLING))
+
+
+BELONG_TO_POOLING = (
+    Trait.POOLING,
+    Trait.REDUCTION,
+    Trait.REARRANGEMENT,
+    Trait.POOLED_ARITHMETIC,
+)
 
 
 def chain(dominators: Mapping[fx.Node, fx.Node], start: fx.Node) -> list[fx.Node]:

@@ -14,8 +14,6 @@ neighbor on that side; neighbors are found by data flow, never by registration o
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
@@ -23,7 +21,7 @@ from graphprop.errors import MethodError, nearest
 from graphprop.ir.facts import facts_of, shape_of
 from graphprop.ir.network import Network
 from graphprop.ir.writer import Value, Writer
-from graphprop.ops import BatchNorm, Conv, ConvTranspose, Linear
+from graphprop.ops import BatchNorm
 
 STRATEGIES = {
     "merge": "merged",
@@ -63,41 +61,46 @@ def fold_batchnorm(network: Network, strategy: str = "merge") -> Network:
 
 
 def merge(network: Network, writer: Writer, node: fx.Node) -> str:
-    """Merge one batch norm where possible; say what was done and why."""
+    """Merge one batch norm where possible; returns what was done, and why."""
     source = node.args[0]
     scale, shift = (network.tensor(argument).double() for argument in node.args[1:])
     reason = why_not_backward(node, source)
     if reason is None:
         weight, bias = parameters(network, source)
-        set_parameters(
-            network,
-            writer,
-            source,
-            scaled_out(source.target, weight, scale),
-            shift if bias is None else scale * bias + shift,
-        )
-        facts_of(source).pooled |= facts_of(node).pooled
-        node.replace_all_uses_with(source)
-        network.graph.erase_node(node)
-        return f"merged into {facts_of(source).label}"
+        scaled = source.target.with_results_scaled(weight, scale)
+        if scaled is not None:
+            bias = shift if bias is None else scale * bias + shift
+            set_parameters(network, writer, source, scaled, bias)
+            remove(network, node)
+            return f"merged into {facts_of(source).label}"
+        reason = f"the results of {facts_of(source).label} can't be scaled by its weight"
     follower = next(iter(node.users))
     obstacle = why_not_forward(node, follower)
     if obstacle is None:
         weight, bias = parameters(network, follower)
-        axes = tuple(range(2, weight.dim()))
-        moved = (weight.sum(axes) if axes else weight) @ shift
-        set_parameters(
-            network,
-            writer,
-            follower,
-            weight * scale.reshape(1, -1, *[1] * len(axes)),
-            moved if bias is None else bias + moved,
-        )
-        facts_of(source).pooled |= facts_of(node).pooled
-        node.replace_all_uses_with(source)
-        network.graph.erase_node(node)
-        return f"merged into {facts_of(follower).label}, which follows it"
+        moved = follower.target.with_operand_scaled(weight, scale, shift)
+        if isinstance(moved, tuple):
+            weight, added = moved
+            set_parameters(
+                network, writer, follower, weight, added if bias is None else bias + added
+            )
+            remove(network, node)
+            return f"merged into {facts_of(follower).label}, which follows it"
+        obstacle = NOT_LINEAR
+        if moved is not None:
+            obstacle = f"{facts_of(follower).label}, which follows it, {moved}"
     return f"passed: {reason}, and {obstacle}"
+
+
+NOT_LINEAR = "what follows it is no linear layer"
+
+
+def remove(network: Network, node: fx.Node) -> None:
+    """Remove a batch norm that has been merged: its operand takes its place."""
+    source = node.args[0]
+    facts_of(source).pooled |= facts_of(node).pooled
+    node.replace_all_uses_with(source)
+    network.graph.erase_node(node)
 
 
 def why_not_backward(node: fx.Node, source: fx.Node) -> str | None:
@@ -116,28 +119,13 @@ def why_not_forward(node: fx.Node, follower: fx.Node) -> str | None:
     """The reason a batch norm can't be merged into the layer behind it."""
     if len(node.users) > 1:
         return "it has several consumers"
-    if follower.op != "call_function" or not isinstance(follower.target, Conv | Linear):
-        return "what follows it is no linear layer"
+    if follower.op != "call_function" or not follower.target.weighted:
+        return NOT_LINEAR
     if follower.args[0] is not node or node in follower.args[1:]:
         return "what follows it uses it as a weight"
-    if isinstance(follower.target, Conv):
-        if any(follower.target.padding):
-            return f"{facts_of(follower).label}, which follows it, has padding"
-        if follower.target.groups > 1:
-            return f"{facts_of(follower).label}, which follows it, has groups"
-    elif len(shape_of(node)) != 2:
+    if follower.target.channel_axis == -1 and len(shape_of(node)) != 2:
         return f"{facts_of(follower).label} has its channels on another axis"
     return None
-
-
-def scaled_out(operator: Any, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """A weight with its output channels scaled."""
-    if isinstance(operator, ConvTranspose):
-        # [in, out / groups, ...]: the group of an output channel is that of its input channels
-        grouped = weight.reshape(operator.groups, -1, *weight.shape[1:])
-        factors = scale.reshape(operator.groups, 1, -1, *[1] * (weight.dim() - 2))
-        return (grouped * factors).reshape(weight.shape)
-    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
 
 
 def parameters(network: Network, layer: fx.Node) -> tuple[torch.Tensor, torch.Tensor | None]:

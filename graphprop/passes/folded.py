@@ -9,19 +9,23 @@ So a sample stays a sample: what the rules reduce over it, they reduce over all 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from graphprop.errors import UnsupportedOperator
 from graphprop.ir.facts import BATCH
 from graphprop.ir.operation import Shape
-from graphprop.ir.writer import Value
+from graphprop.ir.writer import Operand, Value
 from graphprop.ops import ATEN
-from graphprop.ops.shape import LIKE, Expand, Permute, one_sample, reshaped
+from graphprop.ops.base import Ints
+from graphprop.ops.constants import LIKE, one_sample
+from graphprop.ops.shape import Permute, reshaped
+from graphprop.ops.sums import Expand
 
 aten = torch.ops.aten
 
@@ -110,7 +114,7 @@ def permuted(x: Value, order: tuple[int, ...]) -> Value:
     return x if order == tuple(range(len(order))) else Permute(order)(x)
 
 
-def captured_shape(value: Any) -> Shape:
+def captured_shape(value: torch.Tensor) -> Shape:
     """The shape of a captured tensor, with `BATCH` samples."""
     return tuple(
         size
@@ -127,6 +131,17 @@ class Call:
     function: Callable[..., Any]
     shape: Shape
     target: Any
+
+
+Captured: TypeAlias = "Folded | Value | torch.Tensor | float | int | None"
+"""What a captured node means: a value of frames or of samples, a constant, a number."""
+
+
+def named_arguments(function: Callable[..., Any], *given: Any, **options: Any) -> dict[str, Any]:
+    """The arguments of a call by name, defaults filled in."""
+    bound = inspect.signature(function).bind(*given, **options)
+    bound.apply_defaults()
+    return dict(bound.arguments)
 
 
 HANDLERS: dict[Any, Callable[..., Any]] = {}
@@ -147,7 +162,7 @@ def handles(*targets: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @handles(*VIEWS)
-def _view(call: Call, x: Any, *_: Any, **__: Any) -> Any:
+def _view(call: Call, x: Folded | Value, *_: object, **__: object) -> Folded | Value:
     return viewed(x, call.shape)
 
 
@@ -172,7 +187,7 @@ def viewed(x: Folded | Value, shape: Shape) -> Folded | Value:
 
 
 @handles(aten.permute.default)
-def _permute(call: Call, x: Folded, axes: Sequence[int]) -> Any:
+def _permute(call: Call, x: Folded, axes: Sequence[int]) -> Folded:
     order = [axis % x.rank for axis in axes]
     if order[0] != 0:
         raise UnsupportedOperator("a permutation moves the batch away from the first axis")
@@ -182,14 +197,14 @@ def _permute(call: Call, x: Folded, axes: Sequence[int]) -> Any:
 
 
 @handles(aten.transpose.int)
-def _transpose(call: Call, x: Folded, first: int, second: int) -> Any:
+def _transpose(call: Call, x: Folded, first: int, second: int) -> Folded:
     order = list(range(x.rank))
     order[first], order[second] = order[second], order[first]
     return _permute(call, x, order)
 
 
 @handles(aten.expand.default)
-def _expand(call: Call, x: Folded, *_: Any, **__: Any) -> Any:
+def _expand(call: Call, x: Folded, *_: object, **__: object) -> Folded:
     if len(call.shape) != x.rank or call.shape[0] != x.shape[0]:
         raise UnsupportedOperator("an expand that adds axes in front moves the batch")
     return x if call.shape == x.shape else x.of(Expand(x.full(call.shape))(x.inner))
@@ -199,38 +214,38 @@ def _expand(call: Call, x: Folded, *_: Any, **__: Any) -> Any:
     *(aten.slice.Tensor, aten.narrow.default, aten.glu.default),
     *(aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default),
 )
-def _along(call: Call, x: Folded, axis: int | None = None, *rest: Any, **options: Any) -> Any:
+def _along(call: Call, x: Folded, axis: int | None = None, *rest: Any, **options: Any) -> Folded:
     if axis is None:
         axis = -1 if call.target is aten.glu.default else 0
     return x.of(call.function(x.inner, x.axis(axis), *rest, **options))
 
 
 @handles(aten.split.Tensor, aten.split_with_sizes.default, aten.split.sizes, aten.chunk.default)
-def _split(call: Call, x: Folded, size: Any, axis: int = 0) -> Any:
+def _split(call: Call, x: Folded, size: Ints, axis: int = 0) -> list[Folded]:
     return [x.of(part) for part in call.function(x.inner, size, x.axis(axis))]
 
 
 @handles(aten.select.int)
-def _select(call: Call, x: Folded, axis: int, index: int) -> Any:
+def _select(call: Call, x: Folded, axis: int, index: int) -> Folded | Value:
     index = index % x.shape[axis]
     part = ATEN[aten.narrow.default](x.inner, x.axis(axis), index, 1)
     return viewed(x.of(part), call.shape)
 
 
 @handles(aten.flip.default)
-def _flip(call: Call, x: Folded, axes: Sequence[int]) -> Any:
+def _flip(call: Call, x: Folded, axes: Sequence[int]) -> Folded:
     return x.of(call.function(x.inner, [x.axis(axis) for axis in axes]))
 
 
 @handles(aten.cat.default)
-def _cat(call: Call, parts: Sequence[Any], axis: int = 0) -> Any:
+def _cat(call: Call, parts: Sequence[Captured], axis: int = 0) -> Folded:
     first = next(part for part in parts if isinstance(part, Folded))
     inner = [lifted(part, first.rank, first.frames, repeat=True) for part in parts]
     return first.of(call.function(inner, first.axis(axis)))
 
 
 @handles(aten.pad.default, aten.constant_pad_nd.default)
-def _pad(call: Call, x: Folded, amounts: Sequence[int], *rest: Any, **options: Any) -> Any:
+def _pad(call: Call, x: Folded, amounts: Sequence[int], *rest: Any, **options: Any) -> Folded:
     before_time = 2 * (x.rank - x.time_axis)
     amounts = list(amounts)
     if len(amounts) > before_time:
@@ -241,7 +256,7 @@ def _pad(call: Call, x: Folded, amounts: Sequence[int], *rest: Any, **options: A
 # Entry by entry
 
 
-def lifted(operand: Any, rank: int, frames: int, *, repeat: bool = False) -> Any:
+def lifted(operand: Captured, rank: int, frames: int, *, repeat: bool = False) -> Operand | None:
     """An operand of what is computed entry by entry, with an axis for the frames."""
     if isinstance(operand, Folded):
         if (operand.rank, operand.frames) != (rank, frames):
@@ -249,17 +264,24 @@ def lifted(operand: Any, rank: int, frames: int, *, repeat: bool = False) -> Any
         return operand.inner
     if isinstance(operand, Value):
         raise UnsupportedOperator(f"a value of whole samples meets one of frames {BETWEEN}")
-    if isinstance(operand, torch.Tensor) and operand.dim():
-        operand = one_sample(operand)
-        missing = rank - operand.dim()
-        if missing < 0 or (not missing and operand.shape[0] != 1):
-            raise UnsupportedOperator(f"a constant that differs from frame to frame, {BETWEEN}")
-        axis = time_axis(rank)
-        operand = operand.reshape(*[1] * missing, *operand.shape).unsqueeze(axis)
-        lengths = [-1] * operand.dim()
-        lengths[axis] = frames
-        return operand.expand(lengths) if repeat else operand
+    if isinstance(operand, torch.Tensor):
+        return for_frames(operand, rank, frames, repeat=repeat)
     return operand
+
+
+def for_frames(constant: torch.Tensor, rank: int, frames: int, *, repeat: bool) -> torch.Tensor:
+    """A constant with an axis for the frames; with ``repeat``, it holds an entry for each."""
+    if not constant.dim():
+        return constant
+    constant = one_sample(constant)
+    missing = rank - constant.dim()
+    if missing < 0 or (not missing and constant.shape[0] != 1):
+        raise UnsupportedOperator(f"a constant that differs from frame to frame, {BETWEEN}")
+    axis = time_axis(rank)
+    constant = constant.reshape(*[1] * missing, *constant.shape).unsqueeze(axis)
+    lengths = [-1] * constant.dim()
+    lengths[axis] = frames
+    return constant.expand(lengths) if repeat else constant
 
 
 @handles(
@@ -270,7 +292,7 @@ def lifted(operand: Any, rank: int, frames: int, *, repeat: bool = False) -> Any
     *(aten.feature_dropout.default, aten.alpha_dropout.default, aten._to_copy.default),
     *(aten.to.dtype, aten.type_as.default),
 )
-def entry_by_entry(call: Call, *arguments: Any, **options: Any) -> Any:
+def entry_by_entry(call: Call, *arguments: Captured, **options: Captured) -> Folded:
     """What acts on each entry acts on those of all frames."""
     first = next(part for part in arguments if isinstance(part, Folded))
     lift = partial(lifted, rank=first.rank, frames=first.frames)
@@ -280,10 +302,10 @@ def entry_by_entry(call: Call, *arguments: Any, **options: Any) -> Any:
 
 
 @handles(*LIKE)
-def _like(call: Call, *arguments: Any, **options: Any) -> Any:
+def _like(call: Call, *arguments: Any, **options: Any) -> torch.Tensor:
     return call.function(*arguments, **options)
 
 
 @handles(aten._assert_tensor_metadata.default)
-def _nothing(*_: Any, **__: Any) -> None:
+def _nothing(*_: object, **__: object) -> None:
     return None

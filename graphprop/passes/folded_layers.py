@@ -5,7 +5,7 @@ Each is translated to the layer that does the same to every frame of a `folded.F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,17 +18,19 @@ from graphprop.ir.names import tensor_name
 from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Value
 from graphprop.ops import ATEN
-from graphprop.ops.base import per_axis
+from graphprop.ops.base import Array, Ints, per_axis
 from graphprop.passes.folded import (
     BETWEEN,
     HANDLERS,
     VIEWS,
     Call,
+    Captured,
     Folded,
     captured_shape,
     entry_by_entry,
     frames_exchanged,
     handles,
+    named_arguments,
     viewed,
 )
 
@@ -36,7 +38,7 @@ aten = torch.ops.aten
 
 
 def spatial(x: Folded, what: str) -> int:
-    """How many axes of places there are, one of which the frames can be beside."""
+    """The number of axes of places, which may be 1 or 2: the frames take one more axis."""
     rank = x.rank - 2
     if rank not in (1, 2):
         raise UnsupportedOperator(
@@ -46,50 +48,37 @@ def spatial(x: Folded, what: str) -> int:
     return rank
 
 
+ALONG_FRAMES = {"kernel": 1, "stride": 1, "dilation": 1, "padding": 0, "output_padding": 0}
+"""What the arguments of a layer with windows are along the axis of frames, so that no window
+reaches from one frame to another."""
+
+
+def along_frames(arguments: Mapping[str, Any], rank: int) -> dict[str, tuple[int, ...]]:
+    """The arguments of windows over ``rank`` axes of places, with the axis of frames before them.
+
+    Padding that is given by name (``"same"``) follows from the kernel, and stays.
+    """
+    return {
+        name: (along, *per_axis(arguments[name], rank))
+        for name, along in ALONG_FRAMES.items()
+        if name in arguments and not isinstance(arguments[name], str)
+    }
+
+
 @handles(
     *(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default),
     *(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding),
+    *(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
 )
-def _conv(
-    call: Call,
-    x: Folded,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Any:
-    rank = spatial(x, "convolution")
-    if call.target is getattr(aten, f"conv{rank}d").padding:
-        padding = padding or "valid"
-    else:
-        padding = (0, *per_axis(padding, rank))
-    stride, dilation = ((1, *per_axis(value, rank)) for value in (stride, dilation))
-    kernel = weight_of_frames(weight, x.inner)
-    return x.of(call.function(x.inner, kernel, bias, stride, padding, dilation, groups))
+def _conv(call: Call, x: Folded, weight: Array, *rest: Any, **options: Any) -> Folded:
+    arguments = named_arguments(call.function, x.inner, weight, *rest, **options)
+    transposed = "output_padding" in arguments
+    rank = spatial(x, "transposed convolution" if transposed else "convolution")
+    arguments |= {**along_frames(arguments, rank), "weight": weight_of_frames(weight, x.inner)}
+    return x.of(call.function(**arguments))
 
 
-@handles(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
-def _conv_transpose(
-    call: Call,
-    x: Folded,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Any:
-    rank = spatial(x, "transposed convolution")
-    stride, dilation = ((1, *per_axis(value, rank)) for value in (stride, dilation))
-    padding, rest = ((0, *per_axis(value, rank)) for value in (padding, output_padding))
-    kernel = weight_of_frames(weight, x.inner)
-    return x.of(call.function(x.inner, kernel, bias, stride, padding, rest, groups, dilation))
-
-
-def weight_of_frames(weight: Any, x: Value) -> torch.Tensor:
+def weight_of_frames(weight: Array, x: Value) -> torch.Tensor:
     """The weight of a convolution, of length 1 along the frames; one tensor for all its uses."""
     if not isinstance(weight, torch.Tensor):
         raise UnsupportedOperator("a convolution with a weight that depends on the input")
@@ -107,19 +96,19 @@ def weight_of_frames(weight: Any, x: Value) -> torch.Tensor:
 
 
 @handles(aten.linear.default)
-def _linear(call: Call, x: Folded, weight: Any, bias: Any = None) -> Any:
+def _linear(call: Call, x: Folded, weight: Array, bias: Array | None = None) -> Folded:
     return x.of(call.function(x.inner, weight, bias))
 
 
 @handles(aten.matmul.default, aten.mm.default)
-def _matmul(call: Call, x: Any, matrix: Any) -> Any:
+def _matmul(call: Call, x: Captured, matrix: Array) -> Folded:
     if not (isinstance(x, Folded) and isinstance(matrix, torch.Tensor) and matrix.dim() == 2):
         raise UnsupportedOperator(f"only a product with a fixed matrix is explained {BETWEEN}")
     return x.of(call.function(x.inner, matrix))
 
 
 @handles(aten.addmm.default)
-def _addmm(call: Call, bias: Any, x: Any, matrix: Any, **options: Any) -> Any:
+def _addmm(call: Call, bias: Array, x: Captured, matrix: Array, **options: float) -> Folded:
     fixed = isinstance(bias, torch.Tensor) and isinstance(matrix, torch.Tensor)
     if not (isinstance(x, Folded) and fixed and bias.dim() == 1):
         raise UnsupportedOperator(f"only a product with a fixed matrix is explained {BETWEEN}")
@@ -127,12 +116,12 @@ def _addmm(call: Call, bias: Any, x: Any, matrix: Any, **options: Any) -> Any:
 
 
 @handles(aten._native_batch_norm_legit_no_training.default)
-def _batch_norm(call: Call, x: Folded, *parameters: Any) -> Any:
+def _batch_norm(call: Call, x: Folded, *parameters: Any) -> tuple[Folded, None, None]:
     return (channels_second(x, lambda inner: call.function(inner, *parameters)[0]), None, None)
 
 
 @handles(aten.prelu.default)
-def _prelu(call: Call, x: Folded, slope: Any) -> Any:
+def _prelu(call: Call, x: Folded, slope: Array) -> Folded:
     return channels_second(x, lambda inner: call.function(inner, slope))
 
 
@@ -144,7 +133,7 @@ def channels_second(x: Folded, function: Callable[[Value], Value]) -> Folded:
 
 
 @handles(aten.layer_norm.default, aten.rms_norm.default)
-def _norm(call: Call, x: Folded, shape: Sequence[int], *rest: Any, **options: Any) -> Any:
+def _norm(call: Call, x: Folded, shape: Sequence[int], *rest: Any, **options: Any) -> Folded:
     if len(shape) > x.rank - x.time_axis:
         raise UnsupportedOperator(
             f"a norm over the channels and places of each frame can't be applied {BETWEEN}: over "
@@ -155,27 +144,23 @@ def _norm(call: Call, x: Folded, shape: Sequence[int], *rest: Any, **options: An
 
 @handles(
     *(aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default),
-    *(aten.max_pool1d_with_indices.default, aten.max_pool2d_with_indices.default),
-    *(aten.max_pool3d_with_indices.default, aten.avg_pool1d.default),
-    *(aten.avg_pool2d.default, aten.avg_pool3d.default),
+    *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default),
 )
-def _pool(
-    call: Call,
-    x: Folded,
-    kernel: Any,
-    stride: Any = (),
-    padding: Any = 0,
-    *rest: Any,
-) -> Any:
-    rank = spatial(x, "pooling")
-    kernel, stride = ((1, *per_axis(value, rank)) for value in (kernel, stride or kernel))
-    arguments = [kernel, stride, (0, *per_axis(padding, rank)), *rest]
-    if "max_pool" in str(call.target) and rest:
-        arguments[3] = (1, *per_axis(rest[0], rank))
-    if "with_indices" in str(call.target):
-        # the places of the largest entries are those in one frame: nothing here can use them
-        return (x.of(ATEN[aten.max_pool3d.default](x.inner, *arguments)), None)
-    return x.of(call.function(x.inner, *arguments))
+def _pool(call: Call, x: Folded, *rest: Any, **options: Any) -> Folded:
+    arguments = named_arguments(call.function, x.inner, *rest, **options)
+    arguments["stride"] = arguments["stride"] or arguments["kernel"]
+    arguments |= along_frames(arguments, spatial(x, "pooling"))
+    return x.of(call.function(**arguments))
+
+
+@handles(
+    *(aten.max_pool1d_with_indices.default, aten.max_pool2d_with_indices.default),
+    aten.max_pool3d_with_indices.default,
+)
+def _max_pool_with_indices(call: Call, x: Folded, *rest: Any) -> tuple[Folded, None]:
+    # the places of the largest entries are those in one frame: nothing here can use them
+    pool = aten.max_pool3d.default
+    return _pool(Call(ATEN[pool], call.shape, pool), x, *rest), None
 
 
 @handles(
@@ -183,7 +168,7 @@ def _pool(
     *(aten.adaptive_avg_pool3d.default, aten.adaptive_max_pool1d.default),
     *(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default),
 )
-def _adaptive_pool(call: Call, x: Folded, size: Any) -> Any:
+def _adaptive_pool(call: Call, x: Folded, size: Ints) -> Folded | tuple[Folded, None]:
     rank = spatial(x, "pooling")
     found = call.function(x.inner, (x.frames, *per_axis(size, rank)))
     return (x.of(found[0]), None) if isinstance(found, tuple) else x.of(found)
@@ -197,11 +182,11 @@ UPSAMPLE = {
     aten._upsample_nearest_exact1d.vec: aten._upsample_nearest_exact2d.vec,
     aten._upsample_nearest_exact2d.vec: aten._upsample_nearest_exact3d.vec,
 }
-"""What resizes maps, and what does so beside one more axis."""
+"""What resizes maps, and what does so with one more axis, that of the frames."""
 
 
 @handles(*UPSAMPLE)
-def _upsample(call: Call, x: Folded, size: Any, *rest: Any) -> Any:
+def _upsample(call: Call, x: Folded, size: Sequence[int] | None, *rest: Any) -> Folded:
     *corners, scales = rest
     size = None if size is None else (x.frames, *size)
     scales = None if scales is None else (1.0, *scales)
@@ -213,8 +198,13 @@ def _upsample(call: Call, x: Folded, size: Any, *rest: Any) -> Any:
     *(aten.max.dim, aten.logsumexp.default),
 )
 def _reduce(
-    call: Call, x: Folded, axes: Any = None, keepdim: bool = False, *, dtype: Any = None
-) -> Any:
+    call: Call,
+    x: Folded,
+    axes: Ints | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Folded | Value | tuple[Folded | Value, None]:
     listed = [axes] if isinstance(axes, int) else list(axes or range(x.rank))
     chosen = sorted(axis % x.rank for axis in listed)
     pool = POOLED.get(call.target)
@@ -234,7 +224,7 @@ POOLED = {
 """What pools maps to one place, where a reduction is over all places of each frame."""
 
 
-def is_folded(node: fx.Node, arguments: Sequence[Any], leaves: Sequence[Any]) -> bool:
+def is_folded(node: fx.Node, arguments: Sequence[object], leaves: Sequence[object]) -> bool:
     """Whether a captured node folds an axis into the batch, or computes with what is folded."""
     if any(isinstance(leaf, Folded) for leaf in leaves):
         return True

@@ -13,7 +13,7 @@ from torch import fx
 from graphprop.ir.facts import facts_of, has_shape, layout_of, shape_of
 from graphprop.ir.layout import PLACE, Layout, channels_last, guessed
 from graphprop.ir.network import Network
-from graphprop.ops import Conv
+from graphprop.ops import Trait
 
 
 def infer_layouts(network: Network) -> Network:
@@ -45,7 +45,7 @@ def is_read_as_channels_last(network: Network, image: fx.Node) -> bool:
     for node in network.layers:
         if not reached & set(node.all_input_nodes):
             continue
-        if isinstance(node.target, Conv):
+        if node.target.has(Trait.CHANNELS_SECOND):
             layout: Layout | None = layout_of(node.args[0])
             return layout is not None and layout.kind(1) == PLACE
         if not node.target.weighted:

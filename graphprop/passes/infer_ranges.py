@@ -9,15 +9,13 @@ alone is found here: a quotient ``s / sum s`` of values that are not negative li
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import fx
 
 from graphprop.ir.facts import facts_of, range_of
 from graphprop.ir.interval import UNIT
 from graphprop.ir.network import Network
-from graphprop.ir.writer import infer
-from graphprop.ops import Add, Divide, Expand, Reshape, Sum
+from graphprop.ir.writer import Argument, infer
+from graphprop.ops import Trait
 
 
 def infer_ranges(network: Network) -> Network:
@@ -31,24 +29,26 @@ def infer_ranges(network: Network) -> Network:
 
 def is_share_of_sum(node: fx.Node) -> bool:
     """Whether a node is ``s / sum s``, or ``s / (sum s + c)`` with c > 0, and s >= 0."""
-    if not isinstance(node.target, Divide):
+    if not node.target.has(Trait.QUOTIENT):
         return False
     part, whole = node.args
     if not isinstance(part, fx.Node) or range_of(part).low < 0:
         return False
     while isinstance(whole, fx.Node) and whole.op == "call_function":
-        if type(whole.target) is Sum:
+        if whole.target.has(Trait.AXIS_SUM):
             return is_same(whole.args[0], part)
-        guarded = isinstance(whole.target, Add) and len(whole.args) == 2
+        guarded = whole.target.has(Trait.ASSOCIATIVE) and len(whole.args) == 2
         guarded = guarded and range_of(whole.args[1]).low >= 0
-        if not (guarded or isinstance(whole.target, Expand | Reshape)):
+        if not (guarded or whole.target.has(Trait.ALIGNMENT)):
             return False
         whole = whole.args[0]
     return False
 
 
-def is_same(first: Any, second: Any, known: dict[Any, bool] | None = None) -> bool:
-    """Whether two operands are computed alike: a function called twice gives two nodes."""
+def is_same(
+    first: Argument, second: Argument, known: dict[tuple[fx.Node, fx.Node], bool] | None = None
+) -> bool:
+    """Whether two operands are computed in the same way: a function called twice has two nodes."""
     if first is second:
         return True
     if not (isinstance(first, fx.Node) and isinstance(second, fx.Node)):

@@ -9,7 +9,7 @@ from torch import fx
 from graphprop.ir.facts import facts_of
 from graphprop.ir.network import Network
 from graphprop.ir.writer import infer
-from graphprop.ops import Add
+from graphprop.ops import Trait
 
 
 def join_sums(network: Network) -> Network:
@@ -19,7 +19,7 @@ def join_sums(network: Network) -> Network:
             continue
         operands: list[fx.Node] = []
         for operand in node.args:
-            inner = is_sum(operand) and len(operand.users) == 1
+            inner = is_sum(operand) and operand.target == node.target and len(operand.users) == 1
             operands += operand.args if inner else (operand,)
         node.args = tuple(operands)
         infer(node)
@@ -31,6 +31,7 @@ def is_sum(node: object) -> bool:
     """Whether a node adds up values that all depend on the input."""
     return (
         isinstance(node, fx.Node)
-        and isinstance(node.target, Add)
+        and node.op == "call_function"
+        and node.target.has(Trait.ASSOCIATIVE)
         and all(isinstance(a, fx.Node) and facts_of(a).batched for a in node.args)
     )

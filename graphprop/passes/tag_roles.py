@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 import networkx as nx
 from torch import fx
@@ -24,26 +23,9 @@ from torch import fx
 from graphprop.errors import MethodError, UnsupportedOperator, nearest
 from graphprop.ir.facts import facts_of, layout_of, range_of, shape_of, where
 from graphprop.ir.network import Network
-from graphprop.ops import (
-    Add,
-    Cat,
-    Conv,
-    ConvTranspose,
-    Divide,
-    Expand,
-    Extremum,
-    Linear,
-    LinearTranspose,
-    LogSumExp,
-    Multiply,
-    Pad,
-    Power,
-    Reshape,
-    Subtract,
-    Sum,
-    Where,
-)
-from graphprop.ops.windows import Pooling
+from graphprop.ir.writer import Argument
+from graphprop.ops import Pad, Signal, Trait
+from graphprop.ops.base import Window
 
 ROLES = ("gate", "input", "dense_head", "conv_stack", "shortcut", "logits")
 
@@ -106,16 +88,14 @@ def live_operands(node: fx.Node) -> tuple[int, ...]:
 
 
 def signal_operands(node: fx.Node) -> tuple[int, ...]:
-    """The operands of a node that relevance flows to."""
-    live = live_operands(node)
-    if isinstance(node.target, Divide):
-        return (0,) if 0 in live else ()
-    if isinstance(node.target, Multiply) and len(live) == 2:
+    """The operands of a node that relevance flows to, by what its operator declares."""
+    live, declared = live_operands(node), node.target.signal
+    if isinstance(declared, tuple):
+        return tuple(index for index in live if index in declared)
+    if declared is Signal.FACTORS and len(live) == 2:
         gate = gate_operand(node)
-        return live if gate is None else (1 - gate,)
-    if isinstance(node.target, Add | Subtract | Multiply | Cat | Where | Extremum):
-        return live
-    return live[:1]
+        return tuple(index for index in live if index != gate)
+    return live[:1] if declared is Signal.FIRST else live
 
 
 def dead_end(node: fx.Node) -> UnsupportedOperator:
@@ -133,11 +113,11 @@ def dead_end(node: fx.Node) -> UnsupportedOperator:
 
 
 def gate_operand(node: fx.Node) -> int | None:
-    """Which of the two operands of a product is a gate, None where neither is (methods.md, 0).
+    """Which of the two operands of a product is a gate, None where neither is.
 
     The first that decides: exactly one is a reciprocal (then the product is a quotient); exactly
     one lies within [0, 2]; exactly one lies within [-2, 2]; exactly one has one place where the
-    other has more, having been computed from the whole map.
+    other has more, having been computed from the whole map (methods.md, section 0).
     """
     ranges = [range_of(operand) for operand in node.args]
     places = [places_of(operand) for operand in node.args]
@@ -156,23 +136,19 @@ GATE_LIMIT = 2.0
 """How large a gate can be: 1 + erf and 2 * sigmoid, as in GELU and SE written out, reach 2."""
 
 
-def is_reciprocal(operand: Any) -> bool:
+def is_reciprocal(operand: Argument) -> bool:
     """Whether a value is ``c / x`` with a constant c, broadcast or scaled by constants."""
     while isinstance(operand, fx.Node) and operand.op == "call_function":
-        target = operand.target
-        if isinstance(target, Divide) and 0 not in live_operands(operand):
+        target, live = operand.target, live_operands(operand)
+        if target.has(Trait.NEGATIVE_POWER) or (target.has(Trait.QUOTIENT) and 0 not in live):
             return True
-        if isinstance(target, Power) and target.exponent < 0:
-            return True
-        live = live_operands(operand)
-        passing = isinstance(target, Expand | Reshape | Multiply) and len(live) == 1
-        if not passing:
+        if len(live) != 1 or not (target.has(Trait.ALIGNMENT) or target.has(Trait.PRODUCT)):
             return False
         operand = operand.args[live[0]]
     return False
 
 
-def places_of(operand: Any) -> int:
+def places_of(operand: Argument) -> int:
     """How many places a value has that can differ from each other."""
     layout = layout_of(operand) if isinstance(operand, fx.Node) else None
     return 1 if layout is None else layout.places
@@ -210,7 +186,7 @@ def dense_head(flow: nx.DiGraph, weighted: list[fx.Node]) -> set[fx.Node]:
             continue
         before = nx.ancestors(flow, node)
         beside = {wide for wide in overlapping if nx.ancestors(flow, wide) & before}
-        if isinstance(node.target, Conv | ConvTranspose) and beside:
+        if beside and not node.target.has(Trait.DENSE):
             ends = [pool for pool in pooled if pool in before]
         else:
             ends = [node]
@@ -223,43 +199,52 @@ def is_pooled(node: fx.Node) -> bool:
     """Whether a value has one place because it was pooled, be it from a map of one place."""
     if node.op != "call_function" or places_of(node) > 1 or len(shape_of(node)) < 3:
         return False
-    return facts_of(node).pooled or isinstance(node.target, Pooling | Sum | LogSumExp)
+    pools = node.target.has(Trait.POOLING) or node.target.has(Trait.REDUCTION)
+    return facts_of(node).pooled or pools
 
 
 def covers_map(node: fx.Node) -> bool:
-    """Whether each result of a weighted layer reads the whole of its map, and no padding."""
-    if isinstance(node.target, Conv):
-        spans, lengths, padded = window(node)
-        return spans == lengths and not any(padded)
-    return isinstance(node.target, Linear | LinearTranspose) and places_of(node) == 1
+    """Whether each result of a weighted layer reads its entire map, and no padding."""
+    window = window_of(node)
+    if window is None:
+        return node.target.has(Trait.DENSE) and places_of(node) == 1
+    return window.spans == lengths_of_map(node) and not any(window.padding)
 
 
 def is_wider_than_map(node: fx.Node) -> bool:
     """Whether a layer has a padded kernel that is wider than the map it reads."""
-    if not isinstance(node.target, Conv):
+    window, lengths = window_of(node), lengths_of_map(node)
+    if window is None:
         return False
-    return any(pad and span > length for span, length, pad in zip(*window(node), strict=True))
+    axes = zip(window.spans, window.padding, lengths, strict=True)
+    return any(padding and span > length for span, padding, length in axes)
 
 
-def window(node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
-    """A convolution's reach, the lengths of the map it reads, and where that is padded, per axis.
+def window_of(node: fx.Node) -> Window | None:
+    """The windows of a convolution; None for any other layer.
 
     Zeros that the model puts around the map in a layer of its own count as padding.
     """
-    target, source = node.target, node.args[0]
-    kernel = shape_of(node.args[1])[2:]
-    spans = tuple(d * (k - 1) + 1 for d, k in zip(target.dilation, kernel, strict=True))
-    padded = tuple(amount > 0 for amount in target.padding)
-    if isinstance(source.target, Pad):
-        around = source.target.amounts[2:]
-        padded = tuple(p or max(a) > 0 for p, a in zip(padded, around, strict=True))
-        source = source.args[0]
-    return spans, shape_of(source)[2:], padded
+    window: Window | None = node.target.window(*map(shape_of, node.all_input_nodes))
+    source = node.args[0]
+    if window is None or not isinstance(source.target, Pad):
+        return window
+    around = source.target.amounts[2:]
+    return Window(
+        window.spans, tuple(p + max(*a, 0) for p, a in zip(window.padding, around, strict=True))
+    )
+
+
+def lengths_of_map(node: fx.Node) -> tuple[int, ...]:
+    """The lengths of the map that a layer reads, without the zeros of a `Pad` before it."""
+    source = node.args[0]
+    source = source.args[0] if isinstance(source.target, Pad) else source
+    return shape_of(source)[2:]
 
 
 def shortcuts(flow: nx.DiGraph, network: Network) -> set[fx.Node]:
     """The nodes on the shallower branch of each residual add."""
-    joins = [n for n in flow if n.op == "call_function" and isinstance(n.target, Add | Subtract)]
+    joins = [n for n in flow if n.op == "call_function" and n.target.has(Trait.SUM)]
     joins = [n for n in joins if len(set(flow.predecessors(n))) == 2]
     if not joins:
         return set()
@@ -278,7 +263,7 @@ def shortcuts(flow: nx.DiGraph, network: Network) -> set[fx.Node]:
     return found
 
 
-def flow_branch(flow: nx.DiGraph, fork: Any, end: fx.Node) -> set[fx.Node]:
+def flow_branch(flow: nx.DiGraph, fork: fx.Node | str, end: fx.Node) -> set[fx.Node]:
     """The nodes on the ways from a fork to the end of one of its branches."""
     if end is fork:
         return set()
@@ -290,15 +275,15 @@ def depths_of(flow: nx.DiGraph) -> dict[fx.Node, int]:
     depths: dict[fx.Node, int] = {}
     for node in nx.topological_sort(flow):
         before = [
-            depths[p] + (p.op == "call_function" and (p.target.weighted or _is_pool(p)))
-            for p in flow.predecessors(node)
+            depths[p] + (p.op == "call_function" and adds_depth(p)) for p in flow.predecessors(node)
         ]
         depths[node] = max(before, default=0)
     return depths
 
 
-def _is_pool(node: fx.Node) -> bool:
-    return isinstance(node.target, Pooling)
+def adds_depth(node: fx.Node) -> bool:
+    """Whether an operator counts as a layer: those with weights, and poolings."""
+    return node.target.weighted or node.target.has(Trait.POOLING)
 
 
 def override(network: Network, overrides: Mapping[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 The directory's ``explainer.py`` is code, and is run; with the backend ``onnxruntime`` no code is.
 The manifest says how a picture becomes an input. For each picture, the arrays go into an ``.npz``,
-the truth, and a drawing into a ``.png``.
+which has all digits, and a drawing into a ``.png``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from graphprop.artifact.atomic import replacing
+from graphprop.artifact.conservation import of_map
 from graphprop.artifact.engines import Engine, engine_of, largest
 from graphprop.artifact.manifest import read_manifest
-from graphprop.checking.conservation import of_map
 from graphprop.errors import InputError, OutputError
 from graphprop.pictures import heatmap
 from graphprop.pictures.preprocessing import Preprocessing
 
 DEFAULT_FOLDER = Path("explanations")
+"""Where explanations go by default."""
 OTHER_FORMATS = (
     ".npz",
     ".npy",
@@ -41,13 +43,14 @@ OTHER_FORMATS = (
     ".svg",
     ".pdf",
 )
-"""What ends the name of a file that isn't written here."""
+"""Endings of files of other formats: a name with one is refused rather than taken for a folder."""
 ARRAYS = ("relevance", "logits", "target", "scale")
+"""The names of the arrays in an ``.npz``."""
 
 
 @dataclass
 class Explanation:
-    """What was found for one picture, and where it was written.
+    """The explanation of one picture, and where it was written.
 
     Attributes
     ----------
@@ -81,7 +84,7 @@ class Explanation:
     warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """The findings as JSON knows them, without the arrays."""
+        """The explanation as JSON, without the arrays."""
         summed = float(self.relevance.astype(np.float64).sum())
         return {
             "image": str(self.image),
@@ -112,7 +115,7 @@ def explain_images(
     directory
         What ``graphprop compile`` wrote; its ``explainer.py`` is run by the backend ``python``.
     images
-        Picture files. Each is scaled to cover the input's size, its middle kept, brought to
+        Picture files. Each is scaled to cover the input's size, cropped to its center, brought to
         [0, 1], and normalized by the manifest's mean and std.
     target
         The class to explain; by default each picture's own largest logit.
@@ -167,16 +170,16 @@ def explain_images(
         one = Explanation(file, shown, relevance, logits, chosen, limit, npz, png, warnings)
         found.append(one)
         if not shared_scale:
-            write(one, manifest)
+            write_explanation(one, manifest)
     if shared_scale:
         share_scale(found)
         for one in found:
-            write(one, manifest)
+            write_explanation(one, manifest)
     return found
 
 
 def refuse_rejected(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse what failed its check when it was compiled: its maps are known to be wrong."""
+    """Refuse a directory that failed its check when it was compiled: its maps are wrong."""
     if manifest["check"] and not manifest["check"]["passed"]:
         raise OutputError(
             f"{directory} failed its check when it was compiled, so that its maps are wrong: "
@@ -222,7 +225,7 @@ def output_files(files: Sequence[Path], output: Path) -> list[tuple[Path, Path]]
                 f"the drawing would replace the picture {png}: name another folder by -o"
             )
         npz = png.with_suffix(".npz")
-        for path, own in ((png, heatmap.is_own), (npz, is_own)):
+        for path, own in ((png, heatmap.is_drawing), (npz, is_arrays)):
             if path.exists() and not own(path):
                 raise OutputError(
                     f"{path} exists and was not written by graphprop: name another folder by -o"
@@ -230,8 +233,8 @@ def output_files(files: Sequence[Path], output: Path) -> list[tuple[Path, Path]]
     return [(png, png.with_suffix(".npz")) for png in names]
 
 
-def is_own(npz: Path) -> bool:
-    """Whether a file holds the arrays that are written here."""
+def is_arrays(npz: Path) -> bool:
+    """Whether a file holds the arrays that `write_pair` writes, and nothing else."""
     try:
         with zipfile.ZipFile(npz) as archive:
             return set(archive.namelist()) == {f"{name}.npy" for name in ARRAYS}
@@ -256,22 +259,22 @@ def share_scale(found: Sequence[Explanation]) -> None:
         one.limit = largest
 
 
-def write(found: Explanation, manifest: Mapping[str, Any]) -> None:
+def write_explanation(found: Explanation, manifest: Mapping[str, Any]) -> None:
     """Write arrays and drawing; a map that can't be drawn becomes a warning.
 
     Raises
     ------
     OutputError
-        If the system won't have them: a full disk, a name too long.
+        If the system refuses: a full disk, a name too long.
     """
     try:
-        write_files(found, manifest)
+        write_pair(found, manifest)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"{found.npz.parent} can't be written to: {reason}") from error
 
 
-def write_files(found: Explanation, manifest: Mapping[str, Any]) -> None:
+def write_pair(found: Explanation, manifest: Mapping[str, Any]) -> None:
     """Write arrays and drawing of one picture."""
     found.npz.parent.mkdir(parents=True, exist_ok=True)
     values = (found.relevance, found.logits, np.int64(found.target), np.float64(found.limit))
@@ -323,13 +326,8 @@ def undrawable(found: Explanation) -> str | None:
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write an ``.npz``; a reader never sees half a file."""
-    temporary = path.with_name(f".graphprop-{os.getpid()}.npz")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def finite_or_none(value: float) -> float | None:

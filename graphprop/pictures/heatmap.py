@@ -6,7 +6,6 @@ white, positive red, negative blue, darkest at the limit.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from graphprop.artifact.atomic import replacing
+
 STOPS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 COLORS = ((0, 0, 77), (0, 0, 255), (255, 255, 255), (255, 0, 0), (128, 0, 0))
 """The seismic color map, with zero exactly white."""
 
 SMALLEST = 256
-"""Smaller pictures are enlarged to at least so many pixels along their longer side."""
+"""Smaller pictures are enlarged to at least so many pixels along their longer side: a digit of 8x8
+pixels would be a dot on a screen."""
 MARGIN, GAP, BAR, TEXT = 12, 8, 12, 13
 """Pixels: around the picture, between its parts, the width of the scale, the size of letters."""
 INK, FRAME = (40, 40, 40), (150, 150, 150)
+"""Colors of letters and frames: grays, which the color map doesn't have."""
 SOFTWARE = "graphprop"
+"""What the metadata of a drawing names as its origin, by which it is recognized later."""
 
 
 def sum_channels(relevance: NDArray[Any]) -> NDArray[np.float64]:
@@ -118,16 +122,12 @@ def write_png(image: Image.Image, path: Path, text: Mapping[str, str]) -> None:
     for key, value in {"Software": SOFTWARE, **text}.items():
         value = value.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair
         info.add_itxt(key, value) if not value.isascii() else info.add_text(key, value)
-    temporary = path.with_name(f".graphprop-{os.getpid()}.png")
-    try:
-        image.save(temporary, format="PNG", pnginfo=info)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        image.save(file, format="PNG", pnginfo=info)
 
 
-def is_own(path: Path) -> bool:
-    """Whether a file is a picture that was written here."""
+def is_drawing(path: Path) -> bool:
+    """Whether a file is a picture that `write_png` wrote."""
     try:
         if not path.is_file():  # a pipe would be waited for
             return False

@@ -1,4 +1,4 @@
-"""From a picture's file to an input, as a compiled directory's manifest says."""
+"""From a picture's file to an input, by the preprocessing that a manifest records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 READABLE = "give a PNG, JPEG, BMP, GIF, WebP, TIFF or PPM"
 
 MODES = {1: "L", 3: "RGB"}
-"""How Pillow calls pictures of so many channels."""
+"""Number of channels -> Pillow's mode."""
+
+LONGEST_REASON = 200
+"""Characters of Pillow's own error in a message: some hold bytes of the file."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,13 @@ class Preprocessing:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Preprocessing:
-        """What a manifest records; refuses an explainer that doesn't take pictures."""
+        """The preprocessing that a manifest records.
+
+        Raises
+        ------
+        InputError
+            If the explainer doesn't take pictures.
+        """
         shapes = manifest.get("input_shapes", [manifest["input_shape"]])
         if len(shapes) > 1:
             raise InputError(
@@ -52,19 +61,19 @@ class Preprocessing:
         return cls((height, width), mean, std)
 
     def read(self, file: Path) -> tuple[Image.Image, list[str]]:
-        """Read a picture at the size and in the channels of an input, with what was noticed."""
+        """Read a picture at the size and in the channels of an input; returns warnings, too."""
         upright = opened(file)
-        noticed = []
+        warned = []
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")
             if upright.getchannel("A").getextrema() != (255, 255):
-                noticed.append(f"{file} is transparent in places: laid on white")
+                warned.append(f"{file} is transparent in places: laid on white")
             ground = Image.new("RGBA", upright.size, "white")
             upright = Image.alpha_composite(ground, upright)
         height, width = self.size
         upright = eight_bits(upright, file).convert(MODES[len(self.mean)])
         fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-        return fitted, noticed
+        return fitted, warned
 
     def tensor(self, shown: Image.Image) -> torch.Tensor:
         """Make the input ``[1, C, H, W]`` of a picture that `read` returned."""
@@ -96,19 +105,20 @@ def opened(file: Path) -> Image.Image:
             f"the picture {file} has more than {Image.MAX_IMAGE_PIXELS} pixels: scale it down first"
         ) from error
     except Exception as error:  # Pillow has many ways to say that a file is damaged
-        said = "" if isinstance(error, UnidentifiedImageError) else f" ({one_line(error, file)})"
-        raise InputError(f"{file} can't be read as a picture{said}: {READABLE}") from error
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({reason_of(error, file)})"
+        raise InputError(f"{file} can't be read as a picture{reason}: {READABLE}") from error
 
 
-def one_line(error: BaseException, file: Path) -> str:
+def reason_of(error: BaseException, file: Path) -> str:
     """An error's text on one line, without the name of the file."""
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return str(text).replace(f" {str(file)!r}", "")[:200] or type(error).__name__
+    return str(text).replace(f" {str(file)!r}", "")[:LONGEST_REASON] or type(error).__name__
 
 
 def eight_bits(image: Image.Image, file: Path) -> Image.Image:
     """Bring a picture of 16 bits to 8, which Pillow's own conversion would clip."""
     if image.mode.startswith("I;16"):
+        # 65535 / 257 is 255
         return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     if image.mode in ("I", "F"):
         raise InputError(

@@ -1,11 +1,11 @@
 """Rules (mathematics) and methods (tables of rules)."""
 
 from graphprop.rules import comparisons, lrp, methods, rap, structure
+from graphprop.rules.layer import Layer
 from graphprop.rules.registry import (
     METHODS,
     RULES,
     BoundRule,
-    Layer,
     Method,
     Rule,
     find_method,

@@ -1,4 +1,4 @@
-"""Gradient hedging, and the methods that are compared with it (methods.md, sections 4 and 5)."""
+"""Gradient hedging and the comparison methods, as tables: docs/methods.md, sections 4 and 5."""
 
 from __future__ import annotations
 

@@ -1,49 +1,78 @@
-"""Excitation backprop, and maps that say why this class and not the others (methods.md, 5)."""
+"""Excitation backprop, and maps that contrast a class with others: docs/methods.md, section 5."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from graphprop.ops import divide_or_zero, positive, total
-from graphprop.rules.registry import Layer, rule
+from graphprop.rules.layer import Layer, Tensor
+from graphprop.rules.registry import rule
 
 
 @rule
-def excitation(layer: Layer, x: Any, r: Any) -> Any:
-    """Excitation: ``J(x+, w+, r)``, up the excitatory connections (Zhang et al. 2016, eq. 5).
+def excitation(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """Excitation: relevance by the excitatory connections alone, ``J(x+, w+, r)``.
 
-    z-plus with x clamped at 0, bias ignored.
+    That is z-plus with x clamped at 0, and the bias ignored.
+
+    References
+    ----------
+    Zhang et al. 2016, eq. 5; docs/methods.md, section 5.
     """
     return excited(layer, x, r, positive(layer.weight))
 
 
 @rule
-def excitation_top(layer: Layer, x: Any, r: Any, *, negated: bool = False) -> Any:
-    """Excitation at the logit layer, its weights ``negated`` in the contrast."""
+def excitation_top(layer: Layer, x: Tensor, r: Tensor, *, negated: bool = False) -> Tensor:
+    """Excitation at the logit layer, ``J(x+, w+, r)``, or of the negated weights.
+
+    Parameters
+    ----------
+    negated
+        Whether ``(-w)+`` stands in the place of w+: the contrast of contrastive excitation
+        backprop.
+
+    References
+    ----------
+    Zhang et al. 2016, section 3.4; docs/methods.md, section 5.
+    """
     return excited(layer, x, r, positive(-layer.weight if negated else layer.weight))
 
 
-def excited(layer: Layer, x: Any, r: Any, weight: Any) -> Any:
+def excited(layer: Layer, x: Tensor, r: Tensor, weight: Tensor) -> Tensor:
     """``J(x+, w, r)``."""
     above = positive(x)
     return above * layer.opT(weight, divide_or_zero(r, layer.op(above, weight)))
 
 
 @rule
-def difference(layer: Layer, x: Any, r: Any) -> Any:
-    """One flow less the other."""
+def difference(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """The first flow of relevance less the second, ``r_1 - r_2``.
+
+    References
+    ----------
+    Zhang et al. 2016, section 3.4; docs/methods.md, section 5.
+    """
     first, second = r
     return first - second
 
 
 @rule
-def contrast(layer: Layer, x: Any, r: Any) -> Any:
-    """Contrastive LRP: ``R_t - R_o * sum R_t / sum R_o`` (Gu et al. 2018, eq. 5)."""
+def contrast(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """Contrastive LRP: the target's map less the others', ``R_t - R_o * sum R_t / sum R_o``.
+
+    References
+    ----------
+    Gu et al. 2018, eq. 5; docs/methods.md, section 5.
+    """
     target, others = r
     return target - others * divide_or_zero(total(target), total(others))
 
 
 @rule
-def above_zero(layer: Layer, x: Any, r: Any) -> Any:
-    """What of a map is positive."""
+def above_zero(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """The positive part of a map, ``r+``.
+
+    References
+    ----------
+    Zhang et al. 2016, section 3.4; docs/methods.md, section 5.
+    """
     return positive(r)

@@ -1,12 +1,14 @@
-"""The gradient as a rule, its relatives, and the maps that are made of it (methods.md, section 5).
+"""The gradient as a rule, its relatives, and the maps made of it: docs/methods.md, section 5.
 
-What a rule named here returns reaches every operand that depends on the input, gates and
-denominators among them. The rules at the end make a map of what arrives at a layer or at the input.
+The first rules return something for every operand that depends on the input, gates and denominators
+among them. The rules at the end make a map of what arrives at a layer or at the input.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import product
+from math import prod
+from operator import mul
 
 from graphprop.errors import MethodError
 from graphprop.ops import (
@@ -20,6 +22,7 @@ from graphprop.ops import (
     Item,
     MaxPool,
     Multiply,
+    Numbers,
     Reshape,
     Route,
     Sum,
@@ -33,10 +36,15 @@ from graphprop.ops import (
     smallest,
 )
 from graphprop.ops.arrange import channels_first
-from graphprop.rules.registry import Layer, rule
+from graphprop.rules.layer import Layer, Tensor
+from graphprop.rules.registry import rule
+
+TILT = 1e-6
+"""By how much of the largest entry one place is lowered against the one before it: by more than
+float32 rounds (6e-8, several times in a sum), and by so little that no other entry wins."""
 
 
-def carried_back(layer: Layer, r: Any) -> tuple[Any, ...]:
+def carried_back(layer: Layer, r: Tensor) -> tuple[Tensor, ...]:
     """The vector-Jacobian product of r, for the operands that depend on the input."""
     if layer.weight is not None:
         return (layer.opT(layer.weight, r),)
@@ -45,31 +53,54 @@ def carried_back(layer: Layer, r: Any) -> tuple[Any, ...]:
 
 
 @rule(everywhere=True)
-def gradient(layer: Layer, x: Any, r: Any) -> Any:
-    """The vector-Jacobian product; ReLU gates by x > 0 (Simonyan et al. 2014, eq. 4)."""
+def gradient(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """The vector-Jacobian product, ``(dy/dx)^T r``; a ReLU gates by ``x > 0``.
+
+    References
+    ----------
+    Simonyan et al. 2014, eq. 4; docs/methods.md, section 5.
+    """
     return carried_back(layer, r)
 
 
 @rule(everywhere=True)
-def guided(layer: Layer, x: Any, r: Any) -> Any:
-    """What is positive, where a ReLU was active: ``r+ where x > 0`` (Springenberg et al. 2015)."""
+def guided(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """Guided backpropagation: at a ReLU what is positive, where it was active, ``r+ where x > 0``.
+
+    References
+    ----------
+    Springenberg et al. 2015, fig. 1; docs/methods.md, section 5.
+    """
     return (keep_where(x, ">", positive(r)),)
 
 
 @rule(everywhere=True)
-def deconvnet(layer: Layer, x: Any, r: Any) -> Any:
-    """What is positive, through a ReLU whatever it saw: ``r+`` (Zeiler and Fergus 2014)."""
+def deconvnet(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """Deconvnet: at a ReLU what is positive, whatever its input was, ``r+``.
+
+    References
+    ----------
+    Zeiler and Fergus 2014, sec. 2.1; docs/methods.md, section 5.
+    """
     return (positive(r),)
 
 
 @rule(everywhere=True)
-def deeplift(layer: Layer, x: Any, r: Any, *, nearest: float = 1e-7) -> Any:
-    """DeepLIFT's rescale rule: multipliers ``dy / dx`` (Shrikumar et al. 2017, eq. 12).
+def deeplift(layer: Layer, x: Tensor, r: Tensor, *, nearest: float = 1e-7) -> Tensor:
+    """DeepLIFT's rescale rule: a non-linearity has the multiplier ``dy / dx``.
 
-    dx and dy are how far a non-linearity's input and result are from where the baseline puts them;
-    where ``|dx|`` is below ``nearest``, the derivative stands for the quotient. A product of two
-    values has the other factor's mean as multiplier, a max pool passes ``max(y, y0) - y0`` to the
-    winner and ``y - max(y, y0)`` to the baseline's. Norms have their derivative.
+    dx and dy are how far its input and result are from where the baseline puts them. A product of
+    two values has the other factor's mean as multiplier; a max pool passes ``max(y, y0) - y0`` to
+    the winner and ``y - max(y, y0)`` to the baseline's. Norms have their derivative.
+
+    Parameters
+    ----------
+    nearest
+        Where ``|dx|`` is below it, the derivative stands in the place of the quotient.
+
+    References
+    ----------
+    Shrikumar et al. 2017, eq. 12; docs/methods.md, section 5.
     """
     operator = layer.operator
     if isinstance(operator, Activation):
@@ -91,7 +122,7 @@ def deeplift(layer: Layer, x: Any, r: Any, *, nearest: float = 1e-7) -> Any:
     return carried_back(layer, r)
 
 
-def rescaled(layer: Layer, x: Any, r: Any, nearest: float) -> Any:
+def rescaled(layer: Layer, x: Tensor, r: Tensor, nearest: float) -> Tensor:
     """``r * dy / dx`` through a non-linearity."""
     parameters = layer.operands[1:]
     dx = x - layer.reference[0]
@@ -101,11 +132,13 @@ def rescaled(layer: Layer, x: Any, r: Any, nearest: float) -> Any:
     )
 
 
-def rescaled_maximum(layer: Layer, x: Any, r: Any, nearest: float) -> Any:
+def rescaled_maximum(layer: Layer, x: Tensor, r: Tensor, nearest: float) -> Tensor:
     """What a max pool's multipliers come to, at its winners and at the baseline's."""
-    x0 = x * 0.0 + layer.reference[0]  # as many as there are samples
+    reference = layer.reference[0]
+    x0 = x * 0.0 + reference  # as many as there are samples
     y, indices = (Item(index)(layer.operator.with_indices(x)) for index in (0, 1))
-    y0, indices0 = (Item(index)(layer.operator.with_indices(x0)) for index in (0, 1))
+    y0 = Item(0)(layer.operator.with_indices(x0))
+    indices0 = Item(1)(layer.operator.with_indices(x * 0.0 + tilted(layer, reference)))
     above = y0 + positive(y - y0)
     route = Route(tuple(x.shape[2:]))
     moved = route(r * (above - y0), indices) + route(r * (y - above), indices0)
@@ -113,7 +146,29 @@ def rescaled_maximum(layer: Layer, x: Any, r: Any, nearest: float) -> Any:
     return chosen(dx, divide_or_zero(moved, where_far(dx, nearest)), route(r, indices), nearest)
 
 
-def rescaled_choice(layer: Layer, r: Any, nearest: float) -> Any:
+def tilted(layer: Layer, x: Tensor) -> Tensor:
+    """Lower x a little from place to place, so that of equal entries in a window the first wins.
+
+    A baseline of one color has equal entries in most windows. Which of them is computed as a little
+    larger depends on how a backend rounds, and a map must not depend on that.
+    """
+    size, operator = tuple(x.shape[2:]), layer.operator
+    if isinstance(operator, MaxPool):
+        steps = zip(operator.kernel, operator.dilation, strict=True)
+        window = [gap * (length - 1) + 1 for length, gap in steps]
+    else:  # adaptive windows
+        window = [
+            -(-length // count) + 1 for length, count in zip(size, operator.size, strict=True)
+        ]
+    # how far each corner lies behind the first place, where a row of a window follows another
+    slopes = [prod(window[axis + 1 :]) for axis in range(len(size))]
+    ends = [(0, length - 1) if length > 1 else (0,) for length in size]
+    far = [float(sum(map(mul, corner, slopes))) for corner in product(*ends)]
+    corners = Numbers(tuple(far), (1, 1, *map(len, ends)))(x)
+    return x - largest(absolute(x)) * TILT * Upsample("linear", size, align_corners=True)(corners)
+
+
+def rescaled_choice(layer: Layer, r: Tensor, nearest: float) -> Tensor:
     """``r * dy / dx`` through a choice between one value and constants."""
     (index,) = layer.signal
     dx = layer.operands[index] - layer.reference[index]
@@ -123,7 +178,7 @@ def rescaled_choice(layer: Layer, r: Any, nearest: float) -> Any:
     )
 
 
-def rescaled_extremum(layer: Layer, r: Any, nearest: float) -> tuple[Any, ...]:
+def rescaled_extremum(layer: Layer, r: Tensor, nearest: float) -> tuple[Tensor, ...]:
     """The multipliers of two values: each one's change, the mean over which changes first."""
     (x, y), (x0, y0) = layer.operands, layer.reference
     of, derivatives = layer.operator, carried_back(layer, r)
@@ -137,23 +192,27 @@ def rescaled_extremum(layer: Layer, r: Any, nearest: float) -> tuple[Any, ...]:
     )
 
 
-def where_far(dx: Any, nearest: float) -> Any:
-    """Dx where it isn't too small to be divided by, else 0."""
+def where_far(dx: Tensor, nearest: float) -> Tensor:
+    """The difference dx where it isn't too small to be divided by, else 0."""
     return keep_where(absolute(dx) - nearest, ">=", dx)
 
 
-def chosen(dx: Any, quotient: Any, derivative: Any, nearest: float) -> Any:
+def chosen(dx: Tensor, quotient: Tensor, derivative: Tensor, nearest: float) -> Tensor:
     """The quotient, or the derivative where dx is too small."""
     return quotient + keep_where(absolute(dx) - nearest, "<", derivative)
 
 
 @rule(everywhere=True)
-def bias_map(layer: Layer, x: Any, r: Any) -> Any:
-    """What a layer's bias adds to FullGrad's map: ``psi(b * df/dy)``; none where it has no place.
+def bias_map(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """What a layer's bias adds to FullGrad's map: ``psi(b * df/dy)``.
 
     psi takes the size, rescales it to [0, 1] per sample, enlarges it to the image, and sums over
-    channels (Srinivas and Fleuret 2019, eqs. 5-6; the last layers' biases have no place and are
-    left out, as in the authors' code).
+    channels. Biases of dense layers have no place in the image, and are left out, as in the
+    authors' code.
+
+    References
+    ----------
+    Srinivas and Fleuret 2019, eqs. 5-6; docs/methods.md, section 5.
     """
     if len(r.shape) <= 2:
         return None
@@ -165,7 +224,7 @@ def bias_map(layer: Layer, x: Any, r: Any) -> Any:
     return psi(layer, channels_first(gradient, layer.layout))
 
 
-def psi(layer: Layer, r: Any) -> Any:
+def psi(layer: Layer, r: Tensor) -> Tensor:
     """FullGrad's psi: see `bias_map`."""
     size = absolute(r)
     low = smallest(size)
@@ -173,7 +232,7 @@ def psi(layer: Layer, r: Any) -> Any:
     return Sum((1,))(resized(rescaled, layer, "linear", align=True))
 
 
-def resized(x: Any, layer: Layer, mode: str, *, align: bool = False) -> Any:
+def resized(x: Tensor, layer: Layer, mode: str, *, align: bool = False) -> Tensor:
     """A map at the size of the model's input."""
     size = tuple(layer.image[2:])
     if len(size) != len(x.shape) - 2:
@@ -187,46 +246,78 @@ def resized(x: Any, layer: Layer, mode: str, *, align: bool = False) -> Any:
 
 
 @rule
-def times_input(layer: Layer, x: Any, r: Any) -> Any:
-    """The map ``x * r``."""
+def times_input(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """The map ``x * r``.
+
+    References
+    ----------
+    Shrikumar et al. 2016, sec. 2; docs/methods.md, section 5.
+    """
     return x * r
 
 
 @rule
-def times_difference(layer: Layer, x: Any, r: Any) -> Any:
-    """The map ``(x - baseline) * r``."""
+def times_difference(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """The map ``(x - baseline) * r``.
+
+    References
+    ----------
+    Shrikumar et al. 2017; docs/methods.md, section 5.
+    """
     return (x - layer.reference[0]) * r
 
 
 @rule
-def full_gradient(layer: Layer, x: Any, r: Any) -> Any:
-    """FullGrad's part of the input: ``psi(x * df/dx)`` (Srinivas and Fleuret 2019, eq. 6)."""
+def full_gradient(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """FullGrad's term of the input: ``psi(x * df/dx)``, psi as in `bias_map`.
+
+    References
+    ----------
+    Srinivas and Fleuret 2019, eq. 6; docs/methods.md, section 5.
+    """
     return psi(layer, x * r)
 
 
 @rule
-def gradient_cam(layer: Layer, x: Any, r: Any, *, upsample: str = "none") -> Any:
-    """Grad-CAM: ``relu(sum_c A_c mean_hw(dy/dA_c))`` (Selvaraju et al. 2017, eqs. 1-2).
+def gradient_cam(layer: Layer, x: Tensor, r: Tensor, *, upsample: str = "none") -> Tensor:
+    """Grad-CAM: channels weighted by their mean gradient, ``relu(sum_c A_c mean_hw(dy/dA_c))``.
 
-    The map has the size of the layer, ``[N, 1, h, w]``, or with ``upsample="linear"`` or
-    ``"nearest"`` that of the image.
+    Parameters
+    ----------
+    upsample
+        ``"none"``: the map has the size of the layer, ``[N, 1, h, w]``. ``"linear"`` or
+        ``"nearest"``: it is enlarged to that of the image.
+
+    References
+    ----------
+    Selvaraju et al. 2017, eqs. 1-2; docs/methods.md, section 5.
     """
     return enlarged(layer, positive(weighted_sum(layer, x, r)), upsample)
 
 
 @rule
-def relevance_cam(layer: Layer, x: Any, r: Any, *, upsample: str = "none") -> Any:
-    """Relevance-CAM: ``sum_c A_c mean_hw(R_c)`` (Lee et al. 2021, eqs. 8-9); sizes as Grad-CAM."""
+def relevance_cam(layer: Layer, x: Tensor, r: Tensor, *, upsample: str = "none") -> Tensor:
+    """Relevance-CAM: channels weighted by their mean relevance, ``sum_c A_c mean_hw(R_c)``.
+
+    Parameters
+    ----------
+    upsample
+        See `gradient_cam`.
+
+    References
+    ----------
+    Lee et al. 2021, eqs. 8-9; docs/methods.md, section 5.
+    """
     return enlarged(layer, weighted_sum(layer, x, r), upsample)
 
 
-def weighted_sum(layer: Layer, x: Any, r: Any) -> Any:
+def weighted_sum(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """``sum_c x_c mean_hw(r_c)``, of the shape ``[N, 1, places ...]`` in every layout."""
     x, r = (channels_first(value, layer.layout) for value in (x, r))
     return Sum((1,))(x * mean_over_places(r))
 
 
-def mean_over_places(r: Any) -> Any:
+def mean_over_places(r: Tensor) -> Tensor:
     """``mean_hw(r_c)`` of a value ``[N, C, places ...]``; one without places makes no map."""
     if len(r.shape) <= 2:
         raise MethodError(
@@ -236,7 +327,7 @@ def mean_over_places(r: Any) -> Any:
     return AdaptiveAvgPool((1,) * (len(r.shape) - 2))(r)
 
 
-def enlarged(layer: Layer, r: Any, upsample: str) -> Any:
+def enlarged(layer: Layer, r: Tensor, upsample: str) -> Tensor:
     """A map as it is, or at the image's size."""
     if upsample not in ("none", "linear", "nearest"):
         raise MethodError(f"upsample is 'none', 'linear' or 'nearest', not {upsample!r}")

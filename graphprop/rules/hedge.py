@@ -1,4 +1,4 @@
-"""Gradient hedging (methods.md, section 4). Every sum runs over one sample.
+"""Gradient hedging: docs/methods.md, section 4. Every sum runs over one sample.
 
 Below the layer where it begins, relevance comes with a budget tau: what the positive and the
 negative entries of a layer's relevance are normalized to.
@@ -6,9 +6,9 @@ negative entries of a layer's relevance are normalized to.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
-from typing import Any
 
 from graphprop.errors import MethodError
 from graphprop.ops import (
@@ -26,20 +26,25 @@ from graphprop.ops import (
 )
 from graphprop.ops.arrange import arranged_as, channels_first
 from graphprop.rules.gradient import mean_over_places
-from graphprop.rules.registry import Layer, rule
+from graphprop.rules.layer import Layer, Tensor
+from graphprop.rules.registry import rule
 
 TERMS = "CAUS"
 """The terms of the rule: contributions, active units, unactivated units, shift."""
 
 LEAST = 1e-9
-"""What an average pooling adds to its inputs, so that none of them is zero."""
+"""What an average pool adds to its inputs, so that none is zero; far below any activation."""
 
 
 @rule
-def hedge_start(layer: Layer, x: Any, r: Any) -> Any:
-    """The initial map: ``G / |sum G|`` with ``G = x mean_hw(dy/dx)`` (Nam and Lee, eq. 5).
+def hedge_start(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """The initial map: ``G / |sum G|`` with ``G = x * mean_hw(dy/dx)``.
 
     Where sum G is 0, the denominator is sum |G|; where that is 0, too, the map is.
+
+    References
+    ----------
+    Nam and Lee, eq. 5; docs/methods.md, section 4.
     """
     arranged = channels_first(r, layer.layout)
     mean = mean_over_places(arranged)
@@ -51,17 +56,29 @@ def hedge_start(layer: Layer, x: Any, r: Any) -> Any:
 
 
 @rule
-def hedge(layer: Layer, x: Any, r: Any, *, gamma: float = 1.0, terms: Any = TERMS) -> Any:
-    """Hedging at a layer with weights, bias ignored (Nam and Lee, eqs. 6-13).
+def hedge(
+    layer: Layer, x: Tensor, r: Tensor, *, gamma: float = 1.0, terms: str | Sequence[str] = TERMS
+) -> Tensor:
+    """Hedging at a layer with weights, bias ignored: the sum of four terms.
 
     ``J(x+, |w|, gamma P + N) + J(alpha, |w|, P) + J(beta, |w|, N) - alpha tau / sum alpha`` with
     ``P = tau R+ / sum R+``, ``N = -tau R- / sum R-``, ``alpha = [x > 0]`` and ``beta = [x <= 0]``.
-    Of the four, ``terms`` names those that are added up: C (the contributions), A (the active
-    inputs), U (the others) and S (the shift), as in the paper's ablation (table 2). A layer that
-    looks at one place at a time has gamma 1 and no shift.
+    A layer that looks at one place at a time has gamma 1 and no shift.
 
     Printed eq. 6 normalizes to ``sum |G|`` rather than tau, eq. 8 has x for x+, and eq. 12 shifts
     all units: each breaks the total ``(gamma - 2) tau`` that the paper claims.
+
+    Parameters
+    ----------
+    gamma
+        The weight of P in the first term, from 1 to 2.
+    terms
+        Which of the four are added up: C (contributions), A (active inputs), U (unactivated inputs)
+        and S (shift), as in the paper's ablation (table 2).
+
+    References
+    ----------
+    Nam and Lee, eqs. 6-13; docs/methods.md, section 4.
     """
     if not 1 <= gamma <= 2:
         raise MethodError(f"gamma lies between 1 and 2, not {gamma:g}")
@@ -87,7 +104,7 @@ def hedge(layer: Layer, x: Any, r: Any, *, gamma: float = 1.0, terms: Any = TERM
     return reduce(add, found) if found else x * 0.0
 
 
-def chosen_terms(terms: Any) -> frozenset[str]:
+def chosen_terms(terms: str | Sequence[str]) -> frozenset[str]:
     """Read which terms are added up: ``"CAS"``, ``"C,A,S"`` or a sequence of letters."""
     parts = terms if isinstance(terms, list | tuple) else (terms,)
     letters = [letter for part in parts for letter in str(part) if letter not in ", "]
@@ -98,7 +115,7 @@ def chosen_terms(terms: Any) -> frozenset[str]:
     return frozenset(letters)
 
 
-def proportional_to(layer: Layer, a: Any, v: Any, r: Any) -> Any:
+def proportional_to(layer: Layer, a: Tensor, v: Tensor, r: Tensor) -> Tensor:
     """``J(a, v, r)``."""
     return a * layer.opT(v, divide_or_zero(r, layer.op(a, v)))
 
@@ -111,8 +128,13 @@ def is_pointwise(layer: Layer) -> bool:
 
 
 @rule
-def hedge_share(layer: Layer, x: Any, r: Any) -> Any:
-    """Residual add: ``x+ / sum x+`` of R to each branch, an even split where no x is positive."""
+def hedge_share(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """Residual add: ``x+ / sum x+`` of r to each branch, an even split where no x is positive.
+
+    References
+    ----------
+    docs/methods.md, section 4; the authors' code discards the skip branch, which is not followed.
+    """
     if len(layer.signal) == 1:
         return (r,)
     branches = [positive(x[index]) for index in layer.signal]
@@ -125,7 +147,12 @@ def hedge_share(layer: Layer, x: Any, r: Any) -> Any:
 
 
 @rule
-def hedge_average(layer: Layer, x: Any, r: Any) -> Any:
-    """Averages, sums and resizing: in proportion to ``max(x, 0) + 1e-9``."""
+def hedge_average(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """Averages, sums and resizing: in proportion to ``max(x, 0) + 1e-9``.
+
+    References
+    ----------
+    docs/methods.md, section 4.
+    """
     a = positive(x) + LEAST
     return a * layer.opT(None, divide_or_zero(r, layer.op(a)))

@@ -1,14 +1,15 @@
-"""Rules of layer-wise relevance propagation for layers with weights.
+"""Rules of layer-wise relevance propagation for layers with weights: docs/methods.md, section 1.
 
-Each is the formula of methods.md, section 1, in its words. A bias is a ``"sink"`` (it stays in the
-denominator and swallows its share) or ``"ignored"``. With ``stabilizer`` s > 0 a denominator c
-becomes ``stab(c)``, else the division is exact and 0 where c is 0.
+The notation (``op``, ``opT``, ``J``, ``JP``, ``JN``, ``stab``) is that of section 0 there. A bias
+that is a ``"sink"`` takes its share of the relevance; one that is ``"ignored"`` takes nothing. With
+``stabilizer`` s > 0 a denominator c becomes ``stab(c)``; with 0 the division is exact, and 0 where
+c is 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from graphprop.errors import MethodError
 from graphprop.ops import (
@@ -25,16 +26,23 @@ from graphprop.ops import (
     stabilize,
 )
 from graphprop.ops.linear import LinearTranspose
-from graphprop.rules.registry import Layer, one_of, rule
+from graphprop.rules.layer import Layer, Tensor
+from graphprop.rules.parameters import one_of
+from graphprop.rules.registry import rule
+
+Bound: TypeAlias = Any
+"""A bound of zB: ``"per_sample"``, a number, a number per channel, or a tensor of these."""
 
 
-def quotient(r: Any, c: Any, stabilizer: float) -> Any:
+def quotient(r: Tensor, c: Tensor, stabilizer: float) -> Tensor:
     """``r / stab(c)``, or ``r (/) c`` where there is no stabilizer."""
     return r / stabilize(c, stabilizer) if stabilizer else divide_or_zero(r, c)
 
 
-def with_bias(layer: Layer, z: Any, bias: str, part: Any = None) -> Any:
-    """A pre-activation with the bias (or a part of it) where it is a sink."""
+def with_bias(
+    layer: Layer, z: Tensor, bias: str, part: Callable[..., Tensor] | None = None
+) -> Tensor:
+    """A pre-activation with the bias, or ``part`` of it, where the bias is a sink."""
     one_of("bias", bias)
     if bias == "ignored" or layer.bias is None:
         return z
@@ -42,23 +50,49 @@ def with_bias(layer: Layer, z: Any, bias: str, part: Any = None) -> Any:
 
 
 @rule
-def z(layer: Layer, x: Any, r: Any, *, bias: str = "sink", stabilizer: float = 0.0) -> Any:
-    """Basic rule: ``J(x, w, r)``, contributions over pre-activation (Bach et al. 2015, eq. 56)."""
+def z(layer: Layer, x: Tensor, r: Tensor, *, bias: str = "sink", stabilizer: float = 0.0) -> Tensor:
+    """Basic rule: each input gets its share of the pre-activation, ``J(x, w, r)``.
+
+    Parameters
+    ----------
+    bias
+        ``"sink"``: it stays in the denominator; ``"ignored"``: it is left out.
+    stabilizer
+        What is added to the size of a denominator; with 0 the division is exact.
+
+    References
+    ----------
+    Bach et al. 2015, eq. 56; docs/methods.md, section 1.
+    """
     y = with_bias(layer, layer.op(x, layer.weight), bias)
     return x * layer.opT(layer.weight, quotient(r, y, stabilizer))
 
 
 @rule
-def epsilon(layer: Layer, x: Any, r: Any, *, epsilon: float = 1e-6, bias: str = "sink") -> Any:
-    """Epsilon rule: ``x * opT(w, r / stab(z))`` (Bach et al. 2015, eq. 58)."""
+def epsilon(
+    layer: Layer, x: Tensor, r: Tensor, *, epsilon: float = 1e-6, bias: str = "sink"
+) -> Tensor:
+    """Epsilon rule: the basic rule with a stabilized denominator, ``x * opT(w, r / stab(z))``.
+
+    Parameters
+    ----------
+    epsilon
+        What is added to the size of the denominator, above zero.
+    bias
+        ``"sink"``: it stays in the denominator; ``"ignored"``: it is left out.
+
+    References
+    ----------
+    Bach et al. 2015, eq. 58; docs/methods.md, section 1.
+    """
     if epsilon <= 0:
         raise MethodError(f"epsilon must be positive, not {epsilon}")
     y = with_bias(layer, layer.op(x, layer.weight), bias)
     return x * layer.opT(layer.weight, r / stabilize(y, epsilon))
 
 
-def excitatory(layer: Layer, x: Any, r: Any, bias: str, stabilizer: float) -> Any:
-    """``JP(r)``: relevance by the shares of P = op(x+, w+) + op(x-, w-), one denominator."""
+def excitatory(layer: Layer, x: Tensor, r: Tensor, bias: str, stabilizer: float) -> Tensor:
+    """``JP(r)``: relevance by the shares of ``P = op(x+, w+) + op(x-, w-)``, one denominator."""
     above, below = positive(x), negative(x)
     w_above, w_below = positive(layer.weight), negative(layer.weight)
     p = with_bias(layer, layer.op(above, w_above) + layer.op(below, w_below), bias, positive)
@@ -66,8 +100,8 @@ def excitatory(layer: Layer, x: Any, r: Any, bias: str, stabilizer: float) -> An
     return above * layer.opT(w_above, q) + below * layer.opT(w_below, q)
 
 
-def inhibitory(layer: Layer, x: Any, r: Any, bias: str, stabilizer: float) -> Any:
-    """``JN(r)``: relevance by the shares of N = op(x+, w-) + op(x-, w+), one denominator.
+def inhibitory(layer: Layer, x: Tensor, r: Tensor, bias: str, stabilizer: float) -> Tensor:
+    """``JN(r)``: relevance by the shares of ``N = op(x+, w-) + op(x-, w+)``, one denominator.
 
     Shares do not change with the sign of the weights, so -N is computed: it is known not to be
     negative, and needs no sign to be stabilized.
@@ -83,17 +117,30 @@ def inhibitory(layer: Layer, x: Any, r: Any, bias: str, stabilizer: float) -> An
 @rule
 def alpha_beta(
     layer: Layer,
-    x: Any,
-    r: Any,
+    x: Tensor,
+    r: Tensor,
     *,
     alpha: float = 2.0,
     beta: float = 1.0,
     bias: str = "sink",
     stabilizer: float = 0.0,
-) -> Any:
-    """Alpha-beta rule: ``alpha * JP(r) - beta * JN(r)`` (Bach et al. 2015, eq. 60).
+) -> Tensor:
+    """Alpha-beta rule: what excites and what inhibits apart, ``alpha * JP(r) - beta * JN(r)``.
 
     Where alpha - beta is 1, the sum is conserved; elsewhere it is multiplied by alpha - beta.
+
+    Parameters
+    ----------
+    alpha, beta
+        The weights of the excitatory and the inhibitory part, neither of them negative.
+    bias
+        ``"sink"``: it stays in the denominator; ``"ignored"``: it is left out.
+    stabilizer
+        What is added to the size of a denominator; with 0 the division is exact.
+
+    References
+    ----------
+    Bach et al. 2015, eq. 60; docs/methods.md, section 1.
     """
     if alpha < 0 or beta < 0:
         raise MethodError(f"alpha and beta must not be negative, not {alpha:g} and {beta:g}")
@@ -102,24 +149,52 @@ def alpha_beta(
 
 
 @rule
-def z_plus(layer: Layer, x: Any, r: Any, *, bias: str = "sink", stabilizer: float = 0.0) -> Any:
-    """Z-plus rule: alpha-beta with alpha 1 and beta 0 (Montavon et al. 2017, eq. 14)."""
+def z_plus(
+    layer: Layer, x: Tensor, r: Tensor, *, bias: str = "sink", stabilizer: float = 0.0
+) -> Tensor:
+    """Z-plus rule: alpha-beta with alpha 1 and beta 0, ``JP(r)``.
+
+    Parameters
+    ----------
+    bias
+        ``"sink"``: it stays in the denominator; ``"ignored"``: it is left out.
+    stabilizer
+        What is added to the size of a denominator; with 0 the division is exact.
+
+    References
+    ----------
+    Montavon et al. 2017, eq. 14; docs/methods.md, section 1.
+    """
     return excitatory(layer, x, r, bias, stabilizer)
 
 
 @rule
 def gamma(
     layer: Layer,
-    x: Any,
-    r: Any,
+    x: Tensor,
+    r: Tensor,
     *,
     gamma: float = 0.25,
     bias: str = "sink",
     stabilizer: float = 0.0,
-) -> Any:
-    """Gamma rule, generalized to inputs and outputs of both signs (Montavon et al. 2019, 10.2.3).
+) -> Tensor:
+    """Gamma rule: contributions of the result's sign count 1 + gamma times.
 
-    Where y > 0, weights w + g w+ act on x+ and w + g w- on x-; where y < 0 the other way round.
+    Generalized to inputs and results of both signs: where ``y > 0``, weights ``w + gamma w+`` act
+    on x+ and ``w + gamma w-`` on x-; where ``y < 0`` the other way round.
+
+    Parameters
+    ----------
+    gamma
+        How much more they count; not negative.
+    bias
+        ``"sink"``: it stays in the denominator; ``"ignored"``: it is left out.
+    stabilizer
+        What is added to the size of a denominator; with 0 the division is exact.
+
+    References
+    ----------
+    Montavon et al. 2019, section 10.2.3; docs/methods.md, section 1.
     """
     if gamma < 0:
         raise MethodError(f"gamma must not be negative, not {gamma}")
@@ -139,8 +214,18 @@ def gamma(
 
 
 @rule
-def flat(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> Any:
-    """Flat rule: ``J(1, 1, r)``, an equal share for every connected input (Bach et al. 2016)."""
+def flat(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> Tensor:
+    """Flat rule: an equal share for every connected input, ``J(1, 1, r)``.
+
+    Parameters
+    ----------
+    stabilizer
+        What is added to the size of a denominator; with 0 the division is exact.
+
+    References
+    ----------
+    Bach et al. 2016; docs/methods.md, section 1.
+    """
     if not layer.operator.weighted:
         return layer.operator.mean().even(layer.shapes[0])(r)
     if isinstance(layer.operator, Linear | LinearTranspose):
@@ -154,8 +239,18 @@ def flat(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> Any:
 
 
 @rule
-def w_square(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> Any:
-    """W-square rule: ``J(1, w^2, r)`` (Montavon et al. 2017, eq. 12)."""
+def w_square(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> Tensor:
+    """W-square rule: shares by the squared weights, whatever the input, ``J(1, w^2, r)``.
+
+    Parameters
+    ----------
+    stabilizer
+        What is added to the size of a denominator; with 0 the division is exact.
+
+    References
+    ----------
+    Montavon et al. 2017, eq. 12; docs/methods.md, section 1.
+    """
     image, weight = ones(layer.weight, (1, *x.shape[1:])), layer.weight * layer.weight
     return layer.opT(weight, quotient(r, layer.op(image, weight), stabilizer))
 
@@ -163,37 +258,52 @@ def w_square(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> Any:
 @rule
 def zB(
     layer: Layer,
-    x: Any,
-    r: Any,
+    x: Tensor,
+    r: Tensor,
     *,
-    low: Any = "per_sample",
-    high: Any = "per_sample",
+    low: Bound = "per_sample",
+    high: Bound = "per_sample",
     stabilizer: float = 0.0,
-) -> Any:
-    """Box rule for bounded inputs: zB (Montavon et al. 2017, eq. 15).
+) -> Tensor:
+    """Box rule zB: shares of ``x w - low w+ - high w-``, for an input between two bounds.
 
-    The bounds are numbers, one number per channel, or ``"per_sample"``: the smallest and largest
-    entry of each sample. The bias cancels. With ``w = w+ + w-``, each ``x w - l w+ - h w-`` is
-    computed as ``(x - l) w+ + (x - h) w-``: both terms are positive between the bounds, so that
-    nothing cancels and the zero of a constant image is exact.
+    The bias cancels. With ``w = w+ + w-``, each ``x w - low w+ - high w-`` is computed as
+    ``(x - low) w+ + (x - high) w-``: both terms are positive between the bounds, so that nothing
+    cancels and the zero of a constant image is exact.
+
+    Parameters
+    ----------
+    low, high
+        Numbers, a number per channel, or ``"per_sample"``: the smallest and the largest entry of
+        each sample.
+    stabilizer
+        What is added to the size of a denominator; with 0 the division is exact.
+
+    References
+    ----------
+    Montavon et al. 2017, eq. 15; docs/methods.md, section 1.
     """
     c, carry = box(layer, x, low, high)
     return carry(quotient(r, c, stabilizer))
 
 
-def box(layer: Layer, x: Any, low: Any, high: Any) -> tuple[Any, Callable[[Any], Any]]:
+def box(
+    layer: Layer, x: Tensor, low: Bound, high: Bound
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The denominator of zB, and what carries a quotient over it back to x."""
     w_above, w_below = positive(layer.weight), negative(layer.weight)
     above = x - box_limit(layer, x, low, smallest)
     below = x - box_limit(layer, x, high, largest)
 
-    def carry(q: Any) -> Any:
+    def carry(q: Tensor) -> Tensor:
         return above * layer.opT(w_above, q) + below * layer.opT(w_below, q)
 
     return layer.op(above, w_above) + layer.op(below, w_below), carry
 
 
-def box_limit(layer: Layer, x: Any, given: Any, per_sample: Any) -> Any:
+def box_limit(
+    layer: Layer, x: Tensor, given: Bound, per_sample: Callable[[Tensor], Tensor]
+) -> Tensor | float:
     """A bound of zB, as what is subtracted from x."""
     if isinstance(given, str):
         if given != "per_sample":

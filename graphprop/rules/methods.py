@@ -1,15 +1,19 @@
-"""The composites: which rule each role gets (methods.md, section 1)."""
+"""The composites, as tables from roles to rules: docs/methods.md, sections 1 to 3."""
 
 from __future__ import annotations
 
 from math import inf
 from typing import Any
 
+from graphprop import builtin
 from graphprop.rules import lrp, rap, structure
 from graphprop.rules.registry import Method, method
 
 RULE_MODULES = (lrp, rap, structure)
 """The modules whose rules the tables name."""
+
+DEFAULT_METHOD = builtin.DEFAULT_METHOD
+"""The method where none is named."""
 
 BACH = "Bach et al. 2015, PLoS ONE 10(7)"
 KOHLBRENNER = "Kohlbrenner et al. 2020, IJCNN (CMP)"
@@ -17,10 +21,13 @@ MONTAVON = "Montavon et al. 2019, LNCS 11700, ch. 10"
 
 EVERYWHERE = "*"
 LOGITS = "logits"
+
+# groups of parameters that several methods share, with their defaults
 BOX: dict[str, Any] = {"low": "per_sample", "high": "per_sample"}
 EXACT: dict[str, Any] = {"bias": "ignored", "stabilizer": 0.0}
 SINK: dict[str, Any] = {"bias": "sink", "stabilizer": 0.0}
-StabilizED: dict[str, Any] = {"bias": "sink", "stabilizer": 1e-6}
+# 1e-6, also as epsilon: zennit's number, which these composites are to equal
+STABILIZED: dict[str, Any] = {"bias": "sink", "stabilizer": 1e-6}
 DENSE = ("dense_head", "epsilon")
 EPSILON: dict[str, Any] = {"epsilon": 1e-6}
 START: dict[str, Any] = {"start": "logit"}
@@ -80,7 +87,7 @@ def _composite(
     return method(
         name,
         [*([FLAT_INPUT] if flat else []), DENSE, (EVERYWHERE, conv)],
-        parameters={**EPSILON, **conv_parameters, **StabilizED, **START},
+        parameters={**EPSILON, **conv_parameters, **STABILIZED, **START},
         summary=summary,
         source=KOHLBRENNER,
     )
@@ -121,7 +128,7 @@ method(
         **BOX,
         **EPSILON,
         "gamma": 0.25,
-        **StabilizED,
+        **STABILIZED,
         **START,
     },
     summary="Epsilon in the dense head, gamma in the conv stack, zB on the input layer.",
@@ -131,7 +138,7 @@ for _letter, _weights in (("a", ALPHA_1), ("b", ALPHA_2)):
     method(
         f"preset_{_letter}",
         [DENSE, (EVERYWHERE, "alpha_beta")],
-        parameters={"epsilon": 0.1, **_weights, **StabilizED, **START},
+        parameters={"epsilon": 0.1, **_weights, **STABILIZED, **START},
         summary=f"Epsilon 0.1 in the dense head, alpha-beta {_weights['alpha']:g} in the stack.",
         source="Alber et al. 2019, JMLR 20(93) (iNNvestigate)",
     )

@@ -1,12 +1,12 @@
 """Relative attributing propagation: RAP, and RAP-BN with its two flows.
 
-The formulas are those of methods.md, sections 2 and 3. Every sum runs over one sample.
+The formulas are those of docs/methods.md, sections 2 and 3, which says what was chosen where the
+papers' text, equations and code differ. Every sum runs over one sample.
 """
 
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 from graphprop.errors import MethodError
 from graphprop.ops import (
@@ -20,21 +20,27 @@ from graphprop.ops import (
     positive,
     total,
 )
-from graphprop.rules.lrp import box
-from graphprop.rules.registry import Layer, one_of, rule
+from graphprop.rules.layer import Layer, Tensor
+from graphprop.rules.lrp import Bound, box
+from graphprop.rules.parameters import one_of
+from graphprop.rules.registry import rule
 
 
-def count_of(c: Any) -> Any:
+def count_of(c: Tensor) -> Tensor:
     """How many entries of each sample are not zero."""
     return total(keep_where(c, "!=", ones_like(c)))
 
 
 @rule
-def rap_start(layer: Layer, x: Any, r: Any) -> Any:
-    """RAP at the logit layer: ``f |z_i| / sum |z_i|``, bias left out (Nam et al. 2020, eqs. 5-6).
+def rap_start(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """RAP at the logit layer: shares by the size of contributions, ``f |z_i| / sum |z_i|``.
 
-    Where something follows the logit layer: ``r_i = sum_j (z_ij / z_j) R_j``, and of it
-    ``|r_i| sum(r) / sum|r|``.
+    The bias is left out. Where a pool or a reshape follows the logit layer:
+    ``r_i = sum_j (z_ij / z_j) R_j``, and of it ``|r_i| sum(r) / sum|r|``.
+
+    References
+    ----------
+    Nam et al. 2020, eqs. 5-6; docs/methods.md, section 2.
     """
     w = layer.weight
     if layer.final:
@@ -48,20 +54,33 @@ def rap_start(layer: Layer, x: Any, r: Any) -> Any:
 @rule
 def rap(
     layer: Layer,
-    x: Any,
-    r: Any,
+    x: Tensor,
+    r: Tensor,
     *,
     negative: str = "both",
     active: str = "input",
     nu: str = "inhibitory",
-) -> Any:
-    """RAP below the logit layer: influence normalized, then shifted (Nam et al. 2020, eqs. 7-9).
+) -> Tensor:
+    """RAP below the logit layer: influence normalized, then shifted, bias ignored.
 
-    ``Rbar = JP(R) + JN(nu)`` with ``nu = R |N| / (P + |N|)``, or (``nu="printed"``: the numerator
-    that the paper prints) ``nu = R``; the surplus ``sum Rbar - sum R`` is taken off evenly from the
-    active inputs: those that are not zero, or (``active="support"``) where Rbar is not. With
-    ``negative="inhibitory"`` a convolution's first term is ``JP(R+) + JN(R-)``, as in the authors'
-    code; dense layers stay as they are, there too.
+    ``Rbar = JP(R) + JN(nu)`` with ``nu = R |N| / (P + |N|)``; the surplus ``sum Rbar - sum R`` is
+    taken off evenly from the active inputs.
+
+    Parameters
+    ----------
+    negative
+        ``"both"``, as above, or ``"inhibitory"``: at a convolution the first term is
+        ``JP(R+) + JN(R-)``, as in the authors' code, which leaves dense layers as they are.
+    active
+        The active inputs: ``"input"``, those that are not zero, or ``"support"``, those where Rbar
+        is not.
+    nu
+        ``"inhibitory"``, as above, or ``"printed"``: ``nu = R``, by the numerator that the paper
+        prints.
+
+    References
+    ----------
+    Nam et al. 2020, eqs. 7-9; docs/methods.md, section 2.
     """
     one_of("negative", negative)
     one_of("active", active)
@@ -84,16 +103,20 @@ def rap(
     return keep_where(chosen, "!=", spread - shift)
 
 
-def negative_part(x: Any) -> Any:
+def negative_part(x: Tensor) -> Tensor:
     """``|x-|``: how far x lies below zero."""
     return positive(-x)
 
 
 @rule
-def rap_bn_start(layer: Layer, x: Any, r: Any) -> Any:
-    """RAP-BN at the logit layer: ``(z+ / sum z+ - z- / sum z-) f``, the seed of both flows.
+def rap_bn_start(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """RAP-BN at the logit layer: ``(z+ / sum z+ - z- / sum z-) f``, where both flows start.
 
     It sums to zero where contributions of both signs exist, else to f or -f.
+
+    References
+    ----------
+    Nam et al. 2019; docs/methods.md, section 3.
     """
     above, below = positive(x), negative_part(x)
     w_above, w_below = positive(layer.weight), negative_part(layer.weight)
@@ -106,11 +129,23 @@ def rap_bn_start(layer: Layer, x: Any, r: Any) -> Any:
 
 
 @rule
-def compensate(layer: Layer, x: Any, r: Any, *, kappa: float = 1.0, units: str = "active") -> Any:
-    """RAP-BN at a batch norm: S = BN(z) - z, centered over the active units, taken off evenly.
+def compensate(
+    layer: Layer, x: Tensor, r: Tensor, *, kappa: float = 1.0, units: str = "active"
+) -> Tensor:
+    """RAP-BN at a batch norm: ``S = BN(z) - z``, centered over the active units, is taken off.
 
-    ``R <- R - kappa (S - mean_A S) / (c h w)`` on ``A = { R != 0 }``, or (``units="all"``) on all
-    units, with the mean over all of them. Both keep the total.
+    ``R <- R - kappa (S - mean_A S) / (c h w)`` on the active units A. The total is kept.
+
+    Parameters
+    ----------
+    kappa
+        1 in the normal flow, -1 in the inversed one.
+    units
+        ``"active"``: ``A = { R != 0 }``. ``"all"``: A is all units, and the mean is over them.
+
+    References
+    ----------
+    Nam et al. 2019; docs/methods.md, section 3.
     """
     one_of("units", units)
     count = prod(x.shape[1:])
@@ -126,17 +161,28 @@ def compensate(layer: Layer, x: Any, r: Any, *, kappa: float = 1.0, units: str =
 @rule
 def rap_bn(
     layer: Layer,
-    x: Any,
-    r: Any,
+    x: Tensor,
+    r: Tensor,
     *,
     kappa: float = 1.0,
     inversion_sign: float = -1.0,
     lost: str = "spread",
-) -> Any:
-    """RAP-BN at a hidden layer: bias compensation, then JP (normal flow) or JN (inversed).
+) -> Tensor:
+    """RAP-BN at a hidden layer: bias compensation, then JP (normal flow) or JN (inversed flow).
 
-    The inversed flow is multiplied by ``inversion_sign``. What a zero denominator would not hand on
-    is spread evenly over the active inputs, or (``lost="drop"``) dropped.
+    Parameters
+    ----------
+    kappa
+        1 in the normal flow, -1 in the inversed one.
+    inversion_sign
+        1 or -1: what JN is multiplied by.
+    lost
+        What becomes of relevance whose denominator is zero: ``"spread"``, evenly over the active
+        inputs, or ``"drop"``.
+
+    References
+    ----------
+    Nam et al. 2019, eqs. 7-8; docs/methods.md, section 3.
     """
     if inversion_sign not in (1, -1):
         raise MethodError(f"inversion_sign is 1 or -1, not {inversion_sign:g}")
@@ -155,19 +201,30 @@ def rap_bn(
 @rule
 def rap_bn_input(
     layer: Layer,
-    x: Any,
-    r: Any,
+    x: Tensor,
+    r: Tensor,
     *,
     kappa: float = 1.0,
     inversion_sign: float = -1.0,
     lost: str = "spread",
     input: str = "zB",
-    low: Any = "per_sample",
-    high: Any = "per_sample",
-) -> Any:
-    """RAP-BN at an input layer: bias compensation, then zB.
+    low: Bound = "per_sample",
+    high: Bound = "per_sample",
+) -> Tensor:
+    """RAP-BN at an input layer: bias compensation, then zB in each flow.
 
-    With ``input="flow"`` the rule of hidden layers is carried down to the pixels.
+    Parameters
+    ----------
+    kappa, inversion_sign, lost
+        See `rap_bn`.
+    input
+        ``"zB"``, or ``"flow"``: the rule of hidden layers down to the pixels.
+    low, high
+        The bounds of zB, see `graphprop.rules.lrp.zB`.
+
+    References
+    ----------
+    The authors' code; docs/methods.md, section 3.
     """
     one_of("input", input)
     if input == "flow":
@@ -178,7 +235,7 @@ def rap_bn_input(
     return carried + recovered(x, c, compensated, lost)
 
 
-def without_bias(layer: Layer, r: Any, kappa: float) -> Any:
+def without_bias(layer: Layer, r: Tensor, kappa: float) -> Tensor:
     """Relevance less the compensation of the bias: ``(b_c - mean b) / (h w)`` on every unit."""
     if layer.bias is None:
         return r
@@ -192,12 +249,12 @@ def without_bias(layer: Layer, r: Any, kappa: float) -> Any:
     return taken_off(r, share, kappa)
 
 
-def taken_off(r: Any, share: Any, kappa: float) -> Any:
+def taken_off(r: Tensor, share: Tensor, kappa: float) -> Tensor:
     """``R - kappa * share``: the normal flow loses its share, the inversed one gains it."""
     return r - share if kappa > 0 else r + share
 
 
-def recovered(x: Any, c: Any, r: Any, lost: str) -> Any:
+def recovered(x: Tensor, c: Tensor, r: Tensor, lost: str) -> Tensor:
     """What zero denominators took, spread evenly over the active inputs, or dropped."""
     one_of("lost", lost)
     if lost == "drop":

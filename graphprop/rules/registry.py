@@ -1,4 +1,4 @@
-"""What a rule and a method are, and where they are found by name.
+"""Rules and methods, and the registries in which they are found by name.
 
 A rule is a plain function of a layer and tensors. Decorated with :func:`rule`, it can be named in
 a method's table and on the command line. A method is data: a table from roles to rules, and the
@@ -10,119 +10,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias, TypeVar, overload
 
 from graphprop.errors import MethodError, nearest
-from graphprop.ops import AddBias, Layout, Operator, Shape
+from graphprop.ir.operation import Shape
+from graphprop.ir.samples import Samples
+from graphprop.rules.layer import Layer, Tensor
 
-if TYPE_CHECKING:
-    from graphprop.ir.samples import Samples
+RuleFunction: TypeAlias = Callable[..., Any]
+"""``(layer, x, r, *, parameter=default ...)`` -> relevance of x.
 
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "active": ("input", "support"),
-    "bias": ("sink", "ignored"),
-    "input": ("zB", "flow"),
-    "lost": ("drop", "spread"),
-    "negative": ("both", "inhibitory"),
-    "norm": ("pass", "affine"),
-    "nu": ("inhibitory", "printed"),
-    "residual": ("signed", "absolute"),
-    "units": ("active", "all"),
-}
-"""The words that graphprop's own parameters can be."""
+x is a tuple where several operands get relevance; so is the result then."""
 
-RuleFunction = Callable[..., Any]
-Table = Sequence[tuple[str, str] | tuple[str, str, Mapping[str, Any]]]
+Function = TypeVar("Function", bound=RuleFunction)
 
-
-@dataclass
-class Layer:
-    """A layer as a rule sees it: what methods.md calls ``op``, ``opT``, ``w`` and ``b``.
-
-    Attributes
-    ----------
-    operator
-        The operator, without bias.
-    weight, bias
-        The parameters of a weighted layer, or None. (For any other operator, ``weight`` is its
-        second operand if it has one.)
-    shapes
-        The operands' shapes, -1 standing for the batch.
-    label
-        The user's name for the layer, for messages.
-    signal
-        For an operator where values meet: which of its operands relevance flows to.
-    operands
-        All of them, as the layer is called.
-    reference
-        The operands where the model's input is the method's baseline, if it has one.
-    budget
-        The relevance that the layer's own is measured against, in methods that keep count of it.
-    image
-        The shape of the model's input.
-    final
-        Whether the layer's result is the model's output.
-    layout
-        What the axes of the layer's result are: for a map made at a layer, of the layer's value.
-        None stands for ``[N, C, places ...]``.
-    before
-        Zero padding that the model applies first: a part of ``op``, so that x has no padding.
-    """
-
-    operator: Any
-    weight: Any = None
-    bias: Any = None
-    shapes: Sequence[Shape] = ()
-    label: str = "layer"
-    signal: tuple[int, ...] = (0,)
-    operands: tuple[Any, ...] = ()
-    reference: tuple[Any, ...] = ()
-    budget: Any = None
-    image: Shape = ()
-    final: bool = True
-    layout: Layout | None = None
-    before: Operator | None = None
-    rename: Callable[[Any, str, bool], Any] | None = None
-
-    @classmethod
-    def of(cls, operator: Operator, x: Any, weight: Any = None, bias: Any = None) -> Layer:
-        """A layer for eager use, the shapes being taken from the tensors."""
-        operands = x if isinstance(x, tuple) else (x,) if weight is None else (x, weight)
-        shapes = [(-1, *operand.shape[1:]) for operand in operands]
-        if weight is not None:
-            shapes[1] = tuple(weight.shape)
-        signal = tuple(range(len(operands)))
-        return cls(operator, weight, bias, shapes, signal=signal, operands=operands)
-
-    @property
-    def constants(self) -> tuple[Any, ...]:
-        """The operands behind the first."""
-        return self.operands[1:]
-
-    def op(self, x: Any, w: Any = None) -> Any:
-        """Apply the layer without bias: ``op(x, w)``."""
-        x = x if self.before is None else self.before(x)
-        return self.operator(x) if w is None else self.operator(x, w)
-
-    def opT(self, w: Any, r: Any) -> Any:
-        """Apply the adjoint in x: ``opT(w, r)``, of the shape of x."""
-        adjoint = self.operator.adjoint(*self.shapes)
-        back = adjoint(r) if w is None else adjoint(r, w)
-        return back if self.before is None else self.before.adjoint()(back)
-
-    def plus_bias(self, z: Any, bias: Any) -> Any:
-        """Add a bias along the layer's channels; None adds nothing."""
-        if bias is None:
-            return z
-        return AddBias(getattr(self.operator, "channel_axis", 1))(z, bias)
-
-    def named(self, name: str, value: Any, *, shared: bool = False) -> Any:
-        """Give a value a name in the compiled graph and source: ``<layer>_<name>``.
-
-        Where a method has several flows the name bears the flow's too, unless the value is
-        ``shared``: the same in all of them.
-        """
-        return value if self.rename is None else self.rename(value, name, shared)
+Table: TypeAlias = Sequence[tuple[str, str] | tuple[str, str, Mapping[str, Any]]]
+"""``(pattern, rule)`` or ``(pattern, rule, parameters)``, first match wins."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +72,9 @@ class BoundRule:
         """The rule's name."""
         return self.rule.name
 
-    def __call__(self, layer: Layer, x: Any, r: Any) -> Any:
+    def __call__(
+        self, layer: Layer, x: Tensor | tuple[Tensor, ...], r: Tensor | tuple[Tensor, ...]
+    ) -> Any:
         return self.rule.function(layer, x, r, **self.parameters)
 
     def in_flow(self, parameters: Mapping[str, Any]) -> BoundRule:
@@ -178,13 +83,24 @@ class BoundRule:
         return self.rule.bind(**{**self.parameters, **own}) if own else self
 
     def __str__(self) -> str:
-        shown = (
-            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        # a stabilizer of 0 is the rule as its formula has it
+        unlike_formula = {
+            key: value
             for key, value in self.parameters.items()
             if not (key == "stabilizer" and not value)
-        )
-        inside = ", ".join(shown)
+        }
+        inside = assignments(unlike_formula)
         return f"{self.rule.name}({inside})" if inside else self.rule.name
+
+
+def assignments(parameters: Mapping[str, Any]) -> str:
+    """Parameters as ``key=value, ...``."""
+    return ", ".join(f"{key}={value_text(value)}" for key, value in parameters.items())
+
+
+def value_text(value: object) -> str:
+    """A parameter's value, a float in few digits: ``1e-06``."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
@@ -213,23 +129,24 @@ class Method:
     refused
         ``(parameter, value)`` -> why the method can't have it.
     arrays
-        The parameters that can be a number, but also several or a tensor.
+        The parameters that can be a number, a number per channel or a tensor.
     start
-        What relevance starts as, see `graphprop.ops.Start`, unless a parameter or a flow says so.
+        What relevance starts as, see `graphprop.ops.Start`, unless the parameter ``start`` or a
+        flow sets it.
     layer
         Where the flows end: at the input (None), or at the layer that the parameter ``layer``
         names; then this is its default, see `passes.find_layer`.
     at_layer
-        The rule that makes what the flows bring to that layer the map, or what goes on from there.
-        Where there are several flows, it gets a tuple.
+        The rule that makes the map of what arrives at that layer, or the relevance that continues
+        from there. Where there are several flows, its ``r`` is a tuple.
     continues_to_input
-        Whether relevance goes on from that layer to the input, by the table.
+        Whether relevance continues from that layer to the input, by the table.
     at_input
-        The rule that makes what arrives at the input the map.
-    besides
-        The rule that says what each layer adds to the map.
+        The rule that makes the map of what arrives at the input.
+    layer_contribution
+        The rule that computes what each layer adds to the map.
     budgets
-        Whether each layer is told how much relevance its own is measured against.
+        Whether relevance comes with a budget, `Layer.budget`.
     samples
         Which inputs to explain in place of the given one, and with what weights: a function of
         the method's parameters and the shape of an input that returns
@@ -270,13 +187,32 @@ class Method:
 
     @property
     def flow_names(self) -> tuple[str, ...]:
-        """The names of all flows, that which goes on from a layer among them."""
+        """The names of all flows, that which continues from a layer among them."""
         names = tuple(name for name, _ in self.flows)
         return names if not self.continues_to_input or "" in names else (*names, "")
 
+    @property
+    def rule_names(self) -> tuple[str, ...]:
+        """The names of the rules that the method assigns."""
+        others = (self.at_layer, self.at_input, self.layer_contribution)
+        return (*(entry[1] for entry in self.table), *(name for name in others if name))
+
 
 RULES: dict[str, Rule] = {}
+"""Every rule that is registered, by name."""
+
 METHODS: dict[str, Method] = {}
+"""Every method that is registered, by name."""
+
+
+@overload
+def rule(name: Function) -> Function: ...
+
+
+@overload
+def rule(
+    name: str | None = None, *, everywhere: bool = False
+) -> Callable[[Function], Function]: ...
 
 
 def rule(name: str | RuleFunction | None = None, *, everywhere: bool = False) -> Any:
@@ -285,7 +221,7 @@ def rule(name: str | RuleFunction | None = None, *, everywhere: bool = False) ->
     Use as ``@rule`` (named like the function) or ``@rule("name")``. The function computes with
     ``layer.op``, ``layer.opT``, arithmetic and the functions of `graphprop.ops`; it is run on
     tensors by tests and on graph values by the compiler. With ``everywhere`` it returns something
-    for each operand that depends on the input, as the gradient does, gates among them.
+    for each operand that depends on the input, gates among them, as the gradient does.
 
     Raises
     ------
@@ -297,7 +233,8 @@ def rule(name: str | RuleFunction | None = None, *, everywhere: bool = False) ->
     return lambda function: _register_rule(name or function.__name__, function, everywhere)
 
 
-def _register_rule(name: str, function: RuleFunction, everywhere: bool) -> RuleFunction:
+def _register_rule(name: str, function: Function, everywhere: bool) -> Function:
+    """Register a rule, its parameters and their defaults being read off its signature."""
     positional, parameters = [], {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
@@ -323,27 +260,23 @@ def method(
     """Register a method; it can then be named in `graphprop.compile`.
 
     The arguments are the fields of `Method`.
+
+    Raises
+    ------
+    MethodError
+        If it names a rule that isn't registered.
     """
-    made = Method(
+    registered = Method(
         name,
         tuple(table),
         parameters=dict(parameters or {}),
         switches=dict(switches or {}),
         **fields,
     )
-    named = (entry[1] for entry in made.table)
-    for rule_name in (*named, made.at_layer, made.at_input, made.layer_contribution):
-        if rule_name is not None:
-            find_rule(rule_name)
-    METHODS[name] = made
-    return made
-
-
-def one_of(name: str, value: Any) -> None:
-    """Refuse a word that a parameter doesn't know."""
-    if value not in CHOICES[name]:
-        known = " or ".join(map(repr, CHOICES[name]))
-        raise MethodError(f"{name} is {known}, not {value!r}")
+    for rule_name in registered.rule_names:
+        find_rule(rule_name)
+    METHODS[name] = registered
+    return registered
 
 
 def find_rule(name: str) -> Rule:

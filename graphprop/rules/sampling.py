@@ -1,4 +1,4 @@
-"""Maps that are a weighted mean over many inputs made from the given one.
+"""Maps that are a weighted mean over many inputs derived from the given one: docs/methods.md, 5.
 
 Integrated gradients walk from a baseline to the input, SmoothGrad adds noise to it. Both explain
 ``scale_k * x + offset_k`` for each k and add the results up by weights. The points are explained in
@@ -8,7 +8,7 @@ chunks, each one batch, so that memory does not grow with their number.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ from graphprop.ir.samples import Samples
 from graphprop.ops import helpers
 
 SEED = 0
+"""The seed of SmoothGrad's noise: the same compile gives the same explainer."""
+
+Baseline: TypeAlias = Any
+"""A number, a number per channel, or a tensor of the shape of one input or ``[1, ...]``."""
 
 
 def mean_over_samples(
@@ -35,15 +39,21 @@ def mean_over_samples(
     return mean if own.baseline is None else mean * (x - own.baseline)
 
 
-def at_least_one(name: str, number: Any) -> int:
-    """Refuse a number of points that is none."""
+def at_least_one(name: str, number: float) -> int:
+    """A number of points as an int.
+
+    Raises
+    ------
+    MethodError
+        If it is less than one, or no whole number.
+    """
     if number < 1 or number != int(number):
         raise MethodError(f"{name} is a whole number from 1 on, not {number}")
     return int(number)
 
 
-def baseline_of(given: Any, shape: Shape) -> torch.Tensor:
-    """A baseline as a tensor ``[1, ...]``: from a number, one per channel, or a whole input."""
+def baseline_of(given: Baseline, shape: Shape) -> torch.Tensor:
+    """A baseline as a tensor ``[1, ...]``: from a number, one per channel, or a complete input."""
     try:
         baseline = torch.as_tensor(given, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError):
@@ -64,7 +74,7 @@ def baseline_of(given: Any, shape: Shape) -> torch.Tensor:
 
 
 def path(parameters: Mapping[str, Any], shape: Shape) -> Samples:
-    """Points on the straight way from the baseline to x (Sundararajan et al. 2017, eq. 3)."""
+    """Points on the straight path from the baseline to x (Sundararajan et al. 2017, eq. 3)."""
     steps = at_least_one("steps", parameters["steps"])
     places, weights = quadrature(parameters["quadrature"], steps)
     baseline = baseline_of(parameters["baseline"], shape)
@@ -88,7 +98,10 @@ def quadrature(name: str, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def noise(parameters: Mapping[str, Any], shape: Shape) -> Samples:
-    """Copies of x with Gaussian noise of standard deviation sigma, drawn once."""
+    """Copies of x with Gaussian noise of standard deviation sigma (Smilkov et al. 2017, sec. 3).
+
+    The noise is drawn once, and is the same for every input.
+    """
     n, sigma = at_least_one("n", parameters["n"]), parameters["sigma"]
     if not sigma >= 0:
         raise MethodError(f"sigma, the standard deviation of the noise, is not {sigma}")

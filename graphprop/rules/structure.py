@@ -1,8 +1,6 @@
-"""How relevance goes through layers without weights: the table of methods.md, section 0."""
+"""How relevance passes layers without weights: docs/methods.md, section 0."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from graphprop.ops import (
     Add,
@@ -16,22 +14,31 @@ from graphprop.ops import (
     keep_where,
     stabilize,
 )
+from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.lrp import quotient
-from graphprop.rules.registry import Layer, one_of, rule
+from graphprop.rules.parameters import one_of
+from graphprop.rules.registry import rule
 
 
 @rule("pass")
-def pass_through(layer: Layer, x: Any, r: Any) -> Any:
+def pass_through(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Relevance passes unchanged: elementwise non-linearities, norms, unmerged batch norms.
 
-    Norms pass as in AttnLRP (Achtibat et al. 2024, Prop. 3.4), which conserves relevance.
+    References
+    ----------
+    For norms: Achtibat et al. 2024 (AttnLRP), Prop. 3.4; docs/methods.md, section 0.
     """
     return r
 
 
 @rule
-def rearrange(layer: Layer, x: Any, r: Any) -> Any:
-    """The adjoint rearrangement: reshapes, slices, concatenation, padding, choice by a mask."""
+def rearrange(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """The adjoint rearrangement: reshapes, slices, concatenation, padding, choice by a mask.
+
+    References
+    ----------
+    docs/methods.md, section 0.
+    """
     if isinstance(layer.operator, Cat):
         parts = [layer.operator.part(index, layer.shapes) for index in layer.signal]
         return tuple(part(r) for part in parts)
@@ -42,10 +49,15 @@ def rearrange(layer: Layer, x: Any, r: Any) -> Any:
 
 
 @rule
-def winner(layer: Layer, x: Any, r: Any) -> Any:
+def winner(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """All relevance to the largest entry of each window, the first one on ties.
 
-    The same of two values; where one of them is a constant, they are a non-linearity of the other.
+    Of a maximum or minimum of two values, to the one that is chosen. Where one of them is a
+    constant, it is a non-linearity of the other, and relevance passes unchanged.
+
+    References
+    ----------
+    docs/methods.md, section 0.
     """
     if isinstance(layer.operator, Extremum):
         if len(layer.signal) == 1:
@@ -55,11 +67,19 @@ def winner(layer: Layer, x: Any, r: Any) -> Any:
 
 
 @rule
-def proportional(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> Any:
+def proportional(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> Tensor:
     """Shares of a fixed linear map: ``J(x, w, r)`` for averages, sums and resizing.
 
-    Where the result is zero, relevance is spread evenly over the in-image cells; with a
-    stabilizer, nothing is.
+    Where the result is zero, relevance is spread evenly over the entries inside the image.
+
+    Parameters
+    ----------
+    stabilizer
+        With s > 0 the denominator is ``stab(y)``, and nothing is spread.
+
+    References
+    ----------
+    docs/methods.md, section 0.
     """
     y = layer.op(x)
     if stabilizer:
@@ -70,11 +90,21 @@ def proportional(layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0) -> An
 
 @rule
 def share(
-    layer: Layer, x: Any, r: Any, *, stabilizer: float = 0.0, residual: str = "signed"
-) -> Any:
+    layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0, residual: str = "signed"
+) -> Tensor:
     """Residual add: ``x_k / sum x`` of the relevance to each branch; a constant gets nothing.
 
-    With ``residual="absolute"``: ``|x_k| / sum |x|``, an even split where all are zero.
+    Parameters
+    ----------
+    stabilizer
+        With s > 0 the denominator is ``stab(sum x)``.
+    residual
+        ``"signed"``, as above, or ``"absolute"``: ``|x_k| / sum |x|``, an even split where all
+        branches are zero.
+
+    References
+    ----------
+    docs/methods.md, section 0; for ``"absolute"`` section 2.
     """
     if len(layer.signal) == 1:
         return (r,)
@@ -92,18 +122,32 @@ def share(
 
 
 @rule
-def signal(layer: Layer, x: Any, r: Any) -> Any:
-    """Product of a signal and a gate: all to the signal; half each where neither is a gate."""
+def signal(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
+    """Product of a signal and a gate: all to the signal; half each where neither is a gate.
+
+    References
+    ----------
+    docs/methods.md, section 0, "Gates".
+    """
     if len(layer.signal) == 1:
         return (r,)
     return (r * 0.5, r * 0.5)
 
 
 @rule
-def affine(layer: Layer, x: Any, r: Any, *, epsilon: float = 1e-6) -> Any:
-    """Epsilon rule of an affine map: norms whose statistics are constants, their mean included.
+def affine(layer: Layer, x: Tensor, r: Tensor, *, epsilon: float = 1e-6) -> Tensor:
+    """Epsilon rule of a norm as an affine map, ``x * slope * r / stab(y)``, statistics constant.
 
     Unbounded where a centered sum is near zero.
+
+    Parameters
+    ----------
+    epsilon
+        What is added to the size of the denominator.
+
+    References
+    ----------
+    docs/methods.md, section 0.
     """
     y = layer.operator(x, *layer.constants)
     slope = layer.named("slope", layer.operator.coefficient(x, *layer.constants))

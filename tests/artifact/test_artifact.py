@@ -2,47 +2,32 @@
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 from ruff import __main__ as ruff
-from torch import nn
 
 import graphprop
+from graphprop import api
+from graphprop.api import save
 from graphprop.artifact import atomic, write
-from graphprop.artifact.write import as_json, contiguous, plain, read_manifest, save
-from graphprop.checking import backends, runner
+from graphprop.artifact.manifest import as_json, read_manifest
+from graphprop.artifact.write import contiguous, plain
 from graphprop.errors import EquivalenceError, OutputError
+from support.artifacts import explainer_of
+
+pytestmark = pytest.mark.usefixtures("same_process")
 
 FILES = {"explainer.py", "weights.safetensors", "explainer.onnx", "manifest.json"}
-
-
-@pytest.fixture(autouse=True)
-def same_process(monkeypatch):
-    """Run generated modules in this process: `test_check` runs them in their own."""
-    monkeypatch.setattr(backends, "run_job", lambda job: runner.main(json.loads(job.read_text())))
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(1, 3, 3, bias=False)
-        self.norm = nn.BatchNorm2d(3)
-        self.head = nn.Linear(3, 4)
-
-    def forward(self, x):
-        return self.head(torch.relu(self.norm(self.conv(x))).amax((2, 3)))
-
-
-def explainer_of(method="epsilon_plus_flat", **options):
-    torch.manual_seed(0)
-    return graphprop.compile(Net().eval(), torch.zeros(2, 1, 6, 6), method, **options)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +76,11 @@ def test_manifest(tmp_path):
     assert manifest["version"] == 1
     assert manifest["graphprop"] == graphprop.__version__
     assert manifest["torch"] == torch.__version__
+    versions = manifest["versions"]
+    assert versions.pop("graphprop") == graphprop.__version__
+    assert versions.pop("python") == platform.python_version()
+    assert versions == {name: metadata.version(name) for name in versions}
+    assert versions.keys() >= {"torch", "onnx", "onnx-ir", "safetensors", "ruff", "numpy"}
     assert manifest["model"] == "Net"
     assert manifest["source"] == {"name": "model.py:Net", "sha256": "ab" * 32}
     assert manifest["method"] == "epsilon_plus"
@@ -110,7 +100,7 @@ def test_manifest(tmp_path):
     assert head["rule"].startswith("epsilon(epsilon=0.25")
     assert conv["rule"].startswith("w_square")
     assert (conv["operator"], conv["kind"], conv["shape"]) == ("conv", "Conv2d", [3, 4, 4])
-    assert conv["line"].startswith("test_artifact.py:")
+    assert conv["line"].startswith("artifacts.py:")
     assert (conv["value"], conv["relevance"], conv["signal"]) == ("conv", "r_relu", [None])
     assert head["value"] == "head"
     assert manifest["onnx_names"] == {"head": "logits"}
@@ -141,8 +131,8 @@ PROGRAM = """
 import sys
 import torch
 sys.path[:0] = {folders!r}
-from test_artifact import explainer_of, Net
-from graphprop.artifact.write import save
+from support.artifacts import explainer_of
+from graphprop.api import save
 torch.set_num_threads(int(sys.argv[2]))
 {before}
 save(explainer_of(), sys.argv[1], samples=1)
@@ -150,7 +140,7 @@ save(explainer_of(), sys.argv[1], samples=1)
 
 
 def program(before=""):
-    folders = [str(Path(__file__).parent), str(Path(graphprop.__file__).parent.parent)]
+    folders = [str(Path(__file__).parents[1]), str(Path(graphprop.__file__).parent.parent)]
     return PROGRAM.format(folders=folders, before=before)
 
 
@@ -362,8 +352,11 @@ def test_file_and_own_folder_are_refused(explainer, tmp_path, monkeypatch):
 
 
 def wrong(explainer):
-    explainer.source = explainer.source.replace("F.relu(conv)", "F.relu(conv + 0.1)")
-    return explainer
+    """The same explainer, had the printer printed something else."""
+    compiled = explainer.compiled
+    source = compiled.source.replace("F.relu(conv)", "F.relu(conv + 0.1)")
+    generated = replace(compiled.generated, source=source)
+    return graphprop.CompiledExplainer(replace(compiled, generated=generated))
 
 
 def test_rejected_output_is_kept_aside(explainer, tmp_path):
@@ -406,7 +399,7 @@ def test_interrupted_save_leaves_nothing(explainer, tmp_path, monkeypatch, error
     def interrupt(*arguments):
         raise error
 
-    monkeypatch.setattr(write, place, interrupt)
+    monkeypatch.setattr(api if place == "put_in_place" else write, place, interrupt)
     for directory in (tmp_path / "new" / "net", own):
         with pytest.raises(error):
             save(explainer, directory, check=False)
@@ -457,6 +450,8 @@ def test_a_limit_on_the_size_of_files_is_one_message(explainer, tmp_path, limit)
 STALL = """
 import signal
 import time
+from dataclasses import replace
+from importlib import metadata
 # a process started in the background by a shell inherits that interrupts are ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from graphprop.artifact import write

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from graphprop.artifact import engines
-from graphprop.artifact.manifest import complaint_about
-from graphprop.artifact.write import read_manifest
+from graphprop.artifact.manifest import read_manifest
+from graphprop.artifact.schema import complaint_about
 from graphprop.checking.stages import stages_of
 from graphprop.cli import main
 from graphprop.errors import InputError, MethodError, OutputError

@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 import graphprop
+from graphprop.api import CompiledExplainer
 from graphprop.emit.onnx import save, to_onnx
-from graphprop.explainer import CompiledExplainer
 from graphprop.frontend.capture import capture
 from graphprop.frontend.load import load_source
 from graphprop.ir.interpret import interpret
@@ -124,7 +124,7 @@ class Subject:
         return cls(model, x, torch.tensor([3, 0, 7, 3, 1]), capture(model, x))
 
     def compile(self, method: str) -> CompiledExplainer:
-        with mock.patch("graphprop.explainer.capture", return_value=self.program):
+        with mock.patch("graphprop.api.capture", return_value=self.program):
             return graphprop.compile(self.model, self.x, method)
 
 
@@ -227,7 +227,7 @@ def test_backends_agree(network: str, method: str) -> None:
     truth.holds(logits, relevance)
     with torch.no_grad():
         assert error(logits, given.model(given.x)) <= 1e-5
-    legal, _ = legalize(explainer.lowered, "onnx")
+    legal = legalize(explainer.lowered, "onnx")
     # not in pytest's own folder, which keeps half a gigabyte of weights for days
     with TemporaryDirectory() as folder:
         path = Path(folder) / "explainer.onnx"
@@ -254,7 +254,7 @@ def test_logits_in_double_precision_are_the_models(network: str, method: str) ->
 
 def test_names_are_those_of_the_user() -> None:
     explainer = subject("alexnet").compile("epsilon_plus_flat")
-    legal, _ = legalize(explainer.lowered, "onnx")
+    legal = legalize(explainer.lowered, "onnx")
     model = to_onnx(legal)
     written = {node.name for node in model.graph}
     assert {"features_0", "features_12", "r_features_11", "r_features_12", "view"} <= written

@@ -1,5 +1,6 @@
 """The check finds what is wrong, names the layer, and does not cry wolf."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -11,37 +12,22 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import save
-from graphprop.checking import backends, bounds, probes, runner
+from graphprop.api import check as check_explainer
+from graphprop.api import save
+from graphprop.checking import bounds, probes
 from graphprop.checking.arbiter import GraphArbiter, errors
 from graphprop.checking.backends import ConvTranspose, MaxPool
-from graphprop.checking.check import check_directory, check_explainer
-from graphprop.checking.compare import Backend, Session
+from graphprop.checking.check import check_directory
+from graphprop.checking.compare import Session
+from graphprop.checking.compared import Backend
 from graphprop.checking.fingerprint import rounded
 from graphprop.checking.probes import Probes, batches
-from graphprop.checking.report import BackendResult, Comparison, Report, backend_lines
+from graphprop.checking.report import BackendResult, Comparison, backend_lines
 from graphprop.checking.stages import stages_of
 from graphprop.errors import EquivalenceError, InputError, MethodError
 from graphprop.ir.interpret import interpret
 
-
-@pytest.fixture
-def fresh_process():
-    """A generated module runs in a process of its own, as it does for users."""
-
-
-@pytest.fixture(autouse=True)
-def same_process(request, monkeypatch):
-    """Run generated modules in this process, which is faster, unless a test is about that."""
-
-    def run_job(path):
-        try:
-            runner.main(json.loads(path.read_text()))
-        except Exception as error:
-            raise backends.BackendError(runner.told(error)) from error
-
-    if "fresh_process" not in request.fixturenames:
-        monkeypatch.setattr(backends, "run_job", run_job)
+pytestmark = pytest.mark.usefixtures("same_process")
 
 
 class Block(nn.Module):
@@ -158,12 +144,13 @@ def test_report_survives_json():
     report = check_explainer(explainer_of(), backends=["python", "onnxruntime"])
     for result in report.backends:
         result.seconds = 0.25
-    read = Report.from_dict(json.loads(json.dumps(report.as_dict())))
-    assert read.as_dict() == report.as_dict()
-    assert read.render() == report.render()
-    assert read.as_dict()["version"] == 2
+    read = json.loads(json.dumps(report.as_dict(), allow_nan=False))
+    assert read == report.as_dict()
+    assert read["version"] == 2
+    assert [entry["seconds"] for entry in read["backends"]] == [0.25, 0.25]
     assert "seconds" not in json.dumps(report.as_dict(timing=False))
     assert "check: passed" in report.render()
+    assert report.render().replace(", 0.2 s", "") == report.render(timing=False)
 
 
 def test_only_the_backends_asked_for(compiled):
@@ -293,19 +280,22 @@ def test_module_that_does_not_run(directory):
     assert "(explainer.py, line " in problem
 
 
+def printed_as(explainer, old, new):
+    """The same explainer, had the printer printed something else."""
+    compiled = explainer.compiled
+    generated = dataclasses.replace(compiled.generated, source=compiled.source.replace(old, new))
+    return graphprop.CompiledExplainer(dataclasses.replace(compiled, generated=generated))
+
+
 @pytest.mark.usefixtures("fresh_process")
 def test_module_may_not_need_graphprop():
-    explainer = explainer_of()
-    explainer.source = explainer.source.replace(
-        "import torch\n", "import torch\nimport graphprop\n"
-    )
+    explainer = printed_as(explainer_of(), "import torch\n", "import torch\nimport graphprop\n")
     report = check_explainer(explainer, samples=1, backends=["python"])
     assert "imports graphprop, which it must not need" in report.backends[0].problem
 
 
 def test_wrong_printing_fails_the_compile(tmp_path):
-    explainer = explainer_of()
-    explainer.source = explainer.source.replace("r_pool = ", "r_pool = 1.01 * ")
+    explainer = printed_as(explainer_of(), "r_pool = ", "r_pool = 1.01 * ")
     assert explainer.source != explainer_of().source
     with pytest.raises(EquivalenceError, match=r"python: relevance off by .* from the rule of"):
         save(explainer, tmp_path / "net")
@@ -320,9 +310,8 @@ def test_wrong_legalization_is_found():
 
 
 def test_nan_in_a_backend_is_a_failure_that_says_so(directory):
-    explainer = explainer_of()
-    explainer.source = explainer.source.replace(
-        "    return head, ", "    return head, 0.0 * float('inf') * "
+    explainer = printed_as(
+        explainer_of(), "    return head, ", "    return head, 0.0 * float('inf') * "
     )
     (result,) = check_explainer(explainer, samples=2, backends=["python"]).backends
     assert not result.passed
@@ -409,12 +398,12 @@ class Noisy(Backend):
 def held(explainer, tmp_path, *shape, **options):
     from graphprop.artifact.write import layer_entries, onnx_names
 
-    stages = stages_of(layer_entries(explainer), onnx_names(explainer))
+    stages = stages_of(layer_entries(explainer.compiled), onnx_names(explainer.compiled))
     samples = Probes(torch.randn(2, *shape), torch.tensor([0, 1]))
-    arbiter = GraphArbiter(explainer, stages, samples)
+    arbiter = GraphArbiter(explainer.compiled, stages, samples)
     session = Session(tmp_path, stages, arbiter, arbiter.truth(), lambda text: None)
     session.begin()
-    return session.hold("noisy", Noisy(explainer, **options))
+    return session.compare("noisy", Noisy(explainer, **options))
 
 
 @pytest.mark.parametrize("wrong", ["", "r_first"])

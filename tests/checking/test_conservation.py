@@ -14,8 +14,10 @@ from PIL import Image
 from torch import nn
 
 import graphprop
-from graphprop.checking.check import check_directory, check_explainer
-from graphprop.checking.conservation import conserves, is_off, of_explainer, of_map, warning
+from graphprop.api import check as check_explainer
+from graphprop.artifact.conservation import is_off, of_map
+from graphprop.checking.check import check_directory
+from graphprop.checking.conservation import conserves, of_explainer, warning
 from graphprop.cli import main
 from graphprop.errors import EquivalenceError
 from graphprop.frontend.capture import capture
@@ -53,7 +55,9 @@ def said(model: nn.Module, method: str, count: int = 2, **options: Any) -> tuple
     start = logits[:, 0] if explainer.settings.get("start") == "logit" else torch.ones(count)
     sums = {"start": start.tolist(), "input": relevance.flatten(1).sum(1).tolist()}
     target = torch.zeros(count, dtype=torch.int64)
-    return of_explainer(explainer, sums, lambda i: ({"x": x[i : i + 1]}, target[i : i + 1]))
+    return of_explainer(
+        explainer.compiled, sums, lambda i: ({"x": x[i : i + 1]}, target[i : i + 1])
+    )
 
 
 # What is said, and when
@@ -179,12 +183,15 @@ def test_methods_that_are_meant_to_conserve() -> None:
     program, found = capture(model, x), set()
     for name, method in METHODS.items():
         options = {"layer": "first"} if method.layer == "last spatial" else {}
-        with mock.patch("graphprop.explainer.capture", return_value=program):
+        with mock.patch("graphprop.api.capture", return_value=program):
             explainer = graphprop.compile(model, x, name, **options)
-        found |= {name} if conserves(explainer) else set()
+        found |= {name} if conserves(explainer.compiled) else set()
         if name not in CONSERVING:
             sums = {"start": [1.0], "input": [1e-9]}
-            assert of_explainer(explainer, sums, lambda i: ({}, torch.zeros(1))) == (None, [])
+            assert of_explainer(explainer.compiled, sums, lambda i: ({}, torch.zeros(1))) == (
+                None,
+                [],
+            )
     assert found == CONSERVING
 
 
@@ -198,7 +205,9 @@ def test_methods_that_are_meant_to_conserve() -> None:
 )
 def test_rules_that_are_not_meant_to_conserve(options: dict[str, Any]) -> None:
     options = {"method": "epsilon_plus", **options}
-    assert not conserves(graphprop.compile(Small().eval(), torch.rand(1, 3, 2, 2), **options))
+    assert not conserves(
+        graphprop.compile(Small().eval(), torch.rand(1, 3, 2, 2), **options).compiled
+    )
 
 
 @pytest.mark.parametrize("method", ["lrp_alpha1_beta0", "rap", "lrp_epsilon"])

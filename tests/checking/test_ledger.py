@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprop
-from graphprop.checking.ledger import Ledger, ledger
+from graphprop.api import ledger
+from graphprop.checking.ledger import Ledger
 from graphprop.checking.losses import ACCOUNTS, NOT_CONSERVING
 from graphprop.errors import InputError
 from graphprop.rules import METHODS, RULES
@@ -215,7 +216,7 @@ def test_a_rule_that_loses_more_is_found(method, monkeypatch):
 
 def test_relevance_that_is_not_where_it_was_sent_is_found():
     explainer = graphprop.compile(network(), images(1))
-    book = Ledger(explainer, (images(),), None)
+    book = Ledger(explainer.compiled, (images(),), None)
     book.recorded["strided"] = book.recorded["strided"].roll(1, dims=2)
     (entry,) = [
         entry for entry in book.entries() if entry.astray > 1e-6 and "strided" in str(entry)
@@ -228,7 +229,7 @@ def test_relevance_that_is_not_where_it_was_sent_is_found():
 
 def test_nan_does_not_balance():
     explainer = graphprop.compile(network(), images(1))
-    book = Ledger(explainer, (images(),), None)
+    book = Ledger(explainer.compiled, (images(),), None)
     book.recorded["strided"][1] = torch.nan
     assert not next(entry for entry in book.entries() if entry.label == "strided").balanced()
 

@@ -10,7 +10,6 @@ A fixed sample is tried here, and all of them by ``make mutants``.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -30,16 +29,19 @@ import torch
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import read_manifest, save
-from graphprop.checking import backends, runner
+from graphprop.api import save
+from graphprop.artifact.manifest import read_manifest
+from graphprop.checking import backends
 from graphprop.checking.arbiter import ModuleArbiter, Truth, errors
 from graphprop.checking.check import check_directory
-from graphprop.checking.compare import PythonBackend, Session
+from graphprop.checking.compare import Session
+from graphprop.checking.compared import PythonBackend
 from graphprop.checking.files import changes
 from graphprop.checking.probes import probes
 from graphprop.checking.stages import stages_of
 from graphprop.errors import GraphpropError
 from support.mutants import MANIFEST, ONNX, PYTHON, Mutant, mutants
+from support.processes import in_this_process
 
 MATTERS = 1e-4
 """From this on a change of a map must be noticed."""
@@ -90,24 +92,6 @@ class Net(nn.Module):
 SHAPE = (2, 12, 10)
 
 
-@contextmanager
-def same_process() -> Iterator[None]:
-    """Run generated modules in this process: hundreds of processes take minutes."""
-
-    def run_job(path: Path) -> None:
-        try:
-            runner.main(json.loads(path.read_text()))
-        except Exception as error:
-            raise backends.BackendError(runner.told(error)) from error
-
-    before = backends.run_job
-    backends.run_job = run_job
-    try:
-        yield
-    finally:
-        backends.run_job = before
-
-
 def inputs() -> list[torch.Tensor]:
     """Batches that the check does not explain: noise, pictures, nearly nothing, one and several."""
     generator = torch.Generator().manual_seed(1234)
@@ -150,7 +134,7 @@ class Subject:
         arbiter = ModuleArbiter(self.directory, stages, samples, manifest["onnx_names"])
         session = Session(self.directory, stages, arbiter, arbiter.truth(), lambda text: None)
         session.begin()
-        result = session.hold("python", PythonBackend(self.directory))
+        result = session.compare("python", PythonBackend(self.directory))
         truth = session.truth
         truth.float32["relevance"] = [sample.error for sample in result.samples]
         truth.float32["logits"] = [sample.logits_error for sample in result.samples]
@@ -174,7 +158,7 @@ class Subject:
         if mutant.kind == ONNX:
             arbiter, truth = self.truth
             session = Session(directory, self.stages, arbiter, truth, lambda text: None)
-            session.hold_onnx(["onnxruntime"], explicit=True)
+            session.compare_onnx(["onnxruntime"], explicit=True)
             return not session.report.passed
         if mutant.kind == MANIFEST:
             try:
@@ -246,7 +230,7 @@ def survivors(subject: Subject, chosen: list[Mutant], same: list[str] | None = N
     Those that change nothing that matters are added to ``same``.
     """
     found = []
-    with same_process():
+    with in_this_process():
         for mutant in chosen:
             with subject.changed(mutant) as directory:
                 if subject.noticed(mutant, directory):
@@ -274,7 +258,7 @@ def compiled(method: str, folder: Path) -> Subject:
             "std": [0.3, 0.2],
         }
     )
-    with same_process():
+    with in_this_process():
         directory = save(explainer, folder / method, preprocessing=preprocessing)
     return Subject(directory, method)
 
@@ -309,7 +293,7 @@ def test_changes_that_matter_are_noticed(subject, kind):
 
 def test_the_unchanged_directory_passes(subject):
     """Or else everything would be noticed."""
-    with same_process():
+    with in_this_process():
         assert check_directory(subject.directory)
         nothing = Mutant(PYTHON, "nothing", lambda directory: None)
         for kind in (PYTHON, ONNX, MANIFEST):

@@ -1,6 +1,5 @@
 """What is recorded does not depend on threads, and no more of them are used than there are CPUs."""
 
-import json
 import threading
 
 import pytest
@@ -8,13 +7,10 @@ import torch
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import save
-from graphprop.checking import backends, runner, threads
+from graphprop.api import save
+from graphprop.checking import threads
 
-
-@pytest.fixture(autouse=True)
-def same_process(monkeypatch):
-    monkeypatch.setattr(backends, "run_job", lambda job: runner.main(json.loads(job.read_text())))
+pytestmark = pytest.mark.usefixtures("same_process")
 
 
 @pytest.fixture(autouse=True)

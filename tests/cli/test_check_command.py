@@ -14,26 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import as_json, save
-from graphprop.checking import backends, runner
+from graphprop.api import save
+from graphprop.artifact.manifest import as_json, manifest_hash
 from graphprop.checking.check import check_directory
-from graphprop.checking.files import manifest_hash
-from graphprop.checking.report import BackendResult, Checked, Report, as_junit
+from graphprop.checking.junit import Checked, as_junit
+from graphprop.checking.report import BackendResult, Report
 from graphprop.cli import main
 from graphprop.errors import InputError, OutputError
 
-
-@pytest.fixture(autouse=True)
-def same_process(monkeypatch):
-    """Run generated modules in this process: `test_check` runs them in their own."""
-
-    def run_job(path):
-        try:
-            runner.main(json.loads(path.read_text()))
-        except Exception as error:
-            raise backends.BackendError(runner.told(error)) from error
-
-    monkeypatch.setattr(backends, "run_job", run_job)
+pytestmark = pytest.mark.usefixtures("same_process")
 
 
 class Net(nn.Module):

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import graphprop
-from graphprop.cli import commands, console, main
+from graphprop.cli import commands, main
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
 from graphprop.rules import METHODS, RULES
 from support.sources import NET
@@ -71,7 +71,7 @@ def test_every_command_has_help_with_an_example(name):
 
 
 def test_help_names_the_default_method():
-    from graphprop.explainer import DEFAULT_METHOD
+    from graphprop.api import DEFAULT_METHOD
 
     assert f"[default: {DEFAULT_METHOD}]" in graphprop_command("compile", "--help").output
 
@@ -418,7 +418,7 @@ def test_check_fails_with_1(compiled, monkeypatch):
     from graphprop.checking.report import BackendResult, Report
 
     report = Report("float64", [0], {}, [BackendResult("onnx", problem="it is off")])
-    monkeypatch.setattr("graphprop.checking.check.check_directory", lambda *a, **k: report)
+    monkeypatch.setattr("graphprop.api.check_directory", lambda *a, **k: report)
     done = graphprop_command("check", compiled[0])
     assert done.exit_code == 1
     assert "check: FAILED" in done.stdout
@@ -711,11 +711,3 @@ def test_the_default_directory_has_a_name_that_systems_take():
     long = [commands.default_directory(c + "n" * 250, "rap").name for c in "ab"]
     assert all(len(name) <= 220 for name in long)
     assert long[0] != long[1]
-
-
-@pytest.mark.parametrize(
-    ("count", "shown"),
-    [(0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (553e6, "553 MB"), (2.5e9, "2.50 GB")],
-)
-def test_file_sizes(count, shown):
-    assert console.file_size(count) == shown

@@ -1,7 +1,6 @@
 """Nothing from the user's model becomes code: names are data, however they are spelled."""
 
 import ast
-import json
 import warnings
 
 import onnx
@@ -11,8 +10,8 @@ from safetensors import safe_open
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import read_manifest, save
-from graphprop.checking import backends, runner
+from graphprop.api import save
+from graphprop.artifact.manifest import read_manifest
 from graphprop.checking.check import check_directory
 from graphprop.emit.python import comment
 from graphprop.errors import CaptureError
@@ -75,9 +74,8 @@ CALLS = [name for name in HOSTILE.values() if MARK in name]
 
 
 @pytest.fixture(autouse=True)
-def watched(tmp_path, monkeypatch):
+def watched(tmp_path, monkeypatch, same_process):
     """A call that a name smuggles in makes a folder here; nothing may be warned of either."""
-    monkeypatch.setattr(backends, "run_job", lambda job: runner.main(json.loads(job.read_text())))
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error", SyntaxWarning)

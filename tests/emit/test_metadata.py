@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import read_manifest, sha256
+from graphprop.artifact.manifest import read_manifest, sha256
 from graphprop.emit.metadata import PREFIX, metadata_of
 
 

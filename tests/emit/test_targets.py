@@ -71,8 +71,8 @@ def explainer_of(kind, method="epsilon_plus", **options):
 
 @lru_cache
 def session_of(explainer):
-    network, _ = legalize(explainer.lowered, "onnx")
-    model = onnx_ir.to_proto(to_onnx(network, explainer.recorded_nodes(network)))
+    network = legalize(explainer.lowered, "onnx")
+    model = onnx_ir.to_proto(to_onnx(network, explainer.compiled.recorded_nodes(network)))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(

@@ -15,7 +15,7 @@ from torch import nn
 import graphprop
 from graphprop.errors import CaptureError, UnsupportedOperator
 from graphprop.frontend.capture import capture
-from graphprop.frontend.load import two_samples
+from graphprop.frontend.inputs import two_samples
 from graphprop.ir.network import Network
 from graphprop.passes.canonicalize import canonicalize
 

@@ -13,18 +13,19 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprop
+from graphprop.api import CompiledExplainer
 from graphprop.emit.onnx import to_onnx
 from graphprop.errors import MethodError
-from graphprop.explainer import CompiledExplainer
 from graphprop.ir.facts import facts_of
 from graphprop.ir.interpret import interpret
+from graphprop.lowering import in_flow
 from graphprop.lowering.legalize import legalize
-from graphprop.lowering.lower import in_flow
 from graphprop.ops import BatchNorm, GroupNorm, LayerNorm, Operator, RmsNorm
 from graphprop.ops.norm import SampleNorm
 from graphprop.rules import METHODS, Layer
 from graphprop.rules.structure import affine
-from support.cases import Function, randomized
+from support.cases import randomized
+from support.modules import Function
 
 EPSILON = 0.01
 
@@ -238,7 +239,7 @@ def affine_map(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def in_onnx(explainer: CompiledExplainer, **inputs: torch.Tensor) -> list[torch.Tensor]:
-    legal, _ = legalize(explainer.lowered, "onnx")
+    legal = legalize(explainer.lowered, "onnx")
     proto = onnx_ir.to_proto(to_onnx(legal))
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1

@@ -58,6 +58,7 @@ from graphprop.ops import (
     Slice,
     Start,
     Sum,
+    Trait,
     Unpool,
     Upsample,
     helpers,
@@ -71,10 +72,10 @@ from support.cases import (
     REFUSED,
     Captured,
     Case,
-    Function,
     N,
     Together,
 )
+from support.modules import Function
 
 
 def parametrize(cases: list[Case]) -> pytest.MarkDecorator:
@@ -110,7 +111,96 @@ def test_every_operator_has_a_case() -> None:
         if kind.run is not Operator.run and kind.__module__.startswith("graphprop.")
     }
     missing = concrete - {type(case.operator) for case in CASES}
+    # what operators inherit from is tested by them
+    missing = {kind for kind in missing if not kind.__subclasses__()}
     assert not missing, "add a case to tests/support/cases.py"
+
+
+# Traits
+
+
+def with_trait(trait: Trait) -> list[Case]:
+    return [case for case in CASES if case.operator.has(trait)]
+
+
+@parametrize(with_trait(Trait.ENTRYWISE))
+def test_entrywise(case: Case) -> None:
+    """Another entry of an operand changes the result at its own place alone."""
+    operands = case.tensors()
+    before = case.operator.run(*operands)
+    for index, x in enumerate(operands):
+        if not isinstance(x, torch.Tensor) or x.shape != before.shape:
+            continue
+        place = tuple(length - 1 for length in x.shape)
+        changed = x.clone()
+        changed[place] = x[place] * 0.5 + 0.25
+        after = case.operator.run(*operands[:index], changed, *operands[index + 1 :])
+        same = torch.ones_like(before, dtype=torch.bool)
+        same[place] = False
+        assert torch.equal(after[same].nan_to_num(), before[same].nan_to_num())
+
+
+@parametrize(with_trait(Trait.REARRANGEMENT))
+def test_rearrangement(case: Case) -> None:
+    """Every entry is one of the operands', or a constant (`Spread`: a share of one)."""
+    operands = case.tensors()
+    shares = getattr(case.operator, "count", 1)
+    known = torch.cat([x.flatten() / shares for x in operands if isinstance(x, torch.Tensor)])
+    constants = torch.tensor([0.0, getattr(case.operator, "value", 0.0)], dtype=known.dtype)
+    assert torch.isin(case.operator.run(*operands), torch.cat([known, constants])).all()
+
+
+@parametrize(with_trait(Trait.ASSOCIATIVE))
+def test_associative(case: Case) -> None:
+    a, *rest = case.tensors()
+    b = rest[0] if rest else a
+    run = case.operator.run
+    assert_equal(run(run(a, b), a), run(a, b, a), 1e-12)
+
+
+@parametrize(with_trait(Trait.ORDER_PRESERVING))
+def test_order_preserving(case: Case) -> None:
+    """Of larger entries the results are not smaller, the other operands being constants."""
+    x = torch.linspace(0.1, 9.0, 50, dtype=torch.float64)
+    constants = [1.5 for _ in case.operands[1:]]
+    assert (case.operator.run(x, *constants).diff() >= 0).all()
+
+
+@parametrize(with_trait(Trait.NEGATIVE_POWER))
+def test_negative_power(case: Case) -> None:
+    x = torch.linspace(0.1, 9.0, 50, dtype=torch.float64)
+    assert (case.operator.run(x).diff() < 0).all()
+
+
+@parametrize([case for case in CASES if isinstance(case.operator.signal, tuple)])
+def test_declared_signals_are_operands(case: Case) -> None:
+    assert all(index < len(case.operands) for index in case.operator.signal)
+
+
+@parametrize([case for case in CASES if case.operator.window(*case.shapes()) is not None])
+def test_window(case: Case) -> None:
+    """A result in the middle depends on the places that its window spans, and on no other."""
+    x, weight = case.tensors()[:2]
+    window = case.operator.window(*case.shapes())
+    assert window is not None
+    x, weight = torch.ones_like(x), weight.abs() + 0.1
+    result = case.operator.run(x, weight)
+    center = [length // 2 for length in result.shape[2:]]
+    first = [
+        c * s - p for c, s, p in zip(center, case.operator.stride, window.padding, strict=True)
+    ]
+    changed = []
+    for axis, length in enumerate(x.shape[2:]):
+        hits = []
+        for place in range(length):
+            other = x.clone()
+            other.select(axis + 2, place).add_(1.0)
+            moved = case.operator.run(other, weight) - result
+            hits += [place] * bool(moved[(0, 0, *center)].abs() > 1e-9)
+        reach = range(first[axis], first[axis] + window.spans[axis])
+        inside = [place for place in (reach[0], reach[-1]) if 0 <= place < length]
+        changed.append(set(inside) <= set(hits) and set(hits) <= set(reach))
+    assert all(changed)
 
 
 # Adjoints

@@ -1,21 +1,26 @@
 """Operators from outside the package, as the recipe in the README has it."""
 
 import importlib
+import json
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import graphprop
-from graphprop.artifact.write import save
+from graphprop.api import save
 from graphprop.checking.check import check_directory
 from graphprop.errors import OperatorError, VerificationError
-from graphprop.ir.interval import Interval
+from graphprop.ir.facts import facts_of
+from graphprop.ir.interval import UNIT, Interval
+from graphprop.ops import Linear, Mask, Simple, Trait, Weighted, absolute, divide_or_zero
 from graphprop.ops.base import ATEN
 
 # What a model uses that graphprop does not know
@@ -39,6 +44,26 @@ def bent(x: torch.Tensor, slope: float) -> torch.Tensor:
 @bent.register_fake
 def _(x, slope):
     return torch.empty_like(x)
+
+
+@torch.library.custom_op("outside::gated", mutates_args=())
+def gated(x: torch.Tensor, gate: torch.Tensor, by: float) -> torch.Tensor:
+    return x * torch.sigmoid(by * gate.roll(1, 1))
+
+
+@gated.register_fake
+def _(x, gate, by):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("outside::mixed", mutates_args=())
+def mixed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("ncij,dc->ndij", x, weight) + bias[:, None, None]
+
+
+@mixed.register_fake
+def _(x, weight, bias):
+    return x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
 
 
 # What the recipe says to write for it
@@ -111,6 +136,184 @@ def _(x, slope):
     return Bent(slope)(x)
 
 
+def soft_gate(gate: torch.Tensor, by: float) -> torch.Tensor:
+    """Between 0 and 1, by the channel before."""
+    return torch.sigmoid(by * gate.roll(1, 1))
+
+
+@dataclass(frozen=True)
+class Gated(graphprop.Operator):
+    """A signal, scaled by what the second operand makes of the channel before."""
+
+    by: float
+    relevance: ClassVar[str] = "pass"
+    operands: ClassVar[tuple[str, ...]] = ("x", "gate")
+    signal: ClassVar[tuple[int, ...]] = (0,)
+    traits: ClassVar[Trait] = Trait.POOLED_ARITHMETIC
+    calls: ClassVar[tuple[str, ...]] = ("roll",)
+    helpers: ClassVar[tuple] = (soft_gate,)
+
+    def run(self, x, gate):
+        return x * soft_gate(gate, self.by)
+
+    def interval(self, x, gate):
+        return x * UNIT
+
+    def layout_from(self, shape, x):
+        return x
+
+    def gradient(self, r, operands, shapes):
+        x, gate = operands
+        share = Simple("sigmoid")(Turn(1)(gate) * self.by)
+        return r * share, Turn(-1)(r * x * share * (1.0 - share) * self.by)
+
+    def source(self, x, gate):
+        return f"{x} * soft_gate({gate}, {self.by})"
+
+    def onnx(self, graph, x, gate):
+        gate = graph.node("Mul", Turn(1).onnx(graph, gate), self.by)
+        return graph.node("Mul", x, graph.node("Sigmoid", gate))
+
+
+@graphprop.from_aten(torch.ops.outside.gated.default)
+def _(x, gate, by):
+    return Gated(by)(x, gate)
+
+
+class GatedNet(nn.Module):
+    """The gate by the operator from outside, or written out."""
+
+    def __init__(self, written_out: bool) -> None:
+        super().__init__()
+        self.written_out = written_out
+        self.conv, self.gate = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1)
+        self.mix, self.head = nn.Conv2d(4, 3, 2), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.conv(x))
+        gate = self.gate(x)
+        share = torch.sigmoid(2.0 * gate.roll(1, 1))
+        x = x * share if self.written_out else gated(x, gate, 2.0)
+        return self.head(torch.relu(self.mix(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["epsilon_plus", "rap", "input_x_gradient", "gradcam"])
+def test_an_operator_with_a_gate_from_outside(method, tmp_path):
+    """Its declarations give what the same operator written out gives: gate, range and layout."""
+    torch.manual_seed(1)
+    model, written_out = GatedNet(False).eval(), GatedNet(True).eval()
+    written_out.load_state_dict(model.state_dict())
+    x = torch.randn(3, 2, 6, 6)
+    one, other = (graphprop.compile(m, x, method) for m in (model, written_out))
+    torch.testing.assert_close(one(x), other(x))
+    (node,) = (n for n in one.network.layers if isinstance(n.target, Gated))
+    # the gradient has no gates: it reaches every operand
+    assert facts_of(node).signal == ((0, 1) if method == "input_x_gradient" else (0,))
+    assert facts_of(node).range.low == 0
+    assert str(facts_of(node).layout) == "N,c4,p4,p4"
+    roles = {layer.label: layer.roles for layer in one.layers}
+    assert roles == roles | {layer.label: layer.roles for layer in other.layers if layer.roles}
+    assert roles["gate"] == ("gate",)
+    directory = one.save(tmp_path / "net")
+    assert check_directory(directory).passed
+    source = (directory / "explainer.py").read_text()
+    assert "def soft_gate(gate, by):" in source
+    session = onnxruntime.InferenceSession(str(directory / "explainer.onnx"))
+    target = one(x)[0].argmax(1)
+    found = session.run(None, {"input": x.numpy(), "target": target.numpy()})
+    for result, expected in zip(found, one(x), strict=True):
+        torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Mixed(Weighted):
+    """A layer with weights: the channels of each place mixed, or the adjoint of that."""
+
+    back: bool = False
+
+    @property
+    def equation(self):
+        return "ndij,dc->ncij" if self.back else "ncij,dc->ndij"
+
+    def run(self, x, weight, bias=None):
+        mixed = torch.einsum(self.equation, x, weight)
+        return mixed if bias is None else mixed + bias[:, None, None]
+
+    def adjoint(self, *shapes):
+        return Mixed(not self.back)
+
+    def with_results_scaled(self, weight, scale):
+        return weight * scale[:, None]
+
+    def source(self, x, weight):
+        return f"torch.einsum({self.equation!r}, {x}, {weight})"
+
+    def onnx(self, graph, x, weight):
+        return graph.node("Einsum", x, weight, equation=self.equation)
+
+
+@graphprop.from_aten(torch.ops.outside.mixed.default)
+def _(x, weight, bias):
+    return Mixed()(x, weight, bias)
+
+
+class MixedNet(nn.Module):
+    """A mixed layer with a batch norm, or the convolution that is the same."""
+
+    def __init__(self, as_conv: bool) -> None:
+        super().__init__()
+        self.as_conv = as_conv
+        self.first, self.mix = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 5, 1)
+        self.norm, self.head = nn.BatchNorm2d(5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        x = self.mix(x) if self.as_conv else mixed(x, self.mix.weight[:, :, 0, 0], self.mix.bias)
+        return self.head(torch.relu(self.norm(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["epsilon_plus", "lrp_alpha2_beta1"])
+def test_a_layer_with_weights_from_outside(method):
+    """It gets the method's rule, and a batch norm is merged into it, as into a convolution."""
+    torch.manual_seed(2)
+    model, as_conv = MixedNet(False).eval(), MixedNet(True).eval()
+    nn.init.uniform_(model.norm.running_mean, -0.5, 0.5)
+    nn.init.uniform_(model.norm.weight, 0.5, 1.5)
+    as_conv.load_state_dict(model.state_dict())
+    x = torch.randn(3, 2, 6, 6)
+    one, other = (graphprop.compile(m, x, method) for m in (model, as_conv))
+    torch.testing.assert_close(one(x), other(x))
+    assert list(one.network.decisions.values()) == ["merged into outside"]
+    rules = [[layer.rule for layer in e.layers if layer.roles] for e in (one, other)]
+    assert rules[0] == rules[1]
+    assert one.check().passed
+
+
+@pytest.mark.parametrize("trait", [Trait.NONE, Trait.POOLED_ARITHMETIC])
+def test_a_trait_from_outside_is_seen_by_passes(trait):
+    """What belongs to a pooling is passed over in the search of the layer of the map."""
+
+    class Part(Bent):
+        traits = trait
+
+        def gradient(self, r, operands, shapes):
+            tanh = Simple("tanh")(operands[0])
+            return (r * (Mask(">")(operands[0]) + self.slope * (1.0 - tanh * tanh)),)
+
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(2, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(bent(torch.relu(self.conv(x)), 0.5).mean((2, 3)))
+
+    with meaning_of_bent(Part):
+        explainer = graphprop.compile(Pooled().eval(), torch.zeros(2, 2, 6, 6), "gradcam")
+    found = explainer.network.map_layer.target
+    assert isinstance(found, Part) == (trait is Trait.NONE)
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -165,10 +368,53 @@ def test_its_relevance_is_that_of_the_same_network_without_it():
     torch.testing.assert_close(one(x), other(x))
 
 
+# A rule and a method
+
+
+@pytest.fixture
+def share_rule():
+    """A rule and a method from outside, registered for one test."""
+
+    @graphprop.rule("outside_share")
+    def outside_share(layer, x, r, *, power=1.0):
+        """Shares by the size of the contributions, whatever their sign."""
+        a, w = absolute(x), absolute(layer.weight)
+        return a * layer.opT(w, divide_or_zero(r, layer.op(a, w))) * power
+
+    graphprop.method(
+        "outside_method",
+        [("dense_head", "epsilon"), ("*", "outside_share")],
+        parameters={"epsilon": 1e-6, "bias": "ignored", "power": 1.0},
+    )
+    yield outside_share
+    del graphprop.RULES["outside_share"], graphprop.METHODS["outside_method"]
+
+
+def test_a_rule_from_outside_equals_its_closed_form(share_rule):
+    torch.manual_seed(3)
+    x, weight, r = torch.randn(2, 4), torch.randn(3, 4), torch.randn(2, 3)
+    found = share_rule(graphprop.Layer.of(Linear(), x, weight), x, r, power=2.0)
+    shares = (x.abs()[:, None] * weight.abs()) / (x.abs() @ weight.abs().T)[..., None]
+    torch.testing.assert_close(found, 2.0 * (shares * r[..., None]).sum(1))
+
+
+def test_a_method_from_outside_is_compiled_and_checked(share_rule, tmp_path):
+    model, x = Net().eval(), torch.randn(3, 2, 6, 6)
+    plain = graphprop.compile(model, x, "outside_method")
+    twice = graphprop.compile(model, x, "outside_method", power=2.0)
+    rules = {layer.rule for layer in plain.layers if "conv_stack" in layer.roles}
+    assert rules == {"outside_share(power=1)"}
+    # one factor for each of the two convolutions
+    torch.testing.assert_close(twice(x)[1], 4.0 * plain(x)[1])
+    directory = plain.save(tmp_path / "net")
+    assert json.loads((directory / "manifest.json").read_text())["method"] == "outside_method"
+    assert check_directory(directory).passed
+
+
 # What is refused
 
 
-def compiled_with(kind, function=bent):
+def compiled_with(kind):
     class One(nn.Module):
         def __init__(self):
             super().__init__()
@@ -177,10 +423,17 @@ def compiled_with(kind, function=bent):
         def forward(self, x):
             return self.head(bent(self.first(x), 0.5))
 
+    with meaning_of_bent(kind):
+        return graphprop.compile(One().eval(), torch.zeros(2, 4), "lrp_epsilon")
+
+
+@contextmanager
+def meaning_of_bent(kind):
+    """Another operator for `bent`, for a while."""
     before = ATEN[torch.ops.outside.bent.default]
     graphprop.from_aten(torch.ops.outside.bent.default)(lambda x, slope: kind(slope)(x))
     try:
-        return graphprop.compile(One().eval(), torch.zeros(2, 4), "lrp_epsilon")
+        yield
     finally:
         graphprop.from_aten(torch.ops.outside.bent.default)(before)
 

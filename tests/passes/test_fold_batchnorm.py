@@ -12,6 +12,7 @@ from torch import nn
 
 import graphprop
 from graphprop.errors import MethodError
+from support.modules import Model
 
 
 def prepared(model: nn.Module) -> nn.Module:
@@ -36,21 +37,6 @@ def decisions(model: nn.Module, *shape: int, **options: Any) -> dict[str, str]:
     left = sum(info.operator == "batch_norm" for info in explainer.layers)
     assert left == sum(not text.startswith("merged into") for text in made.values())
     return made
-
-
-class Model(nn.Module):
-    """Modules by name, and what is done with them."""
-
-    def __init__(
-        self, function: Callable[[nn.Module, torch.Tensor], torch.Tensor], **layers: nn.Module
-    ) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(self, x)
 
 
 def headed(*layers: nn.Module) -> nn.Sequential:

@@ -16,6 +16,7 @@ from torch import nn
 
 import graphprop
 from graphprop.errors import UnsupportedOperator
+from support.modules import Model
 from support.networks import compile_each, prepared
 
 FRAMES = 3
@@ -108,14 +109,11 @@ class Twin(Distributed):
         return self.head(y.mean(1))
 
 
-class Between(nn.Module):
+class Between(Model):
     """Something between folding and taking out again, and a head."""
 
     def __init__(self, function: Callable[[Any, torch.Tensor], torch.Tensor], **parts: Any) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.function = function
+        super().__init__(function, **parts)
         self.stem = nn.Conv2d(2, 4, 3, padding=1)
         self.head = nn.LazyLinear(3)
 

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphprop
-from graphprop.explainer import CompiledExplainer
+from graphprop.api import CompiledExplainer
 from graphprop.frontend.capture import capture
 from graphprop.ir.facts import facts_of
+from support.modules import Function
 
 METHODS = ("epsilon_plus", "lrp_cmp_alpha2", "rap", "rap-bn", "hedge", "gradcam", "relevance_cam")
 
@@ -41,7 +42,7 @@ def compiled(
     model: nn.Module, program: Any, x: torch.Tensor, method: str, **parameters: Any
 ) -> CompiledExplainer:
     """The explainer of a model that has been captured: once for all methods."""
-    with mock.patch("graphprop.explainer.capture", return_value=program):
+    with mock.patch("graphprop.api.capture", return_value=program):
         return graphprop.compile(model, x, method, **parameters)
 
 
@@ -72,17 +73,6 @@ class Head(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.stack(x))
-
-
-class Then(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
 
 
 def dense(first: int) -> nn.Sequential:
@@ -119,7 +109,7 @@ SUMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def test_head_behind_sums_over_places(name: str) -> None:
     """1x1 convolutions behind any sum over places are the dense layers that they compute."""
     layers = dense(5)
-    summed = Then(SUMS[name])
+    summed = Function(SUMS[name])
     linear = Head(nn.Sequential(summed, nn.Flatten(), *layers))
     convolved = Head(nn.Sequential(summed, *as_convolutions(layers, 1), nn.Flatten()))
     assert_same_maps(linear, convolved, images())

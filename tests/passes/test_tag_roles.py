@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +9,7 @@ from torch import nn
 
 import graphprop
 from graphprop.errors import MethodError
+from support.modules import Model
 
 
 def roles(
@@ -27,21 +26,6 @@ def rules(
     """The rule of each layer that has a role, without its parameters."""
     explainer = graphprop.compile(model.eval(), torch.randn(2, *shape), method, roles=given)
     return {i.label: (i.rule or "none").split("(")[0] for i in explainer.layers if i.roles}
-
-
-class Model(nn.Module):
-    """Modules by name, and what is done with them."""
-
-    def __init__(
-        self, function: Callable[[nn.Module, torch.Tensor], torch.Tensor], **layers: nn.Module
-    ) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(self, x)
 
 
 def chain() -> nn.Sequential:

@@ -408,7 +408,7 @@ def test_no_picture_reaches_ghostscript(tmp_path, monkeypatch, name):
     (tmp_path / name).write_text(eps())
     with pytest.raises(InputError, match=r"can't be read as a picture: give a PNG, JPEG, BMP"):
         Preprocessing((5, 5), (0.0,), (1.0,)).read(tmp_path / name)
-    assert not heatmap.is_own(tmp_path / name)
+    assert not heatmap.is_drawing(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
@@ -434,7 +434,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(InputError, match=r"pipe.png is no file, but a pipe or a device: give the"):
         Preprocessing((5, 5), (0.0,), (1.0,)).read(tmp_path / "pipe.png")
-    assert not heatmap.is_own(tmp_path / "pipe.png")
+    assert not heatmap.is_drawing(tmp_path / "pipe.png")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -53,7 +53,7 @@ class Subject:
     program: Any
 
     def compile(self, method: str, **parameters: Any) -> graphprop.CompiledExplainer:
-        with mock.patch("graphprop.explainer.capture", return_value=self.program):
+        with mock.patch("graphprop.api.capture", return_value=self.program):
             return graphprop.compile(self.model, self.x, method, **bounds(method), **parameters)
 
     def oracle(self, method: str) -> tuple[torch.Tensor, torch.Tensor]:

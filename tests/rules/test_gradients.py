@@ -339,19 +339,6 @@ def test_chunks_change_nothing() -> None:
             assert error(other, found[0]) < 1e-12
 
 
-@pytest.mark.parametrize("method", ["integrated_gradients", "smoothgrad"])
-def test_samples_of_a_batch_are_independent(method: str) -> None:
-    network = prepared(NETWORKS["residual"](), 3)
-    x, target = network.images(5), network.targets(5)
-    explainer = compiled(network, x, method, chunk=3)
-    logits, together = explainer(x, target)
-    torch.testing.assert_close(logits, network(x).detach())
-    for part in (slice(0, 1), slice(1, 3), slice(4, 5)):
-        assert error(explainer(x[part], target[part])[1], together[part]) < 1e-12
-    # no target: the class with the largest logit of the image itself, not of a point on the way
-    assert error(explainer(x)[1], explainer(x, logits.argmax(1))[1]) < 1e-12
-
-
 # SmoothGrad
 
 

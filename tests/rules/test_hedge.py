@@ -21,8 +21,9 @@ from graphprop.frontend.capture import capture
 from graphprop.frontend.load import load_source
 from graphprop.ir.facts import facts_of
 from graphprop.ops import Add, AvgPool, Conv, ConvTranspose, Linear, Subtract
-from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
+from graphprop.passes.pipeline import Pipeline, analysis_steps
 from graphprop.rules import RULES
+from graphprop.rules.parameters import resolve_parameters
 from support import hedge_reference as reference
 from support.maps import (
     BOTH_SIGNS,
@@ -30,13 +31,9 @@ from support.maps import (
     MODELS,
     TOLERANCE,
     assert_equal,
-    assert_numbers,
-    assert_numbers_at_extremes,
-    assert_onnx_agrees,
     awkward,
     chain,
     compiled,
-    dead,
     error,
     explained,
     forks,
@@ -577,16 +574,6 @@ def test_default_layer(source: str, layer: str, shape: tuple[int, ...]) -> None:
 # Nothing but numbers
 
 
-@pytest.mark.parametrize("name", ["residual", "branches"])
-def test_numbers(name: str) -> None:
-    assert_numbers(prepared(NETWORKS[name](), 5), "hedge")
-
-
-@pytest.mark.parametrize("name", ["residual", "branches", "plain"])
-def test_numbers_behind_a_dead_layer(name: str) -> None:
-    assert_numbers(dead(name), "hedge")
-
-
 def test_numbers_where_all_is_active() -> None:
     network = prepared(NETS["chain"](), 5)
     with torch.no_grad():
@@ -635,25 +622,7 @@ def test_numbers_of_an_empty_section(sign: float) -> None:
     assert error(found, expected) < TOLERANCE
 
 
-def test_numbers_at_extremes() -> None:
-    assert_numbers_at_extremes("hedge", bias=True)
-
-
 # What is compiled
-
-
-@pytest.mark.parametrize("name", ["residual", "branches", "volume"])
-def test_onnx_runtime_agrees(name: str) -> None:
-    assert_onnx_agrees(name, "hedge")
-
-
-def test_batch_is_independent() -> None:
-    network = prepared(NETS["forks"](), 9)
-    x, target = network.images(5), network.targets(5)
-    explainer = compiled(network, x, "hedge", gamma=1.2)
-    _, together = explainer(x, target)
-    for part in (slice(0, 1), slice(1, 3), slice(4, 5)):
-        assert error(explainer(x[part], target[part])[1], together[part]) < TOLERANCE
 
 
 def test_source_names_what_it_computes() -> None:

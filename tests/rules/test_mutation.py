@@ -50,7 +50,7 @@ from graphprop.ops import (
     helpers,
 )
 from graphprop.passes.assign_rules import assign_rules
-from graphprop.passes.pipeline import Pipeline, analysis_steps, resolve_parameters
+from graphprop.passes.pipeline import Pipeline, analysis_steps
 from graphprop.rules import (
     METHODS,
     RULES,
@@ -66,6 +66,7 @@ from graphprop.rules import (
     registry,
 )
 from graphprop.rules import structure as structure_rules
+from graphprop.rules.parameters import resolve_parameters
 from support import hedge_reference
 from support import rap_reference as reference
 from support.formulas import (
@@ -162,7 +163,7 @@ WORDS = {
 }
 OPPOSITES = (
     ("positive", "negative"),
-    ("positive", "minus"),
+    ("positive", "negative_part"),
     ("excitatory", "inhibitory"),
     ("smallest", "largest"),
     ("above", "below"),
@@ -182,7 +183,7 @@ OPPOSITES = (
 UNWRAPPED = {
     "positive": 0,
     "negative": 0,
-    "minus": 0,
+    "negative_part": 0,
     "absolute": 0,
     "total": 0,
     "ones_like": 0,
@@ -1061,7 +1062,7 @@ def tagged(network_of: type[nn.Module], batch_norm: str) -> Network:
     torch.manual_seed(0)
     program = capture(network_of().eval(), torch.zeros(2, 3, 14, 14))
     steps = analysis_steps(METHODS["lrp_z"], {"batch_norm": batch_norm})
-    assert steps[-1][0] == "assign_rules"
+    assert steps[-1].name == "assign_rules"
     return Pipeline().run(steps[:-1], program)
 
 

@@ -23,16 +23,11 @@ from support.maps import (
     EACH_LAYER,
     TOLERANCE,
     assert_equal,
-    assert_numbers,
-    assert_numbers_at_extremes,
-    assert_onnx_agrees,
-    dead,
     digits,
     error,
     explained,
     laid_out,
     operator_of,
-    parsed,
     through_compiler,
     total,
 )
@@ -43,50 +38,7 @@ TARGETS = torch.tensor([0, 1, 2])
 torch.set_num_threads(1)
 
 
-# The maps of whole networks
-
-
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("name", NETWORKS)
-def test_map_equals_the_formulas(name: str, seed: int) -> None:
-    network = prepared(NETWORKS[name](), seed)
-    x, target = network.images(), network.targets()
-    _, found = graphprop.compile(network, x, "rap")(x, target)
-    assert error(found, reference.rap(network, x, target)) < TOLERANCE
-
-
-SETTINGS: list[tuple[dict[str, str], dict[str, Any]]] = [
-    ({"negative": "inhibitory"}, {"negative": "inhibitory"}),
-    ({"active": "support"}, {"active": "support"}),
-    ({"residual": "signed"}, {"residual": "signed"}),
-    (
-        {"authors": "true"},
-        {"negative": "inhibitory", "active": "support", "residual": "signed"},
-    ),
-    (
-        {"authors": "true", "residual": "absolute"},
-        {"negative": "inhibitory", "active": "support", "residual": "absolute"},
-    ),
-    ({"authors": "false", "negative": "both", "active": "input", "residual": "absolute"}, {}),
-    ({"nu": "printed"}, {"nu": "printed"}),
-    (
-        {"nu": "printed", "negative": "inhibitory", "active": "support"},
-        {"nu": "printed", "negative": "inhibitory", "active": "support"},
-    ),
-    ({"low": "-3.5", "high": "4"}, {"low": -3.5, "high": 4}),
-    ({"low": "per_sample", "high": "5"}, {"low": "per_sample", "high": 5}),
-    ({"low": "-3,-4,-5.5", "high": "3,4,5"}, {"low": (-3, -4, -5.5), "high": (3, 4, 5)}),
-]
-
-
-@pytest.mark.parametrize(("texts", "meant"), SETTINGS, ids=lambda given: str(given))
-def test_parameters(texts: dict[str, str], meant: dict[str, Any]) -> None:
-    network = prepared(NETWORKS["residual"](), 7)
-    x, target = network.images(), network.targets()
-    explainer = graphprop.compile(network, x, "rap", **parsed(texts))
-    assert {key: explainer.settings[key] for key in meant} == meant
-    _, found = explainer(x, target)
-    assert error(found, reference.rap(network, x, target, **meant)) < TOLERANCE
+# Parameters
 
 
 @pytest.mark.parametrize("name", ["branches", "dense"])
@@ -99,18 +51,6 @@ def test_authors(name: str) -> None:
         network, x, target, negative="inhibitory", active="support", residual="signed"
     )
     assert error(found, expected) < TOLERANCE
-
-
-@pytest.mark.parametrize("name", ["plain", "all convolution"])
-def test_target_of_weights(name: str) -> None:
-    network = prepared(NETWORKS[name](), 3)
-    x = network.images()
-    target = torch.zeros(3, network.classes(), dtype=torch.float64)
-    target[0, 1], target[0, 2], target[2] = 1.0, -1.0, torch.rand(network.classes())
-    logits, found = graphprop.compile(network, x, "rap")(x, target)
-    expected = reference.rap(network, x, target)
-    assert_equal(found, expected, logits)
-    assert not found[1].any()
 
 
 def test_parameters_are_refused() -> None:
@@ -441,16 +381,6 @@ def test_merging_a_negative_scale_turns_the_layer() -> None:
 # Nothing but numbers
 
 
-@pytest.mark.parametrize("name", ["residual", "all convolution"])
-def test_numbers(name: str) -> None:
-    assert_numbers(prepared(NETWORKS[name](), 5), "rap")
-
-
-@pytest.mark.parametrize("name", ["residual", "branches"])
-def test_numbers_behind_a_dead_layer(name: str) -> None:
-    assert_numbers(dead(name), "rap")
-
-
 def test_negative_logit() -> None:
     """A negative logit gives a map of the same size and the opposite sum."""
     network = prepared(NETWORKS["plain"](), 2)
@@ -464,11 +394,6 @@ def test_negative_logit() -> None:
     assert_equal(explainer(x, weights)[1], -found, chosen)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_numbers_at_extremes(bias: bool) -> None:
-    assert_numbers_at_extremes("rap", bias=bias)
-
-
 def test_division_by_what_is_too_small() -> None:
     """A quotient that would be infinite is zero; what is no number stays none."""
     a = torch.tensor([1.0, -1.0, 0.0, 1e20, 1e-30, torch.nan, 3.0])
@@ -480,25 +405,7 @@ def test_division_by_what_is_too_small() -> None:
     torch.testing.assert_close(exact[[0, 3]], (a / c.double())[[0, 3]], rtol=1e-15, atol=0)
 
 
-# ONNX Runtime
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_onnx_runtime_agrees(name: str) -> None:
-    assert_onnx_agrees(name, "rap")
-
-
 # What is compiled
-
-
-def test_batch_is_independent() -> None:
-    network = prepared(NETWORKS["residual"](), 9)
-    x, target = network.images(5), network.targets(5)
-    for parameters in ({}, {"authors": True}):
-        explainer = graphprop.compile(network, x, "rap", **parameters)
-        _, together = explainer(x, target)
-        for part in (slice(0, 1), slice(1, 3), slice(4, 5)):
-            assert error(explainer(x[part], target[part])[1], together[part]) < TOLERANCE
 
 
 def test_rules_of_the_layers() -> None:

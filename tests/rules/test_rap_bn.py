@@ -21,15 +21,10 @@ from support.maps import (
     EACH_LAYER,
     TOLERANCE,
     assert_equal,
-    assert_numbers,
-    assert_numbers_at_extremes,
-    assert_onnx_agrees,
-    dead,
     digits,
     error,
     explained,
     laid_out,
-    parsed,
     through_compiler,
     total,
 )
@@ -38,56 +33,7 @@ from support.rap_reference import LAYERS, NETWORKS, Example, Net, prepared
 torch.set_num_threads(1)
 
 
-# The maps of whole networks
-
-
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("name", NETWORKS)
-def test_map_equals_the_formulas(name: str, seed: int) -> None:
-    network = prepared(NETWORKS[name](), seed)
-    x, target = network.images(), network.targets()
-    _, found = graphprop.compile(network, x, "rap-bn")(x, target)
-    assert error(found, reference.rap_bn(network, x, target)) < TOLERANCE
-
-
-SETTINGS: list[tuple[dict[str, str], dict[str, Any]]] = [
-    (
-        {"inversion_sign": "1", "lost": "spread", "residual": "absolute"},
-        {"inversion_sign": 1.0, "lost": "spread", "residual": "absolute"},
-    ),
-    ({}, {"inversion_sign": -1.0, "units": "active", "input": "zB", "lost": "spread"}),
-    ({"lost": "drop"}, {"lost": "drop"}),
-    ({"inversion_sign": "1", "lost": "drop"}, {"inversion_sign": 1.0, "lost": "drop"}),
-    ({"units": "all"}, {"units": "all"}),
-    ({"input": "flow"}, {"input": "flow"}),
-    (
-        {"input": "flow", "inversion_sign": "1", "units": "all", "lost": "drop"},
-        {"input": "flow", "inversion_sign": 1.0, "units": "all", "lost": "drop"},
-    ),
-    ({"residual": "signed"}, {"residual": "signed"}),
-    ({"low": "-7", "high": "4.5"}, {"low": -7, "high": 4.5}),
-    ({"low": "-6,-7,-8.5", "high": "4,5,6"}, {"low": (-6, -7, -8.5), "high": (4, 5, 6)}),
-]
-
-
-@pytest.mark.parametrize(("texts", "meant"), SETTINGS, ids=lambda given: str(given))
-def test_parameters(texts: dict[str, str], meant: dict[str, Any]) -> None:
-    network = prepared(NETWORKS["residual"](), 7)
-    x, target = network.images(), network.targets()
-    explainer = graphprop.compile(network, x, "rap-bn", **parsed(texts))
-    assert {key: explainer.settings[key] for key in meant} == meant
-    _, found = explainer(x, target)
-    assert error(found, reference.rap_bn(network, x, target, **meant)) < TOLERANCE
-
-
-@pytest.mark.parametrize("name", ["plain", "all convolution"])
-def test_target_of_weights(name: str) -> None:
-    network = prepared(NETWORKS[name](), 3)
-    x = network.images()
-    target = torch.zeros(3, network.classes(), dtype=torch.float64)
-    target[0, 1], target[0, 2], target[2] = 1.0, -1.0, torch.rand(network.classes())
-    logits, found = graphprop.compile(network, x, "rap-bn")(x, target)
-    assert_equal(found, reference.rap_bn(network, x, target), logits)
+# Parameters
 
 
 def test_parameters_are_refused() -> None:
@@ -500,35 +446,3 @@ def test_an_input_called_like_a_layer() -> None:
     assert explainer.relevance_at("x").shape == (2, 5)
     torch.testing.assert_close(explainer.relevance_at("input x"), relevance)
     assert explainer.relevance_at("input x (normal)").shape == (2, 4)
-
-
-# Nothing but numbers, and other backends
-
-
-@pytest.mark.parametrize("name", ["residual", "all convolution"])
-def test_numbers(name: str) -> None:
-    assert_numbers(prepared(NETWORKS[name](), 5), "rap-bn")
-
-
-@pytest.mark.parametrize("name", ["residual", "branches"])
-def test_numbers_behind_a_dead_layer(name: str) -> None:
-    assert_numbers(dead(name), "rap-bn")
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_numbers_at_extremes(bias: bool) -> None:
-    assert_numbers_at_extremes("rap-bn", bias=bias)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_onnx_runtime_agrees(name: str) -> None:
-    assert_onnx_agrees(name, "rap-bn")
-
-
-def test_batch_is_independent() -> None:
-    network = prepared(NETWORKS["residual"](), 9)
-    x, target = network.images(5), network.targets(5)
-    explainer = graphprop.compile(network, x, "rap-bn")
-    _, together = explainer(x, target)
-    for part in (slice(0, 1), slice(1, 3), slice(4, 5)):
-        assert error(explainer(x[part], target[part])[1], together[part]) < TOLERANCE

@@ -25,8 +25,8 @@ from graphprop.frontend.capture import capture
 from graphprop.ir.interpret import interpret
 from graphprop.lowering.legalize import legalize
 from graphprop.ops import Conv, Linear, divide_or_zero
-from graphprop.passes.pipeline import resolve_parameters
 from graphprop.rules import RULES, find_rule
+from graphprop.rules.parameters import resolve_parameters
 from support.formulas import (
     EXAMPLES,
     SETTINGS,
@@ -40,6 +40,7 @@ from support.formulas import (
     samples,
     suited,
 )
+from support.modules import Function
 
 # The layers
 
@@ -88,7 +89,7 @@ def test_rules_are_their_formulas(
     layer = Layer.of(example.operator, x, weight, bias)
     model = Flattened(module, signs).eval()
     program = capture(model, x)
-    monkeypatch.setattr("graphprop.explainer.capture", lambda model, example_input: program)
+    monkeypatch.setattr("graphprop.api.capture", lambda model, example_input: program)
     for setting in filter(None, (suited(setting, example) for setting in SETTINGS)):
         expected = setting.expected(example, x, r)
         rule = find_rule(setting.rule).bind(**setting.parameters)
@@ -100,7 +101,7 @@ def test_rules_are_their_formulas(
         assert_equal(found, expected, f"compiled {setting}")
         # what becomes ONNX is the same in other operators; it takes an index as target
         index = torch.arange(len(x)) % logits.shape[1]
-        legal, _ = legalize(explainer.lowered, "onnx")
+        legal = legalize(explainer.lowered, "onnx")
         (_, found, _), _ = interpret(legal, {"x": x, "target": index})
         assert_equal(found, explainer(x, index)[1], f"compiled for ONNX {setting}")
 
@@ -215,7 +216,7 @@ def test_averages_divide_by_shares(
 def capture_once(monkeypatch: pytest.MonkeyPatch, layer: nn.Module, x: torch.Tensor) -> None:
     """Let every `explain_given` that follows compile the same captured layer."""
     program = capture(nn.Sequential(layer, nn.Flatten()).double().eval(), x)
-    monkeypatch.setattr("graphprop.explainer.capture", lambda model, example: program)
+    monkeypatch.setattr("graphprop.api.capture", lambda model, example: program)
 
 
 MAXIMA = [
@@ -305,17 +306,8 @@ def test_sum_of_three_divides_by_shares() -> None:
 def test_a_constant_addend_gets_nothing() -> None:
     x = torch.randn(3, 2, 2, 2, dtype=torch.float64)
     for function in (lambda x: x + 1.5, lambda x: 2.0 - x, lambda x: x - torch.ones(2, 2)):
-        found, r = explain_given(Lambda(function), x)
+        found, r = explain_given(Function(function), x)
         assert_equal(found, r.reshape(x.shape))
-
-
-class Lambda(nn.Module):
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
 
 
 PRODUCTS: dict[str, tuple[Callable[..., torch.Tensor], tuple[float, float]]] = {
@@ -351,7 +343,7 @@ def test_a_signal_that_gates_itself_gets_all() -> None:
         lambda x: -3 * x,
         lambda x: x * x,
     ):
-        found, r = explain_given(Lambda(function), x)
+        found, r = explain_given(Function(function), x)
         assert_equal(found, r.reshape(x.shape))
 
 
@@ -398,7 +390,7 @@ REARRANGEMENTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def test_rearrangement_goes_back_by_its_adjoint(name: str) -> None:
     function = REARRANGEMENTS[name]
     x = torch.randn(3, 4, 3, 4, dtype=torch.float64, requires_grad=True)
-    found, r = explain_given(Lambda(function), x.detach())
+    found, r = explain_given(Function(function), x.detach())
     (expected,) = torch.autograd.grad(function(x).flatten(1), x, r)
     assert_equal(found, expected)
 
@@ -648,7 +640,7 @@ def test_padding_before_a_layer_is_like_the_layers_own(
     x = torch.randn(3, 2, 5, 4, dtype=torch.float64) + 3
     r = torch.randn_like(own(x)).detach()
     programs = {model: capture(model, x) for model in (padded, own)}
-    monkeypatch.setattr("graphprop.explainer.capture", lambda model, example: programs[model])
+    monkeypatch.setattr("graphprop.api.capture", lambda model, example: programs[model])
     for rule in RULES_OF_LAYERS:
         maps = [compiled(model, x, rules={"type:Conv2d": rule})(x, r)[1] for model in (padded, own)]
         assert_equal(*maps, rule)

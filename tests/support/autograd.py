@@ -1,4 +1,4 @@
-"""Large networks of torchvision, and their gradients by autograd with other backward passes."""
+"""Networks of torchvision, and references by autograd with modified backward passes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def initialized(model: nn.Module) -> nn.Module:
 
 
 def narrow(model: nn.Module, features: int) -> nn.Module:
-    """Make the dense head narrower, and leave its depth."""
+    """Make the dense layers narrower without changing their number."""
     model.classifier = nn.Sequential(
         nn.Linear(features, 128),
         nn.ReLU(inplace=True),
@@ -52,16 +52,16 @@ models = pytest.importorskip("torchvision.models")
 
 
 DOUBLE = 1e-9
-"""How far apart two samples' maps may be, relative to their norm."""
+"""The relative error of a map that is allowed in float64."""
 
 
 Back = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""From a layer, its input, its result and what comes back to it: what it hands on."""
+"""From a layer, its input, its output and the gradient of the output: that of the input."""
 
 
 @cache
 def large(name: str) -> nn.Module:
-    """A network of torchvision's with batch norms that are not the identity, and ten classes."""
+    """A network of torchvision with ten classes, and batch norms that are not the identity."""
     torch.manual_seed(0)
     if name == "vgg16_bn":
         return initialized(narrow(models.vgg16_bn(init_weights=False), 512 * 49))
@@ -82,7 +82,7 @@ TARGETS = torch.tensor([7, 2])
 
 
 class Replaced(torch.autograd.Function):
-    """A layer with another backward pass than its derivative."""
+    """A layer with a backward pass that is not its derivative."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, layer: nn.Module, back: Back) -> torch.Tensor:
@@ -107,7 +107,7 @@ class Wrapped(nn.Module):
 
 
 def out_of_place(model: nn.Module) -> nn.Module:
-    """A copy whose activations leave their input as it is."""
+    """A copy whose activations do not work in place."""
     model = copy.deepcopy(model)
     for layer in model.modules():
         if hasattr(layer, "inplace"):
@@ -148,7 +148,7 @@ def gradient(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.T
 
 
 class Gates(nn.Module):
-    """What rules other than the gradient treat as constant: gates, denominators, statistics."""
+    """What other rules treat as constant: gates, denominators, statistics."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """One seeded example of every operator, and of every combination of attributes that matters.
 
-A new operator needs a case here; `tests/ops/test_operators.py` then holds it to the laws.
+A new operator needs a case here; `tests/ops/test_operators.py` then tests its laws.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ from graphprop.ops import (
     Upsample,
     Where,
 )
+from support.modules import Function
 
 aten = torch.ops.aten
 
@@ -90,12 +91,12 @@ N = -1
 """The batch axis in the shape of an operand; an operand without it is a constant."""
 
 SIZES = {1: (7,), 2: (7, 6), 3: (5, 6, 4)}
-"""Uneven spatial sizes, by their number."""
+"""Spatial sizes that differ, by rank."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """An operand that can't be any tensor of a shape, made for a batch size."""
+    """An operand that must have particular values, as a function of the batch size."""
 
     make: Callable[[int], Any]
     batched: bool = True
@@ -110,8 +111,8 @@ class Case:
     operator
         The operator.
     operands
-        For each operand: a shape that leads with `N`, the shape of a constant, a number, or how it
-        is `Given`.
+        For each operand: a shape that begins with `N`, the shape of a constant, a number, or a
+        `Given`.
     note
         What is particular about it, where the attributes don't say.
     """
@@ -126,10 +127,10 @@ class Case:
         return " ".join([f"{name}: {self.operator}", "of", *shapes, self.note]).strip()
 
     def tensors(self, batch: int = 2, dtype: torch.dtype = torch.float64) -> list[Any]:
-        """Make the operands: normal numbers, an eighth of them zero; the same every time."""
+        """The operands: normally distributed, an eighth of the entries zero, seeded."""
         made: list[Any] = []
         for index, operand in enumerate(self.operands):
-            # each from its own seed: constants don't depend on the batch size
+            # one seed per operand, so that constants don't depend on the batch size
             torch.manual_seed(index)
             if isinstance(operand, Given):
                 value = operand.make(batch)
@@ -445,12 +446,12 @@ CASES: list[Case] = [
 ]
 
 
-# What is captured
+# Models to capture
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A small model, and the ATen operator it makes ``torch.export`` capture."""
+    """A small model, and the ATen operator that ``torch.export`` captures from it."""
 
     target: Any
     model: nn.Module
@@ -460,19 +461,8 @@ class Captured:
         return f"{self.target} {self.note}".strip()
 
 
-class Function(nn.Module):
-    """A function as a model."""
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
-
-
 class Together(nn.Module):
-    """Many models as one, their results one after another: capturing one takes little longer."""
+    """Many models as one that returns all their results: capturing it takes little longer."""
 
     def __init__(self, captured: list[Captured]) -> None:
         super().__init__()
@@ -491,14 +481,14 @@ def of(target: Any, function: Callable[[torch.Tensor], torch.Tensor], note: str 
 
 
 def normalized(norm: Any) -> nn.Module:
-    """A batch norm that has seen some data."""
+    """A batch norm with statistics as training leaves them."""
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 2)
     return nn.Sequential(norm)
 
 
 def randomized(model: nn.Module) -> nn.Module:
-    """A model whose parameters are random: those of a new norm are ones and zeros."""
+    """The model with random parameters: those of a new norm are ones and zeros."""
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     return model
@@ -738,7 +728,7 @@ def captured_norms() -> Iterator[Captured]:
 
 
 def written(x: torch.Tensor, place: Any, value: Any) -> torch.Tensor:
-    """A copy of x, written to in place."""
+    """A copy of x that is changed in place."""
     x = x.clone()
     x[place] = value(x[place]) if callable(value) else value
     return x
@@ -869,7 +859,7 @@ DECOMPOSED: set[Any] = {
     aten.to.dtype,
     aten.unflatten.int,
 }
-"""Operators with a meaning that ``torch.export`` writes as others, in the versions tested."""
+"""Supported operators that ``torch.export`` decomposes in the versions tested."""
 
 REFUSED: set[Any] = {
     *(aten.argmax.default, aten.argmin.default, aten.topk.default, aten.sort.default),
@@ -882,4 +872,4 @@ REFUSED: set[Any] = {
     aten._native_batch_norm_legit.no_stats,
     aten._native_batch_norm_legit_functional.default,
 }
-"""Operators registered so that they are refused in better words."""
+"""Operators that are registered only to be refused with a better error message."""

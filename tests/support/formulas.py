@@ -112,7 +112,7 @@ SPATIAL = [example for example in EXAMPLES if "linear" not in example.name]
 
 
 def samples(example: Example, signs: str) -> torch.Tensor:
-    """Five inputs: dense, with zeros, of zeros alone, of one number, and almost of zeros alone."""
+    """Five inputs: dense, with zeros, all zeros, constant, and nearly all zeros."""
     torch.manual_seed(2)
     x = torch.randn(5, *example.shape, dtype=torch.float64)
     x[1].masked_fill_(torch.rand(example.shape) < 0.5, 0.0)
@@ -125,7 +125,7 @@ def samples(example: Example, signs: str) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Dense:
-    """A layer as ``weight [out, in]``, ``bias [out]`` and which inputs are connected at all."""
+    """A layer as ``weight [out, in]``, ``bias [out]``, and the mask of connected inputs."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -133,7 +133,7 @@ class Dense:
 
 
 def matrix(function: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]) -> np.ndarray:
-    """Read a linear map's matrix off by giving it the identity."""
+    """The matrix of a linear map, by applying it to the identity."""
     count = int(np.prod(shape))
     with torch.no_grad():
         columns = function(torch.eye(count, dtype=torch.float64).reshape(count, *shape))
@@ -173,7 +173,7 @@ def negative_part(a: Any) -> Any:
 def by_shares(
     contributions: np.ndarray, r: np.ndarray, bias: np.ndarray | float, stabilizer: float
 ) -> np.ndarray:
-    """Divide each output's relevance among its inputs by what they contribute: ``[out, in]``."""
+    """Distribute each output's relevance in proportion to the contributions ``[out, in]``."""
     return contributions * over(r, contributions.sum(1) + bias, stabilizer)[:, None]
 
 
@@ -250,7 +250,7 @@ class Setting:
 
 
 def bound(given: Any, extreme: Callable[..., Any], sample: np.ndarray, example: Example) -> Any:
-    """A bound of zB as a number, or as one number for each input."""
+    """A bound of zB as a number, or one number per input."""
     if given == "per_sample":
         return extreme(sample)
     if isinstance(given, tuple):
@@ -305,7 +305,7 @@ def suited(setting: Setting, example: Example) -> Setting | None:
 
 
 def relevance_of(example: Example, x: torch.Tensor) -> torch.Tensor:
-    """Relevance of both signs to start with, of the shape of the layer's result."""
+    """Relevance of both signs, of the shape of the layer's output."""
     torch.manual_seed(3)
     with torch.no_grad():
         return torch.randn_like(example.module(x))

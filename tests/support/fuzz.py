@@ -1,4 +1,4 @@
-"""Random networks, and what must hold of every one of them.
+"""Random networks, and the properties that every compiled network must have.
 
 A network is the source of an ``nn.Module``, written line by line: each line is run as it is
 written, and one that does not run is left out. So a failure prints as a reproducer that can be
@@ -42,23 +42,23 @@ from graphprop.rules import METHODS, Layer
 from graphprop.rules.sampling import baseline_of
 
 LARGEST = 2500
-"""How many entries of one sample a value may have."""
+"""The most entries of one sample that a value may have: the reference walk is slow."""
 
 SAME = 1e-9
-"""How far apart, relative to their norm, two ways to compute a map in float64 may be."""
+"""The relative error allowed between two computations of a map in float64."""
 
 SMALLEST = 1e-4
-"""A map of a norm below this may be zero but for rounding."""
+"""Errors are relative to the norm of a map, and absolute below this norm."""
 
 TINY = 1e-15
-"""A change of the input as small as rounding."""
+"""A relative change of the input of the size of rounding in float64."""
 
 
 # Networks
 
 
 @dataclass
-class Description:
+class Source:
     """A network as source: the lines of ``__init__`` and of ``forward``.
 
     Attributes
@@ -86,23 +86,23 @@ class Description:
         )
 
     def module(self) -> nn.Module:
-        """The network, its parameters random but always the same."""
+        """The network, with seeded random parameters."""
         return module_of(str(self), self.name)
 
 
 def module_of(source: str, name: str = "net") -> nn.Module:
-    """The module ``Net`` of some source, in evaluation mode; lines are found as ``name.py:3``."""
+    """The module ``Net`` of a source, in evaluation mode; its lines are named ``name.py:3``."""
     namespace: dict[str, Any] = {"torch": torch, "nn": nn, "F": F}
     exec(compile(source, f"{name}.py", "exec"), namespace)
     torch.manual_seed(0)
     model: nn.Module = namespace["Net"]()
     for layer in model.modules():
-        settle(layer)
+        randomize(layer)
     return model.eval()
 
 
-def settle(layer: nn.Module) -> None:
-    """Give a norm the numbers that training leaves it with; those of a new one are all alike."""
+def randomize(layer: nn.Module) -> None:
+    """Give a norm random statistics and parameters, which are ones and zeros in a new one."""
     if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.running_mean is not None:
         layer.running_mean.normal_(0, 0.3)
         layer.running_var.uniform_(0.5, 1.5)
@@ -113,7 +113,7 @@ def settle(layer: nn.Module) -> None:
 
 
 class Generator:
-    """Writes one random network."""
+    """Generates one random network."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -122,7 +122,7 @@ class Generator:
         low, high = {1: (8, 16), 2: (5, 9), 3: (3, 5)}[self.rank]
         sizes = [self.random.randint(low, high) for _ in range(self.rank)]
         channels = self.pick(1, 2, 3, 3, 4)
-        self.made = Description(f"fuzz_{seed}", (channels, *sizes))
+        self.made = Source(f"fuzz_{seed}", (channels, *sizes))
         self.owner = nn.Module()
         x = torch.randn(2, *self.made.shape)
         self.values: dict[str, torch.Tensor] = {"x": x}
@@ -136,7 +136,7 @@ class Generator:
         return self.random.choice(choices)
 
     def sizes(self, *choices: Any) -> Any:
-        """An attribute that is one number, or one for each axis."""
+        """An attribute: one number, or one per axis."""
         if self.random.random() < 0.6:
             return self.pick(*choices)
         return tuple(self.pick(*choices) for _ in range(self.rank))
@@ -160,7 +160,7 @@ class Generator:
     # Writing
 
     def layer(self, stem: str, text: str) -> str | None:
-        """Make a layer or parameter; returns how it is called."""
+        """Add a layer or parameter; returns its name."""
         self.counts[stem] += 1
         name = f"{stem}{self.counts[stem]}"
         try:
@@ -168,14 +168,14 @@ class Generator:
         except (RuntimeError, ValueError, AssertionError, TypeError):
             return None
         if isinstance(made, nn.Module):
-            settle(made)
+            randomize(made)
             made.eval()
         setattr(self.owner, name, made)
         self.made.layers.append(f"{name} = {text}")
         return f"self.{name}"
 
     def line(self, expression: str) -> bool:
-        """Write a line that computes the next value, unless it does not run or is too large."""
+        """Add a line that computes the next value, unless it raises or the value is too large."""
         names = {"torch": torch, "nn": nn, "F": F, "self": self.owner}
         before = {name: value.clone() for name, value in self.values.items()}
         try:
@@ -187,7 +187,7 @@ class Generator:
                 and 0 < result[0].numel() <= LARGEST
                 and bool(result.isfinite().all())
                 and float(result.abs().max()) < 1e4
-                # a model that changes its own input
+                # a model that changes its input in place
                 and torch.equal(self.values["x"], before["x"])
             )
         except (RuntimeError, ValueError, AssertionError, IndexError, TypeError):
@@ -202,7 +202,7 @@ class Generator:
         return True
 
     def run(self, stem: str, text: str) -> bool:
-        """Make a layer and run it on the current value."""
+        """Add a layer, called on the current value."""
         name = self.layer(stem, text)
         if name is None:
             return False
@@ -214,7 +214,7 @@ class Generator:
         self.made.layers.pop()
         return False
 
-    # What it writes
+    # Layers
 
     def conv(self) -> bool:
         c = self.channels
@@ -252,7 +252,7 @@ class Generator:
         )
 
     def again(self) -> bool:
-        """A layer that was run before, once more: shared weights."""
+        """Call an earlier layer again: shared weights."""
         if not self.shared:
             return False
         return self.line(f"{self.pick(*self.shared.values())}({self.current})")
@@ -358,7 +358,7 @@ class Generator:
         )
 
     def join(self) -> bool:
-        """Meet a value from before, of the same shape or of the same size."""
+        """Combine the current value with an earlier one of the same shape or size."""
         x = self.current
         same = self.others(lambda v: v.shape == self.value.shape)
         if same and self.random.random() < 0.7:
@@ -499,7 +499,7 @@ class Generator:
                 return False
         return self.run("head", f"nn.Linear({self.value.shape[1]}, 4)")
 
-    def write(self) -> Description:
+    def write(self) -> Source:
         """Write the whole network."""
         parts: list[Callable[[], bool]] = [
             *[self.conv] * 6,
@@ -535,7 +535,7 @@ class Generator:
         return self.made
 
 
-# The reference: a second walk, which shares the rules and nothing else with the compiler
+# The reference: a second backward walk, which shares nothing but the rules with the compiler
 
 
 class Walk:
@@ -571,7 +571,7 @@ class Walk:
         return total if points.baseline is None else total * (x - points.baseline)
 
     def one(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The map of each sample, of these very inputs."""
+        """The map of each sample, without sampling of inputs."""
         self.forward, self.reference = self.values(x), {}
         method, parameters = self.method, self.parameters
         if method.samples is None and "baseline" in parameters:
@@ -650,7 +650,7 @@ class Walk:
     def carried(
         self, node: fx.Node, rule: Any, r: torch.Tensor, budget: torch.Tensor | None
     ) -> list[tuple[fx.Node, torch.Tensor]]:
-        """What a node hands back, and to which nodes."""
+        """The relevance that a node passes back, and to which nodes."""
         operator, signal = node.target, facts_of(node).signal
         sources = list(node.args)
         before = None
@@ -662,7 +662,7 @@ class Walk:
             weight=operands[1] if operator.weighted else None,
             bias=operands[2] if operator.weighted and len(operands) > 2 else None,
             shapes=[
-                # as the operator itself is called: behind the padding
+                # the operator's own operands, padding included
                 shape_of(a)
                 for a in node.args
                 if isinstance(a, fx.Node)
@@ -691,11 +691,11 @@ class Walk:
         ]
 
 
-# What must hold
+# Properties
 
 
-class Found(AssertionError):
-    """Something that must hold, and does not."""
+class Mismatch(AssertionError):
+    """A property that does not hold."""
 
 
 def inputs_for(shape: Sequence[int], count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -725,7 +725,7 @@ def in_single(network: Network) -> Network:
 
 def in_onnx(network: Network, x: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor]:
     """Logits and relevance by ONNX Runtime, in this process."""
-    proto = onnx_ir.to_proto(to_onnx(legalize(in_single(network), "onnx")[0]))
+    proto = onnx_ir.to_proto(to_onnx(legalize(in_single(network), "onnx")))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
@@ -745,7 +745,7 @@ def gradient_of(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> torc
     def total(x: torch.Tensor) -> torch.Tensor:
         return chosen(x).gather(1, target[:, None]).sum()
 
-    # torch's own derivative takes a sixth in float32
+    # torch's derivative multiplies by a sixth that is rounded to float32
     exact = mock.patch.object(F, "hardsigmoid", lambda x: F.relu6(x + 3) / 6)
     try:
         with exact:
@@ -754,7 +754,7 @@ def gradient_of(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> torc
     except RuntimeError as error:
         if "modified by an inplace operation" not in str(error):
             raise
-        # what autograd itself refuses
+        # autograd refuses values changed in place; functionalized, it has none
         with exact:
             return torch.func.grad(torch.func.functionalize(total))(x)
 
@@ -767,25 +767,27 @@ def errors(found: torch.Tensor, expected: torch.Tensor) -> list[float]:
     return ratios
 
 
-def apart(what: str, found: torch.Tensor, expected: torch.Tensor, allowed: list[float]) -> None:
-    """Refuse what is further apart than allowed, in any sample."""
+def assert_close(
+    what: str, found: torch.Tensor, expected: torch.Tensor, allowed: list[float]
+) -> None:
+    """Raise where the error of any sample is larger than allowed."""
     if found.shape != expected.shape:
-        raise Found(f"{what}: shape {tuple(found.shape)}, not {tuple(expected.shape)}")
+        raise Mismatch(f"{what}: shape {tuple(found.shape)}, not {tuple(expected.shape)}")
     if not bool(expected.isfinite().all()):
-        raise Found(f"{what}: the reference is not finite")
+        raise Mismatch(f"{what}: the reference is not finite")
     off = errors(found, expected)
     if not all(error <= limit for error, limit in zip(off, allowed, strict=True)):
-        raise Found(f"{what}: off by {max(off):.2e}, allowed are {max(allowed):.2e}")
+        raise Mismatch(f"{what}: off by {max(off):.2e}, allowed are {max(allowed):.2e}")
 
 
-def judge(
+def check_network(
     model: nn.Module, shape: Sequence[int], methods: Sequence[str]
 ) -> list[graphprop.CompiledExplainer]:
-    """Hold the compiled explainers of a network against its own logits, autograd and the rules.
+    """Compare the explainers of a network with its logits, autograd and the second walk.
 
     Raises
     ------
-    Found
+    Mismatch
         Saying what differs.
     GraphpropError
         If the network is refused.
@@ -795,24 +797,24 @@ def judge(
     program = capture(model, x)
     explainers = []
     for method in methods:
-        with mock.patch("graphprop.explainer.capture", return_value=program):
+        with mock.patch("graphprop.api.capture", return_value=program):
             explainers.append(graphprop.compile(model, x, method))
-        hold(explainers[-1], model, x, target)
+        check_explainer(explainers[-1], model, x, target)
     return explainers
 
 
-def noise(
+def allowed_errors(
     network: Network, x: torch.Tensor, target: torch.Tensor, exact: torch.Tensor
 ) -> list[float]:
-    """How far apart two ways to compute a map may be: rounding alone, magnified, takes it there."""
+    """The error allowed between two computations of a map: ten times the effect of rounding."""
     generator = torch.Generator().manual_seed(2)
     moved = x * (1 + TINY * torch.randn(x.shape, generator=generator, dtype=x.dtype))
     _, (found,) = interpret_map(network, {"x": moved}, target)
     return [max(SAME, 10 * error) for error in errors(found, exact)]
 
 
-def hold_ranges(network: Network, x: torch.Tensor, target: torch.Tensor) -> None:
-    """Refuse a value outside the interval that was inferred for it, in single precision, too."""
+def check_ranges(network: Network, x: torch.Tensor, target: torch.Tensor) -> None:
+    """Raise where a value lies outside its inferred range, in float64 or float32."""
 
     def look(node: fx.Node, value: Any) -> None:
         claimed, value = facts_of(node).range, value[0] if isinstance(value, tuple) else value
@@ -820,7 +822,7 @@ def hold_ranges(network: Network, x: torch.Tensor, target: torch.Tensor) -> None
         if not known.numel() or (claimed.low <= known.min() and known.max() <= claimed.high):
             return
         found = f"[{float(known.min())}, {float(known.max())}]"
-        raise Found(f"{node.name} of the {network.level} network lies in {found}, not {claimed}")
+        raise Mismatch(f"{node.name} of the {network.level} network lies in {found}, not {claimed}")
 
     for scale in (1.0, 30.0):
         for dtype in (torch.float64, torch.float32):
@@ -828,77 +830,80 @@ def hold_ranges(network: Network, x: torch.Tensor, target: torch.Tensor) -> None
             interpret(network, inputs, dtype=dtype, observe=look)
 
 
-def hold(
+def check_explainer(
     explainer: graphprop.CompiledExplainer,
     model: nn.Module,
     x: torch.Tensor,
     target: torch.Tensor,
 ) -> None:
-    """Hold one explainer, compiled in float64, against everything that it must agree with."""
+    """Test every property of one explainer, compiled in float64."""
     method, network = explainer.method.name, explainer.network
     for each in (network, explainer.lowered):
-        hold_ranges(each, x, target)
+        check_ranges(each, x, target)
     unsimplified = lower(network, explainer.method, explainer.settings)
     logits, (lowered,) = interpret_map(unsimplified, {"x": x}, target)
     rough = interpret_map(explainer.lowered, {"x": x}, target, dtype=torch.float32)
     e32 = {"logits": errors(rough[0], logits), "relevance": errors(rough[1][0], lowered)}
-    fine = {"logits": [SAME] * len(x), "relevance": noise(unsimplified, x, target, lowered)}
+    fine = {
+        "logits": [SAME] * len(x),
+        "relevance": allowed_errors(unsimplified, x, target, lowered),
+    }
 
     own_logits, found = explainer(x, target)
     with torch.no_grad():
         own = model(x)
     tail = network.tail
     shown = network.with_tail(own_logits)
-    apart(f"{method}: logits", shown, own, fine["logits"])
-    apart(f"{method}: printed as torch", found, lowered, fine["relevance"])
+    assert_close(f"{method}: logits", shown, own, fine["logits"])
+    assert_close(f"{method}: printed as torch", found, lowered, fine["relevance"])
     walked = Walk(explainer).relevance(x, target)
-    apart(f"{method}: a second walk by the rules", lowered, walked, fine["relevance"])
+    assert_close(f"{method}: a second walk by the rules", lowered, walked, fine["relevance"])
     if method == "gradient" and not tail:
         expected = gradient_of(model, x, target)
-        apart("gradient by autograd", found, expected, fine["relevance"])
+        assert_close("gradient by autograd", found, expected, fine["relevance"])
 
     rough_logits, rough_found = (part.double() for part in in_onnx(explainer.lowered, x, target))
     rough_allowed = {key: [*map(allowance, off)] for key, off in e32.items()}
-    apart(f"{method}: logits in ONNX", rough_logits, logits, rough_allowed["logits"])
+    assert_close(f"{method}: logits in ONNX", rough_logits, logits, rough_allowed["logits"])
     try:
-        apart(f"{method}: in ONNX", rough_found, lowered, rough_allowed["relevance"])
-    except Found as error:
-        # rounding may decide between two entries of a maximum: the check follows it step by step
+        assert_close(f"{method}: in ONNX", rough_found, lowered, rough_allowed["relevance"])
+    except Mismatch as error:
+        # rounding may decide which entry of a window is the maximum: the check follows each step
         single = graphprop.compile(deepcopy(model).float(), x.float(), method)
         report = single.check(backends=["onnxruntime"])
         if not report.passed:
-            raise Found(f"{error}; {report.complaint()}") from error
+            raise Mismatch(f"{error}; {report.complaint()}") from error
 
 
 def method_for(seed: int) -> str:
-    """A method besides the gradient: every one has its turn."""
+    """A method in addition to the gradient: seeds go through all of them."""
     others = [name for name in METHODS if name != "gradient"]
     return others[seed % len(others)]
 
 
-def describe(seed: int) -> Description:
+def describe(seed: int) -> Source:
     """The network of a seed."""
     return Generator(seed).write()
 
 
 def attempt(seed: int) -> str | None:
-    """Judge the network of a seed; returns the reason where it is refused.
+    """Test the network of a seed; returns the error message where it is refused.
 
     Raises
     ------
-    Found
+    Mismatch
         With the reproducer.
     """
     made, methods = describe(seed), ["gradient", method_for(seed)]
 
-    def failure(error: Exception) -> Found:
-        kind = "" if isinstance(error, Found) else f"{type(error).__name__}: "
-        return Found(f"seed {seed}, {' and '.join(methods)}: {kind}{error}\n{made}")
+    def failure(error: Exception) -> Mismatch:
+        kind = "" if isinstance(error, Mismatch) else f"{type(error).__name__}: "
+        return Mismatch(f"seed {seed}, {' and '.join(methods)}: {kind}{error}\n{made}")
 
     try:
-        judge(made.module(), made.shape, methods)
+        check_network(made.module(), made.shape, methods)
     except GraphpropError as error:
-        # a network that a pass breaks isn't refused, it fails
+        # a verification error is a defect of a pass, not a refusal
         if isinstance(error, VerificationError):
             raise failure(error) from error
         return f"{type(error).__name__}: {error}"
@@ -913,7 +918,7 @@ def main(count: int, first: int) -> int:
     for seed in range(first, first + count):
         try:
             reason = attempt(seed)
-        except Found as error:
+        except Mismatch as error:
             failed += 1
             print(error)
         else:

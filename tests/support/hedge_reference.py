@@ -1,4 +1,4 @@
-"""Gradient hedging a second time, neuron by neuron, after methods.md, section 4.
+"""A reference of gradient hedging, neuron by neuron, after methods.md, section 4.
 
 Nothing here comes from graphprop. Networks, and how a layer's matrix is read off, are those of
 `rap_reference`. Relevance is handed down one output at a time, and a budget along with it.
@@ -40,7 +40,7 @@ Carried = tuple[Vector, float]
 
 
 class Padded(nn.Conv2d):
-    """A convolution of an image that is enlarged by zeros first, on two sides only."""
+    """A convolution that pads its input with zeros on two sides only."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(nn.functional.pad(x, (1, 0, 0, 2)))
@@ -50,7 +50,7 @@ class Padded(nn.Conv2d):
 
 
 def sections(r: Vector, tau: float) -> tuple[Vector, Vector]:
-    """``P`` and ``N``: what is positive normalized to tau, what is negative to -tau."""
+    """``P`` and ``N``: the positive entries normalized to tau, the negative ones to -tau."""
     above, below = r[r > 0].sum(), -r[r < 0].sum()
     p = np.array([tau * v / above if v > 0 else 0.0 for v in r])
     n = np.array([tau * v / below if v < 0 else 0.0 for v in r])
@@ -67,7 +67,7 @@ def hedged(
     pointwise: bool,
     terms: str = "CAUS",
 ) -> Vector:
-    """Hand relevance through one layer with weights."""
+    """Propagate relevance through one layer with weights."""
     p, n = sections(r, tau)
     gamma = 1.0 if pointwise else gamma
     active, idle = (x > 0).astype(float), (x <= 0).astype(float)
@@ -97,7 +97,7 @@ def expected_total(
     pointwise: bool,
     terms: str = "CAUS",
 ) -> float:
-    """What a layer's relevance adds up to: ``(gamma - 2) tau`` less the terms that are missing.
+    """The sum of a layer's relevance: ``(gamma - 2) tau`` less the terms that are missing.
 
     That is 0 in place of ``(gamma - 2) tau`` where gamma is 1 and nothing is taken off.
     """
@@ -119,13 +119,13 @@ def is_pointwise(layer: nn.Module) -> bool:
 
 
 def averaged(w: np.ndarray, x: Vector, r: Vector) -> Vector:
-    """An average: in proportion to what is positive, and a little."""
+    """An average: in proportion to the positive part plus a small constant."""
     raised = np.maximum(x, 0.0) + LEAST
     return sum(raised * w[j] / (raised * w[j]).sum() * r[j] for j in range(len(r)))
 
 
 def shared(parts: list[Vector], r: Vector) -> list[Vector]:
-    """A residual add: by what is positive of each branch, evenly where nothing is."""
+    """A residual add: by the positive part of each branch, evenly where all are zero."""
     found = [np.zeros_like(r) for _ in parts]
     for i in range(len(r)):
         positive = [max(part[i], 0.0) for part in parts]

@@ -1,7 +1,8 @@
-"""Compiled directories as someone might make them who means no good.
+"""Manipulated artifact directories, as an attacker might write them.
 
-`CASES` has a name, what the one message must say, and a function that changes a good directory.
-None of them may be run, opened beyond itself, waited for, or taken for a defect.
+`CASES` maps a name to a text that the error message must contain, and to a function that changes
+a valid directory. graphprop must run none of their code, open no file outside the directory, not
+hang, and report one typed error.
 """
 
 import json
@@ -16,7 +17,7 @@ from onnx import TensorProto, helper
 
 CASES: dict[str, tuple[str, Callable[[Path], None]]] = {}
 ONNX_CASES: dict[str, tuple[str, Callable[[Path], None]]] = {}
-"""Those that are seen only when ``explainer.onnx`` is read."""
+"""Those that only reading ``explainer.onnx`` can find."""
 
 
 def case(said, cases=CASES):
@@ -147,6 +148,7 @@ field("fingerprint_of_words", "rows is missing", "fingerprint", value={"a": "b"}
 field("method_is_endless", "not text", "method", value="a" * 2**21)
 field("conservation_is_text", "not an object", "conservation", value="all of it")
 field("std_is_zero", "std[0] is 0, not a number above zero", "preprocessing", "std", value=[0])
+field("version_is_a_number", "versions.ruff is 1, not text", "versions", "ruff", value=1)
 field("mean_is_nan", "mean[0] is 'nan', not a finite", "preprocessing", "mean", value=["nan"])
 field("mean_is_too_long", "has 2 entries for 1 channels", "preprocessing", "mean", value=[0, 0])
 field("size_is_huge", "preprocessing.size", "preprocessing", "size", value=[10**5, 10**5])
@@ -171,7 +173,7 @@ def replaced(name, said, file, make):
 
 def make_socket(path):
     here = Path.cwd()
-    os.chdir(path.parent)  # the path of a socket has a hundred letters at most
+    os.chdir(path.parent)  # the path of a socket may have about a hundred characters
     try:
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(path.name)
@@ -328,7 +330,7 @@ def input_is_of_another_type(folder, model):
 
 
 def small(model, nodes, relevance=TensorProto.FLOAT):
-    """Keep inputs and outputs, but compute other things."""
+    """Keep inputs and outputs, and replace the nodes between them."""
     logits = np.zeros((1, 3), dtype=np.float32)
     constant = helper.make_node(
         "Constant", [], ["logits"], value=onnx.numpy_helper.from_array(logits)
@@ -387,7 +389,7 @@ def more_than_memory(folder, model):
 
 
 def loop(trips, nodes=None):
-    """A loop that changes signs so often."""
+    """A loop that negates a value this many times."""
     state = [
         helper.make_tensor_value_info("i", TensorProto.INT64, []),
         helper.make_tensor_value_info("go", TensorProto.BOOL, []),

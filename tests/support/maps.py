@@ -1,9 +1,10 @@
-"""What the tests of several methods share: tolerances, networks, and what holds of every map."""
+"""Networks, tolerances and assertions that the tests of several methods share."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,9 +20,9 @@ from torch import nn
 
 import graphprop
 from graphprop import Layer
+from graphprop.api import CompiledExplainer
 from graphprop.emit.execute import run_source
 from graphprop.emit.onnx import to_onnx
-from graphprop.explainer import CompiledExplainer
 from graphprop.frontend.capture import capture
 from graphprop.ir.interpret import interpret
 from graphprop.lowering.legalize import legalize
@@ -56,7 +57,7 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def assert_equal(found: torch.Tensor, expected: torch.Tensor, scale: torch.Tensor) -> None:
-    """Equal to the tolerance, relative to the size of what was added up."""
+    """Equal up to the tolerance, relative to the sum of the absolute summands."""
     off = (found - expected).abs().flatten(1).amax(1)
     assert bool((off <= TOLERANCE * scale.abs().flatten(1).sum(1)).all()), off
 
@@ -77,7 +78,7 @@ def operator_of(layer: Any) -> Operator:
 
 
 def laid_out(example: Example, seed: int, signs: str) -> tuple[Layer, torch.Tensor, torch.Tensor]:
-    """A layer as rules see it, inputs, and relevance of both signs, with zeros, of its result."""
+    """A layer as rules see it, inputs, and relevance of its output with both signs and zeros."""
     layer, x = example.layer(seed), example.inputs(seed, signs)
     bias = None if layer.bias is None else layer.bias.detach()
     seen = Layer.of(operator_of(layer), x, layer.weight.detach(), bias)
@@ -88,7 +89,7 @@ def laid_out(example: Example, seed: int, signs: str) -> tuple[Layer, torch.Tens
 def through_compiler(
     example: Example, seed: int, x: torch.Tensor, rule: str, **parameters: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compile one layer with a rule; returns the relevance it was started with, and its map."""
+    """Compile one layer with a rule; returns the relevance of its output, and its map."""
     layer = example.layer(seed)
     network = nn.Sequential(layer, nn.Flatten()).eval()
     explainer = graphprop.compile(network, x, "rap", rules={"0": (rule, parameters)})
@@ -117,7 +118,7 @@ def explained(
 
 
 def digits() -> tuple[nn.Module, torch.Tensor]:
-    """The network that is delivered with the project, and three of its examples."""
+    """The digits network of ``models/``, and three of its example images."""
     sys.path.insert(0, str(MODELS))
     try:
         import digits
@@ -129,7 +130,7 @@ def digits() -> tuple[nn.Module, torch.Tensor]:
 
 
 def awkward(network: Net) -> torch.Tensor:
-    """A constant image, an image of zeros, one bright place, and an image like any other."""
+    """A constant image, one of zeros, one with a single bright pixel, and a random one."""
     x = torch.zeros(4, *network.shape, dtype=next(network.parameters()).dtype)
     x[0] = 0.7
     x[2].flatten()[3] = 2.0
@@ -138,7 +139,7 @@ def awkward(network: Net) -> torch.Tensor:
 
 
 def dead(name: str) -> Net:
-    """A network with a layer in its middle that nothing passes."""
+    """A network in which one layer is inactive for every input."""
     network = prepared(NETWORKS[name](), 6)
     layers = [step.layer for step in network.steps if isinstance(step.layer, nn.Linear | nn.Conv2d)]
     with torch.no_grad():
@@ -213,7 +214,7 @@ def scaled(explainer: CompiledExplainer, which: str, factor: float) -> dict[str,
 
 def session_of(explainer: CompiledExplainer, **tensors: torch.Tensor) -> Any:
     """ONNX Runtime with the explainer, some of its tensors replaced."""
-    legal, _ = legalize(explainer.lowered, "onnx")
+    legal = legalize(explainer.lowered, "onnx")
     legal.tensors.update({k: t for k, t in tensors.items() if k in legal.tensors})
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -228,9 +229,10 @@ def in_onnx(session: Any, x: torch.Tensor, target: torch.Tensor) -> list[torch.T
 
 
 def assert_numbers_at_extremes(method: str, *, bias: bool) -> None:
-    """Wherever the logits are numbers in single precision, the maps are, by torch and ONNX.
+    """Where the logits are finite in float32, so are the maps, by torch and by ONNX Runtime.
 
-    Denominators down there are denormal, or their quotients infinite: they count as zero.
+    Denominators at these scales are subnormal, or their quotients infinite: rules treat them as
+    zero.
     """
     network = prepared(extreme(), 1, bias=bias).float()
     x, target = torch.randn(4, *network.shape), torch.tensor([0, 1, 2, 0])
@@ -256,7 +258,7 @@ def assert_numbers_at_extremes(method: str, *, bias: bool) -> None:
 def assert_onnx_agrees(name: str, method: str) -> None:
     """By the criterion ``max(1e-5, 10 * e32)``, e32 being torch's own error in float32."""
     network = prepared(NETWORKS[name](), 8).float()
-    # no patch of one number: which of several equal entries wins a max pool is up to rounding
+    # no constant patch: rounding decides which of several equal entries wins a max pool
     x, target = torch.randn(5, *network.shape), network.targets(5)
     explainer = graphprop.compile(network, x, method)
     (_, exact, _), _ = interpret(explainer.lowered, {"x": x, "target": target})
@@ -272,7 +274,7 @@ def assert_onnx_agrees(name: str, method: str) -> None:
 
 
 def chain() -> Net:
-    """Convolutions of every kind, one after the other."""
+    """A sequence of convolutions of every kind."""
     return Net(
         (3, 11, 10),
         ("stem", nn.Conv2d(3, 6, 3, padding=1)),
@@ -299,7 +301,7 @@ def chain() -> Net:
 
 
 def forks() -> Net:
-    """A block within a branch of a block, sums of three, and a concatenation of the lot."""
+    """A residual block nested in a branch of another, sums of three, and a concatenation."""
     return Net(
         (2, 6, 6),
         ("stem", nn.Conv2d(2, 4, 3, padding=1)),
@@ -333,8 +335,43 @@ PROGRAMS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 def compiled(
     network: nn.Module, x: torch.Tensor, method: str, **parameters: Any
 ) -> graphprop.CompiledExplainer:
-    """Compile a network; it is captured but once, which takes longer than all that follows."""
+    """Compile a network, capturing it only once: that takes longer than all passes together."""
     if network not in PROGRAMS:
         PROGRAMS[network] = capture(network, x)
-    with mock.patch("graphprop.explainer.capture", return_value=PROGRAMS[network]):
+    with mock.patch("graphprop.api.capture", return_value=PROGRAMS[network]):
         return graphprop.compile(network, x, method, **parameters)
+
+
+@cache
+def double() -> Net:
+    """A residual network, in float64."""
+    return prepared(NETWORKS["residual"](), 9)
+
+
+@cache
+def small() -> Net:
+    """Every kind of layer, in single precision."""
+    return prepared(
+        Net(
+            (3, 8, 8),
+            ("stem", nn.Conv2d(3, 6, 3, padding=1)),
+            ("bn", nn.BatchNorm2d(6)),
+            ("relu", nn.ReLU()),
+            ("pool", nn.MaxPool2d(3, 2, 1)),
+            ("conv1", nn.Conv2d(6, 6, 3, padding=1, groups=2)),
+            ("bn1", nn.BatchNorm2d(6)),
+            ("relu1", nn.ReLU()),
+            ("wide", nn.Conv2d(6, 6, 1), "pool"),
+            ("add", Sum(), "relu1", "wide"),
+            ("relu2", nn.ReLU()),
+            ("average", nn.AvgPool2d(2)),
+            ("conv2", nn.Conv2d(6, 6, 3, padding=1)),
+            ("silu", nn.SiLU()),
+            ("mean", nn.AdaptiveAvgPool2d(1)),
+            ("flatten", nn.Flatten()),
+            ("dense1", nn.Linear(6, 6)),
+            ("relu3", nn.ReLU()),
+            ("dense2", nn.Linear(6, 4)),
+        ),
+        8,
+    ).float()

@@ -23,15 +23,14 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
-from graphprop.artifact.write import as_json
-from graphprop.checking.files import manifest_hash
+from graphprop.artifact.manifest import as_json, manifest_hash
 
 PYTHON, ONNX, WEIGHTS, MANIFEST = "python", "onnx", "weights", "manifest"
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: to what, which, and how it is made in a directory."""
+    """One change: the kind of file, a name, and the function that changes a directory."""
 
     kind: str
     name: str
@@ -132,7 +131,7 @@ def python_mutants(source: str) -> Iterator[Mutant]:
 
 
 def python_mutant(name: str, edit: Callable[[ast.Module], Any]) -> Mutant:
-    """A change of a syntax tree, made when it is asked for."""
+    """A change of a syntax tree, as a mutant."""
 
     def apply(directory: Path) -> None:
         file = directory / "explainer.py"
@@ -144,7 +143,7 @@ def python_mutant(name: str, edit: Callable[[ast.Module], Any]) -> Mutant:
 
 
 def at_place(index: int, edit: Callable[[Any], Any]) -> Callable[[ast.Module], None]:
-    """Change the node of this number, or put what it becomes in its place."""
+    """Edit the node of this index in place, or replace it by what the edit returns."""
 
     def change(tree: ast.Module) -> None:
         node = list(ast.walk(tree))[index]
@@ -167,7 +166,7 @@ def with_weights(expression: str) -> Callable[[ast.Module], None]:
 
 
 def edits_of(original: Any) -> Iterator[tuple[str, Callable[[Any], Any]]]:
-    """What can be changed at a node, by names."""
+    """The changes that a node allows, by name."""
     edits: list[tuple[str, Callable[[Any], Any]]] = []
     if isinstance(original, ast.BinOp) and type(original.op) in SWAPPED:
         edits.append(("operator", swap_operator))
@@ -201,7 +200,7 @@ def edits_of(original: Any) -> Iterator[tuple[str, Callable[[Any], Any]]]:
 
 
 class Replace(ast.NodeTransformer):
-    """Puts one node in the place of another."""
+    """Replaces one node by another."""
 
     def __init__(self, old: ast.AST, new: ast.AST) -> None:
         self.old, self.new = old, new
@@ -241,7 +240,7 @@ def plus(term: int) -> Callable[[Any], None]:
 
 
 def called(node: ast.Call) -> str:
-    """The name of what is called, without what it belongs to."""
+    """The name of the function or method that is called."""
     return ast.unparse(node.func).rpartition(".")[2]
 
 
@@ -256,7 +255,7 @@ def rename(name: str) -> Callable[[Any], None]:
 
 
 def unwrapped(node: Any) -> Any:
-    """The first argument in place of a call, or what a method is called on."""
+    """The first argument of a call, or the object of a method call, in place of the call."""
     on_module = ast.unparse(node.func).startswith(("F.", "torch."))
     if isinstance(node.func, ast.Attribute) and not on_module:
         return node.func.value
@@ -276,7 +275,7 @@ def forward_of(tree: ast.AST) -> ast.FunctionDef:
 
 
 def value_mutants(tree: ast.Module) -> Iterator[Mutant]:
-    """Changes of what a variable of ``forward`` holds, and of what it returns."""
+    """Changes of the variables of ``forward``, and of its result."""
     statements = forward_of(tree).body
     places = [
         i
@@ -284,7 +283,7 @@ def value_mutants(tree: ast.Module) -> Iterator[Mutant]:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
     ]
     for turn, index in enumerate(places):
-        # every change somewhere, every value changed somehow
+        # every kind of change at one variable, and every variable changed in one way
         for number, (name, pattern) in enumerate(VALUES.items()):
             if (number + turn) % 4:
                 continue
@@ -420,7 +419,7 @@ def swap_inputs(model: onnx.ModelProto, index: int, first: int, second: int) -> 
 
 
 def change_attribute(attribute: Any) -> None:
-    """One more at the first place; of a permutation or a flag, the other order."""
+    """The first entry plus one; a permutation or a flag reversed."""
     if attribute.name == "perm":
         attribute.ints[-1], attribute.ints[-2] = attribute.ints[-2], attribute.ints[-1]
     elif attribute.name == "keepdims":
@@ -430,7 +429,7 @@ def change_attribute(attribute: Any) -> None:
 
 
 def wrap(model: onnx.ModelProto, name: str, kind: str) -> None:
-    """Put nodes behind a value; whoever read it reads what they make of it."""
+    """Insert nodes after a value; its users read their result instead."""
     node = next(node for node in model.graph.node if name in node.output)
     index = list(node.output).index(name)
     inner = f"{name}__inner"
@@ -537,7 +536,7 @@ def weight_mutant(name: str, key: str, edit: Callable[[torch.Tensor], torch.Tens
 
 
 def manifest_mutants(content: dict[str, Any]) -> Iterator[Mutant]:
-    """Changes of one field, and of one fact about a layer; the hash is made to fit."""
+    """Changes of one field, and of one fact of a layer; the hash is updated."""
     for key, value in content.items():
         if key in ("sha256", "generator", "version"):
             continue

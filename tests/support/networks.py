@@ -39,7 +39,7 @@ def compile_each(
     model: nn.Module, x: torch.Tensor, methods: tuple[str, ...]
 ) -> list[graphprop.CompiledExplainer]:
     """Compile a model for several methods, capturing it once."""
-    with mock.patch("graphprop.explainer.capture", return_value=capture(model, x)):
+    with mock.patch("graphprop.api.capture", return_value=capture(model, x)):
         return [graphprop.compile(model, x, method) for method in methods]
 
 

@@ -23,7 +23,7 @@ LOW, HIGH = -2.5, 2.5
 """Bounds of the inputs, for the box rule."""
 
 TINY = 1e-30
-"""A stabilizer for zennit that changes no denominator but zero: exact division."""
+"""A stabilizer for zennit so small that division is exact, except by zero."""
 
 IGNORED: dict[str, Any] = {"zero_params": "bias"}
 
@@ -34,7 +34,7 @@ Make = Callable[[list[Canonizer]], Composite]
 def composed(
     *rules: tuple[Any, Any], first: Sequence[tuple[Any, Any]] = (), stabilizer: float = TINY
 ) -> Make:
-    """A composite of our own."""
+    """A composite of zennit rules, written here."""
     shared = [
         (Activation, Pass()),
         (Sum, Norm(stabilizer=stabilizer)),
@@ -111,7 +111,7 @@ CANONIZERS: dict[str, Callable[[], list[Canonizer]]] = {
     "vgg16_bn": lambda: [SequentialMergeBatchNorm()],
     "resnet50": lambda: [ResNetCanonizer()],
 }
-"""What each of torchvision's networks needs before zennit explains it."""
+"""The canonizers that zennit needs for each network of torchvision."""
 
 
 def zennit_relevance(

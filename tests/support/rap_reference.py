@@ -1,4 +1,4 @@
-"""RAP and RAP-BN a second time, neuron by neuron, and small networks to hold the first against.
+"""References of RAP and RAP-BN, neuron by neuron, and small networks to compare on.
 
 Nothing here comes from graphprop. A network is a list of steps; a layer's matrix is read off by
 probing the torch layer with the identity; and relevance is handed down one output at a time, after
@@ -46,7 +46,7 @@ class Sum(nn.Module):
 
 
 class Concatenation(nn.Module):
-    """Its inputs one after the other along the channels."""
+    """The concatenation of its inputs along the channels."""
 
     def forward(self, *values: torch.Tensor) -> torch.Tensor:
         return torch.cat(values, 1)
@@ -54,7 +54,7 @@ class Concatenation(nn.Module):
 
 @dataclass(frozen=True)
 class Step:
-    """One layer, and which values it is called with."""
+    """One layer, and the names of its inputs."""
 
     name: str
     layer: nn.Module
@@ -79,7 +79,7 @@ class Net(nn.Module):
             before = name
 
     def values(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Every value on the way, by name."""
+        """Every intermediate value, by name."""
         found = {"x": x}
         for step in self.steps:
             found[step.name] = step.layer(*(found[name] for name in step.inputs))
@@ -105,7 +105,7 @@ class Net(nn.Module):
 
 
 def prepared(network: Net, seed: int, *, bias: bool = True, positive_scales: bool = False) -> Net:
-    """The network in float64 with weights at random; of batch norms, statistics and scales, too."""
+    """The network in float64 with random weights, statistics and scales."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for layer in network.modules():
@@ -207,7 +207,7 @@ def dense() -> Net:
 
 
 def all_convolution() -> Net:
-    """The logit layer is a convolution; a mean follows it."""
+    """The last weighted layer is a convolution; a mean follows it."""
     return Net(
         (2, 7, 6),
         ("conv1", nn.Conv2d(2, 4, 3, 2)),
@@ -221,7 +221,7 @@ def all_convolution() -> Net:
 
 
 def two_inputs() -> Net:
-    """Two input layers, a sum of three, mixed signs, and a convolution the other way round."""
+    """Two input layers, a sum of three, mixed signs, and a transposed convolution."""
     return Net(
         (2, 5, 6),
         ("left", nn.Conv2d(2, 4, 3, padding=1)),
@@ -295,7 +295,7 @@ class Example:
         return self.name
 
     def layer(self, seed: int) -> Any:
-        """The layer in float64, its parameters at random."""
+        """The layer in float64, with random parameters."""
         torch.manual_seed(seed)
         layer = self.make().double().eval()
         with torch.no_grad():
@@ -335,12 +335,12 @@ LAYERS = [
 
 
 def matrix_of(layer: nn.Module, shape: tuple[int, ...]) -> tuple[np.ndarray, Vector]:
-    """``(w [out, in], b [out])`` of an affine layer, by giving it the identity."""
+    """``(w [out, in], b [out])`` of an affine layer, by applying it to the identity."""
     count = int(np.prod(shape))
     with torch.no_grad():
         bias = layer(torch.zeros(1, *shape, dtype=torch.float64))
         columns = layer(torch.eye(count, dtype=torch.float64).reshape(count, *shape))
-    # with the bias added and taken off again, a weight of zero might not be zero
+    # without bias: after adding and subtracting one, a zero weight might not be zero
     if getattr(layer, "bias", None) is not None:
         with torch.no_grad():
             kept, layer.bias = layer.bias, None
@@ -350,7 +350,7 @@ def matrix_of(layer: nn.Module, shape: tuple[int, ...]) -> tuple[np.ndarray, Vec
 
 
 def windows_of(pool: nn.Module, shape: tuple[int, ...]) -> Iterator[list[int]]:
-    """For each result of a max pool, the places it is chosen from, in order; padding left out."""
+    """For each output of a max pool, the indices of its window in order, without padding."""
     _, *size = shape
     rank = len(size)
     kernel, stride, padding = (
@@ -377,16 +377,16 @@ def quotient(a: Any, c: Any) -> Any:
     return np.divide(a, c, out=np.zeros_like(c), where=c != 0)
 
 
-# How relevance is handed down
+# Rules
 
 
 def excited(z: Vector) -> Vector:
-    """The contributions that make up P: those of an input and a weight of the same sign."""
+    """The contributions of P: those where input and weight have the same sign."""
     return np.where(z > 0, z, 0.0)
 
 
 def inhibited(z: Vector) -> Vector:
-    """The contributions that make up N."""
+    """The contributions of N: those where input and weight have opposite signs."""
     return np.where(z < 0, z, 0.0)
 
 
@@ -458,7 +458,7 @@ def compensated_bias(b: Vector, channels: int, r: Vector, kappa: int) -> Vector:
 def by_shares(
     contributions: Callable[[int], Vector], x: Vector, r: Vector, sign: float, lost: str
 ) -> Vector:
-    """Hand each output's relevance down by the shares of its contributions (step 3)."""
+    """Distribute each output's relevance in proportion to its contributions (step 3)."""
     carried, without = np.zeros_like(x), 0.0
     for j in range(len(r)):
         z = contributions(j)

@@ -1,0 +1,432 @@
+"""The stages in their order, for Python and for the command line: the only orchestrator.
+
+`compile` captures a model, runs the passes, lowers, legalizes for both targets, prints, and wraps
+the result in a module; `save` writes files, checks them, and puts them in place; `inspect`,
+`check`, `check_directory` and `explain_images` do one thing each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphprop.artifact.atomic import (
+    put_in_place,
+    refuse_foreign,
+    rejected_beside,
+    writing_beside,
+)
+from graphprop.artifact.manifest import read_manifest
+from graphprop.artifact.schema import Json
+from graphprop.artifact.write import manifest_of, plain, write_files, write_manifest
+from graphprop.checking.check import BACKENDS, check_directory, check_explainer
+from graphprop.checking.conservation import record_of
+from graphprop.checking.junit import Checked, as_junit
+from graphprop.checking.ledger import LedgerEntry
+from graphprop.checking.ledger import ledger as ledger_of
+from graphprop.checking.report import Report
+from graphprop.emit.python import to_python
+from graphprop.errors import (
+    EquivalenceError,
+    InputError,
+    OutputError,
+    kind_of,
+)
+from graphprop.explainer import Compiled, LayerInfo, flows_of, layer_info, recorded_nodes
+from graphprop.frontend.arguments import (
+    check_class_names,
+    check_example,
+    check_method,
+    check_model,
+    check_names,
+    check_roles,
+    check_rules,
+    runs_with_batch,
+)
+from graphprop.frontend.capture import Example, capture, check_logits, inputs_of, unwrapped
+from graphprop.ir.facts import shape_of
+from graphprop.lowering import legalization_steps, lowering_steps
+from graphprop.module import ExplainerModule
+from graphprop.passes.assign_rules import RuleMap
+from graphprop.passes.pipeline import Pipeline, analysis_steps, silent
+from graphprop.pictures.explain import Explanation, explain_images
+from graphprop.rules import Method, find_method
+from graphprop.rules.methods import DEFAULT_METHOD
+from graphprop.rules.parameters import resolve_parameters
+from graphprop.signals import raising_at_sigterm
+from graphprop.version import __version__
+
+__all__ = [
+    "BACKENDS",
+    "DEFAULT_METHOD",
+    "Checked",
+    "CompiledExplainer",
+    "Explanation",
+    "Inspection",
+    "LayerInfo",
+    "Report",
+    "Saved",
+    "as_junit",
+    "check",
+    "check_directory",
+    "compile",
+    "explain_images",
+    "inspect",
+    "ledger",
+    "read_manifest",
+    "refuse_foreign",
+    "save",
+    "write",
+]
+
+Say = Callable[[str], None]
+
+
+class CompiledExplainer(ExplainerModule):
+    """A compiled explainer, as `compile` returns it: a module that can be checked and saved.
+
+    ``explainer(x, target=None)`` returns logits and relevance; see
+    `graphprop.module.ExplainerModule` for what it knows.
+    """
+
+    def check(self, samples: int | None = None, backends: Sequence[str] | None = None) -> Report:
+        """Check that all backends agree; see `graphprop.checking.check.check_explainer`."""
+        return check(self, samples=samples, backends=backends)
+
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        onnx: bool = True,
+        check: bool = True,
+        force: bool = False,
+        **details: Any,
+    ) -> Path:
+        """Write ``explainer.py``, the weights, ONNX and the manifest; see `graphprop.api.write`.
+
+        Returns
+        -------
+        Path
+            The directory.
+        """
+        return save(self, directory, onnx=onnx, check=check, force=force, **details)
+
+
+def compile(
+    model: nn.Module,
+    example_input: Example,
+    method: str | Method = DEFAULT_METHOD,
+    *,
+    rules: RuleMap | None = None,
+    roles: Mapping[str, str] | None = None,
+    record: Sequence[str] = (),
+    output: str | int | None = None,
+    name: str | None = None,
+    class_names: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
+    dump_ir: str | Path | None = None,
+    progress: Say | None = None,
+    **parameters: Any,
+) -> CompiledExplainer:
+    """Compile a model into a relevance-propagation module.
+
+    Parameters
+    ----------
+    model
+        A network in evaluation mode that maps ``[N, ...]`` to logits ``[N, classes]`` or
+        ``[N, classes, height, width]``.
+    example_input
+        A tensor ``[N, ...]``; only its shape (without the batch) and type matter. For a model with
+        several inputs, a tuple; or a dict of the arguments of ``forward`` by name, or of the one
+        dict that it takes. The explainer takes them in the order of ``forward``, or of the dict.
+        Of whole numbers (bytes of a picture), it takes the same values as floating-point numbers.
+    method
+        The name of a method (`graphprop.rules.METHODS`), or a `Method`.
+    rules
+        Pattern -> rule, before the method's own table: ``{"features.0": "w_square"}`` or
+        ``{"classifier.*": ("epsilon", {"epsilon": 0.1})}``.
+    roles
+        Pattern -> role, replacing what was found.
+    record
+        Patterns of layers whose relevance `relevance_at` shall return; of a method with several
+        flows, also the names of inputs (``"x"``), for the map of each flow.
+    output
+        Which result to explain, of a model with several: a key or index, as ``"out"`` or ``"0"``.
+    name
+        What the model is called in the generated source; its class by default.
+    class_names
+        A name for each logit, for whoever reads the ONNX model's metadata.
+    notes
+        What is already to be noted about the model; the manifest lists these before its own.
+    dump_ir
+        A folder for the printed network after each pass.
+    progress
+        Called with the name of each pass before it runs.
+    parameters
+        The method's parameters (``graphprop methods`` lists them).
+
+    Returns
+    -------
+    CompiledExplainer
+        Callable as ``(x, target=None) -> (logits, relevance)``.
+
+    Raises
+    ------
+    GraphpropError
+        If the model can't be captured, uses an operator without meaning, or the method, a rule,
+        a role or a parameter doesn't exist or can't hold.
+    """
+    check_model(model)
+    check_example(example_input)
+    check_method(method)
+    check_rules(rules)
+    check_roles(roles)
+    check_names("record", record, "['features.1*']")
+    if not isinstance(name, str | None):
+        raise InputError(f"name must be a text, not {kind_of(name)}")
+    chosen = method if isinstance(method, Method) else find_method(method)
+    settings = resolve_parameters(chosen, parameters)
+    pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or silent)
+    pipeline.progress("capture")
+    model, unwrapping = unwrapped(model)
+    try:
+        program = capture(model, example_input)
+    except InputError:
+        if runs_with_batch(model, example_input):
+            raise InputError(
+                "example_input lacks the batch axis: pass example_input[None], of shape [1, ...]"
+            ) from None
+        raise
+    network = pipeline.run(analysis_steps(chosen, settings, rules, roles, output), program)
+    network.notes[:0] = unwrapping
+    check_logits(model, network, example_input)
+    lowered = pipeline.run(lowering_steps(chosen, settings), network)
+    if class_names is not None:
+        check_class_names(class_names, shape_of(network.output.args[0])[1])
+    # a set has no order of its own, and what is written must be the same every time
+    patterns = tuple(sorted(record) if isinstance(record, set | frozenset) else record)
+    legal, legal_onnx = (
+        pipeline.run(legalization_steps(target), lowered) for target in ("torch", "onnx")
+    )
+    name = name or type(model).__name__
+    shared = ", ".join(f"{key}={value}" for key, value in settings.items())
+    generated = to_python(
+        legal,
+        title=f"Relevance propagation for {name}.",
+        summary=f"Method {chosen.name} ({shared}).",
+        version=__version__,
+        record=recorded_nodes(legal, patterns, flows_of(network, chosen)),
+    )
+    return CompiledExplainer(
+        Compiled(
+            name=name,
+            method=chosen,
+            settings=settings,
+            network=network,
+            lowered=lowered,
+            legal=legal,
+            legal_onnx=legal_onnx,
+            generated=generated,
+            rules=dict(rules or {}),
+            roles=dict(roles or {}),
+            record=patterns,
+            class_names=None if class_names is None else tuple(class_names),
+            notes=(*notes, *lowered.notes),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` finds out about a model without compiling it.
+
+    Attributes
+    ----------
+    method, parameters
+        The method, and its parameters with the given ones in them.
+    input_shapes
+        The shapes of all inputs, without the batch.
+    layers
+        A `LayerInfo` for each layer.
+    batch_norms
+        What was done with each batch norm, by label.
+    notes
+        What the user should know.
+    """
+
+    method: Method
+    parameters: dict[str, Any]
+    input_shapes: list[tuple[int, ...]]
+    layers: list[LayerInfo]
+    batch_norms: dict[str, str]
+    notes: list[str]
+
+
+def inspect(
+    model: nn.Module,
+    example_input: Example,
+    method: str | Method = DEFAULT_METHOD,
+    *,
+    rules: RuleMap | None = None,
+    roles: Mapping[str, str] | None = None,
+    output: str | int | None = None,
+    progress: Say | None = None,
+    **parameters: Any,
+) -> Inspection:
+    """Analyze a model without compiling it: its layers, their roles and rules.
+
+    The parameters are those of `compile`.
+    """
+    chosen = method if isinstance(method, Method) else find_method(method)
+    settings = resolve_parameters(chosen, parameters)
+    pipeline = Pipeline(progress=progress or silent)
+    pipeline.progress("capture")
+    program = capture(model, example_input)
+    network = pipeline.run(analysis_steps(chosen, settings, rules, roles, output), program)
+    return Inspection(
+        method=chosen,
+        parameters=settings,
+        input_shapes=[tuple(part.shape[1:]) for part in inputs_of(example_input)],
+        layers=[layer_info(node) for node in network.layers],
+        batch_norms=dict(network.decisions),
+        notes=list(network.notes),
+    )
+
+
+def check(
+    explainer: CompiledExplainer,
+    *,
+    samples: int | None = None,
+    backends: Sequence[str] | None = None,
+    progress: Say | None = None,
+) -> Report:
+    """Check that all backends agree; see `graphprop.checking.check.check_explainer`."""
+    if backends is not None:
+        check_names("backends", backends, "['python', 'onnxruntime']", InputError)
+    return check_explainer(
+        explainer.compiled, samples=samples, backends=backends, progress=progress
+    )
+
+
+def ledger(
+    explainer: CompiledExplainer,
+    x: torch.Tensor | Sequence[torch.Tensor],
+    target: torch.Tensor | int | None = None,
+) -> list[LedgerEntry]:
+    """Draw up the account of every layer; see `graphprop.checking.ledger.ledger`."""
+    return ledger_of(explainer.compiled, x, target)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What `write` wrote.
+
+    Attributes
+    ----------
+    directory
+        Where.
+    manifest
+        What the manifest says.
+    report
+        What the check found, None where there was none.
+    """
+
+    directory: Path
+    manifest: dict[str, Any]
+    report: Report | None
+
+
+def save(explainer: CompiledExplainer, directory: str | Path, **options: Any) -> Path:
+    """Write an explainer, check it, and put it in place; see `write`, which returns more."""
+    return write(explainer, directory, **options).directory
+
+
+def write(
+    explainer: CompiledExplainer,
+    directory: str | Path,
+    *,
+    onnx: bool = True,
+    check: bool = True,
+    force: bool = False,
+    samples: int | None = None,
+    source: str | None = None,
+    source_sha256: str | None = None,
+    preprocessing: Json | None = None,
+    keep: Iterable[str | Path] = (),
+    progress: Say | None = None,
+) -> Saved:
+    """Write an explainer, check it, and put it in place.
+
+    Parameters
+    ----------
+    directory
+        Where to; replaced if it is empty, or holds nothing but what graphprop wrote there.
+    onnx
+        Whether to write ``explainer.onnx``.
+    check
+        Whether to check that all backends agree; ``samples`` is the number of inputs of noise.
+    force
+        Replace what graphprop wrote, even where it was changed since or where other files lie
+        beside it; those stay.
+    source, source_sha256
+        Where the model comes from, such as ``"vgg16.py:vgg16"``, and the hash of that file.
+    preprocessing
+        How a picture becomes an input: ``size``, ``mean`` and ``std``.
+    keep
+        Files that the directory must not hold: the model's, its weights.
+    progress
+        Called with what is about to be done.
+
+    Raises
+    ------
+    OutputError
+        If the directory can't be written, or holds what graphprop did not write.
+    EquivalenceError
+        If the check fails, with the place; the output is then in ``<directory>.rejected``.
+    """
+    say = progress or silent
+    compiled, directory = explainer.compiled, Path(directory)
+    given = plain(preprocessing) if preprocessing else None
+    refuse_foreign(directory, force, keep=map(Path, keep))
+    # a link stays, and what it leads to is replaced
+    target = directory.resolve() if directory.is_symlink() else directory
+    with raising_at_sigterm(), writing_beside(target) as fresh:
+        say("write")
+        write_files(compiled, fresh, onnx=onnx, preprocessing=given)
+        report = None
+        if check:
+            report = check_explainer(
+                compiled,
+                samples=samples,
+                directory=fresh,
+                preprocessing=given,
+                progress=say,
+            )
+        content = manifest_of(
+            compiled,
+            fresh,
+            check=None if report is None else report.as_dict(timing=False),
+            fingerprint=None if report is None else report.fingerprint,
+            conservation=record_of(compiled) if report is None else report.conservation,
+            source=re.split(r"[\\/]", source)[-1] if source else None,
+            source_sha256=source_sha256,
+            preprocessing=given,
+        )
+        manifest = write_manifest(content, fresh)
+        if report is None or report.passed:
+            put_in_place(fresh, target)
+            return Saved(directory, manifest, report)
+        rejected = rejected_beside(target)
+        try:
+            refuse_foreign(rejected, force)
+            put_in_place(fresh, rejected)
+            kept = f"the output is in {rejected}"
+        except OutputError as error:
+            kept = f"nothing is kept: {error}"
+    raise EquivalenceError(f"the check failed. {report.complaint()} ({kept})")

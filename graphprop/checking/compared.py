@@ -1,0 +1,112 @@
+"""What is compared with the arbiter: the generated module, and the ONNX file on its engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphprop.checking.backends import (
+    OnnxReference,
+    OnnxRuntime,
+    Step,
+    other_maps,
+    run_module,
+    takes_largest,
+)
+from graphprop.checking.probes import Batch, Probes
+from graphprop.checking.runner import pack, unpack
+
+ENGINES = {"onnxruntime": OnnxRuntime, "onnx.reference": OnnxReference}
+
+
+class Backend:
+    """What is compared with the arbiter.
+
+    Attributes
+    ----------
+    level
+        Which graph it was printed from: ``"torch"`` or ``"onnx"``.
+    largest
+        How it is asked for the largest logit, see `graphprop.checking.probes.plan`.
+    """
+
+    level: str
+    largest = "none"
+
+    def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and relevance of all rows of all batches."""
+        raise NotImplementedError
+
+    def values(
+        self, samples: Probes, batch: Batch, row: int, names: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        """The values with these names for one row, ``logits`` and ``relevance`` among them."""
+        raise NotImplementedError
+
+
+class PythonBackend(Backend):
+    """The generated module as ``load()`` gives it to users, in float32."""
+
+    level = "torch"
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def _run(self, explained: Probes, **step: Any) -> dict[str, torch.Tensor]:
+        steps = [Step("python", keep=True, **step)]
+        return run_module(self.directory, explained.tensors, steps, explained.shapes)
+
+    def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self._run(samples, batches=list(batches))
+        return found["python/logits"], found["python/relevance"]
+
+    def values(
+        self, samples: Probes, batch: Batch, row: int, names: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        place = batch.rows.index(row)
+        watch = list(dict.fromkeys(names))
+        found = self._run(samples, batches=[batch], watch=watch, samples=(place, place + 1))
+        values = {
+            name: found[f"python/value/{index}"]
+            for index, name in enumerate(watch)
+            if f"python/value/{index}" in found
+        }
+        # what is returned counts, not a variable of the same name
+        for name in ("logits", "relevance"):
+            values[name] = found[f"python/{name}"][place : place + 1]
+        first, *others = unpack(values["relevance"], samples.shapes)
+        values["relevance"] = first
+        return values | {f"relevance_{place}": part for place, part in enumerate(others, 2)}
+
+
+class OnnxBackend(Backend):
+    """The ONNX file on one of the engines."""
+
+    level = "onnx"
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.engine, self.path = ENGINES[name], path
+        self.largest = "largest" if takes_largest(path) else "class"
+
+    def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+        session = self.engine(self.path)
+        found = [session.run(samples, batch) for batch in batches]
+        results = {
+            name: torch.cat([torch.from_numpy(part[name]) for part in found]) for name in found[0]
+        }
+        maps = [results[name] for name in ("relevance", *other_maps(samples))]
+        return results["logits"], pack(maps)
+
+    def values(
+        self, samples: Probes, batch: Batch, row: int, names: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        found = self.engine(self.path, names).run(samples, batch)
+        place = batch.rows.index(row)
+        return {
+            name: torch.from_numpy(value[place : place + 1].copy())
+            for name, value in found.items()
+            if len(value.shape) and len(value) == len(batch.rows)
+        }

@@ -1,0 +1,158 @@
+"""The input of a model: examples of it, its shape, and how a picture becomes one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphprop.errors import InputError, LoadError, kind_of, nearest
+from graphprop.frontend.capture import Example
+from graphprop.frontend.user_code import user_errors
+
+PREPROCESSING = (
+    "it must be a dictionary such as {'size': [224, 224], 'mean': [0.5, 0.5, 0.5], "
+    "'std': [0.2, 0.2, 0.2]}"
+)
+"""What a file's ``preprocessing`` looks like, for errors."""
+
+
+def example_input(
+    holders: Iterable[Any], input_shape: tuple[int, ...] | None, folder: Path | None
+) -> Example:
+    """Find or make two samples of the model's input."""
+    for holder in holders:
+        example = getattr(holder, "example_input", None)
+        if input_shape is not None and not isinstance(example, torch.Tensor):
+            continue
+        if callable(example):
+            with user_errors("example_input() fails", folder):
+                example = example()
+        if example is not None and input_shape is not None:
+            return torch.zeros(2, *input_shape, dtype=two_samples_of_one(example).dtype)
+        if example is not None:
+            return two_samples(example)
+    if input_shape is not None:
+        return torch.zeros(2, *input_shape)
+    raise InputError(
+        "the shape of the model's input is unknown: give it without the batch, "
+        "--input-shape C,H,W, or define example_input (a tensor of shape [N, C, H, W]) in the file"
+    )
+
+
+def two_samples(example: Any) -> Example:
+    """Check an ``example_input`` and make a batch of two of it."""
+    if isinstance(example, Mapping) and example:
+        return {str(name): two_samples_of_one(part) for name, part in example.items()}
+    if isinstance(example, tuple | list) and example:
+        parts = tuple(two_samples_of_one(part) for part in example)
+        return parts[0] if len(parts) == 1 else parts
+    return two_samples_of_one(example)
+
+
+def two_samples_of_one(example: Any) -> torch.Tensor:
+    """Check an example of one input and make a batch of two of it."""
+    if not isinstance(example, torch.Tensor):
+        raise InputError(
+            f"example_input is {kind_of(example)}: it must be a tensor, or one for each input of "
+            "the model in a tuple or by name in a dict, or a function that returns that"
+        )
+    if example.is_complex() or example.dtype == torch.bool or example.is_quantized:
+        kind = str(example.dtype).removeprefix("torch.")
+        raise InputError(f"example_input is of type {kind}: it must hold numbers, as images do")
+    if example.dim() < 2 or example.numel() == 0:
+        raise InputError(
+            f"example_input has the shape {tuple(example.shape)}: it must hold at least one "
+            "sample, the batch being the first axis, as in [N, C, H, W]"
+        )
+    two = example[:2] if example.shape[0] >= 2 else example.repeat(2, *[1] * (example.dim() - 1))
+    dtype = torch.float32 if two.is_floating_point() else two.dtype
+    return two.detach().to("cpu", dtype).clone()
+
+
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Refuse what isn't the shape of one sample."""
+    if not shape or not all(type(size) is int and size > 0 for size in shape):
+        raise InputError(
+            f"the input shape {','.join(map(str, shape)) or '()'} must be whole numbers above "
+            "zero, without the batch: --input-shape C,H,W, such as 3,224,224"
+        )
+
+
+def refuse_batch(model: nn.Module, example: Example, shape: tuple[int, ...]) -> None:
+    """Refuse a shape that begins with the batch: the model runs without that length alone."""
+    if len(shape) < 3 or not isinstance(example, torch.Tensor):
+        return
+    if not runs(model, example) and runs(model, example.new_zeros(2, *shape[1:])):
+        text = ",".join(map(str, shape))
+        raise InputError(
+            f"the input shape {text} begins with the batch, {shape[0]}: give it without, "
+            f"--input-shape {','.join(map(str, shape[1:]))}"
+        )
+
+
+def runs(model: nn.Module, x: torch.Tensor) -> bool:
+    """Whether a model runs on an input."""
+    try:
+        with torch.no_grad():
+            model(x)
+    except Exception:
+        return False
+    return True
+
+
+def preprocessing_of(
+    module: ModuleType, example: Example, *, follow: bool
+) -> dict[str, list[float]] | None:
+    """Read the file's ``preprocessing``; ``follow``: its size gives way to the example's.
+
+    There is none for a model with several inputs. One that takes whole numbers, bytes of a picture,
+    gets them as they are unless the file says otherwise.
+    """
+    if not isinstance(example, torch.Tensor):
+        return None
+    given = getattr(module, "preprocessing", None)
+    given = {} if given is None or isinstance(given, ModuleType) else given
+    if not isinstance(given, Mapping):
+        raise LoadError(f"preprocessing is {kind_of(given)}: {PREPROCESSING}")
+    known = ("size", "mean", "std")
+    for key in given:
+        if key not in known:
+            raise LoadError(f"preprocessing has no {key!r}: {nearest(str(key), known)}")
+    channels, *spatial = example.shape[1:]
+    size = numbers(given, "size", spatial, len(spatial), "axes")
+    mean = numbers(given, "mean", [0.0] * channels, channels, "channels")
+    unit = 1.0 if example.is_floating_point() else 1 / 255
+    std = numbers(given, "std", [unit] * channels, channels, "channels")
+    if size != spatial and not follow:
+        raise LoadError(
+            f"preprocessing makes inputs of size {size}, but the model's input has the size "
+            f"{spatial}: make them equal, or leave the size out"
+        )
+    if min(std) <= 0:
+        raise LoadError(f"the std of preprocessing is {std}: every one must be above zero")
+    return {"size": spatial, "mean": [float(m) for m in mean], "std": [float(s) for s in std]}
+
+
+def numbers(
+    given: Mapping[str, Any], key: str, default: list[float], count: int, of: str
+) -> list[float]:
+    """One entry of ``preprocessing``: a list of finite numbers, as many as there are axes."""
+    if key not in given:
+        return default
+    value = given[key]
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(v, int | float) and math.isfinite(v) for v in value
+    ):
+        raise LoadError(f"the {key} of preprocessing is {value!r}: {PREPROCESSING}")
+    if len(value) != count:
+        raise LoadError(
+            f"the {key} of preprocessing has {len(value)} values, but the input has {count} {of}"
+        )
+    return list(value)
