@@ -278,7 +278,13 @@ def list_metrics(ctx: click.Context, parameter: click.Parameter, value: bool) ->
     "--model", "source", metavar="SOURCE", help="Compile this model, as `graphprop compile` does."
 )
 @click.option(
-    "--method", "-m", "methods", multiple=True, metavar="NAME", help="By this method. Repeatable."
+    "--method",
+    "-m",
+    "methods",
+    multiple=True,
+    shell_complete=completing(*builtin.METHODS),
+    metavar="NAME",
+    help="By this method. Repeatable.",
 )
 @click.option(
     "--sweep",
