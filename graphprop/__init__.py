@@ -11,16 +11,31 @@ from graphprop.errors import GraphpropError
 from graphprop.version import __version__
 
 if TYPE_CHECKING:
-    from graphprop.api import CompiledExplainer, LayerInfo, compile
+    from graphprop.api import (
+        CompiledExplainer,
+        LayerInfo,
+        check_directory,
+        compile,
+        explain_images,
+        inspect,
+    )
     from graphprop.evaluation import evaluate
-    from graphprop.ops import Operator
+    from graphprop.ops import Operator, Signal, Trait
     from graphprop.ops.base import from_aten
     from graphprop.rules import METHODS, RULES, Layer, Method, method, rule
 else:
     # What needs torch is loaded on first use, so that ``graphprop --help`` answers at once.
     _HOMES = {
-        "graphprop.api": ("CompiledExplainer", "LayerInfo", "compile"),
+        "graphprop.api": (
+            "CompiledExplainer",
+            "LayerInfo",
+            "check_directory",
+            "compile",
+            "explain_images",
+            "inspect",
+        ),
         "graphprop.evaluation": ("evaluate",),
+        "graphprop.ops": ("Signal", "Trait"),
         "graphprop.ops.base": ("Operator", "from_aten"),
         "graphprop.rules": ("METHODS", "RULES", "Layer", "Method", "method", "rule"),
     }
@@ -48,10 +63,15 @@ __all__ = [
     "LayerInfo",
     "Method",
     "Operator",
+    "Signal",
+    "Trait",
     "__version__",
+    "check_directory",
     "compile",
     "evaluate",
+    "explain_images",
     "from_aten",
+    "inspect",
     "method",
     "rule",
 ]

@@ -78,7 +78,7 @@ def write_files(
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-    # safetensors lets nobody else read what it writes
+    # safetensors creates files that only their owner can read
     shutil.copymode(folder / "explainer.py", weights)
     if onnx:
         network = compiled.legal_onnx

@@ -85,8 +85,8 @@ def run_job(job: Path) -> None:
     command = [sys.executable, "-I", str(RUNNER), str(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        reason = said[-1] if said else f"its process ended with code {done.returncode}"
+        output = done.stderr.strip().splitlines()
+        reason = output[-1] if output else f"its process ended with code {done.returncode}"
         raise BackendError(f"explainer.py does not run: {reason}")
 
 
@@ -98,7 +98,7 @@ class OnnxFile:
     path
         The file.
     names
-        Values to return besides ``logits`` and ``relevance``, where the file has them.
+        Values to return in addition to ``logits`` and ``relevance``, where the file has them.
     """
 
     def __init__(self, path: Path, names: Sequence[str] = ()) -> None:

@@ -1,9 +1,9 @@
 """Warnings about relevance that vanishes, explodes or overflows: how much arrives, where it went.
 
-Most methods hand on what they begin with. Where much less or much more of it arrives at the input,
-the map is still what the method says, but says little about the logit: `of_explainer` then draws up
-the ledger, and names what took or added most, and what to set. Methods that aren't meant to
-conserve relevance are left alone: those that end at a layer or make something else of what arrives,
+Most methods conserve the relevance they start with. Where much less or much more of it arrives at
+the input, the map still follows the method, but says little about the logit: `of_explainer` then
+computes the ledger, and names what absorbed or added most, and what to set. Methods that are not
+meant to conserve relevance are not checked: those that end at a layer or transform what arrives,
 gradients, several flows, and rules without an account.
 """
 

@@ -1,14 +1,14 @@
-"""A ledger of relevance: what comes into every layer, what leaves it, and where the rest went.
+"""A ledger of relevance: what enters each layer, what leaves it, and where the rest went.
 
-Rules conserve relevance but for what is known to be lost: a bias that is a sink swallows its share,
-a zero denominator hands nothing on, a stabilizer takes a little, and padding and constants get
-theirs. `ledger` draws up the account of each layer from the layer's operands and from the relevance
-that the explainer computed there, in float64. The losses are worked out in `losses`, in other words
-than the rules are written in, so that a rule that loses relevance in any other way is found out.
+Rules conserve relevance except for known losses: a bias that is a sink absorbs its share, a zero
+denominator passes nothing to the operands, a stabilizer absorbs a little, and padding and constants
+receive their shares. `ledger` computes the account of each layer from the layer's operands and the
+relevance that the explainer computed there, in float64. `losses` computes the losses by formulas
+independent of the rules, so that a rule that loses relevance in any other way is detected.
 
-The relevance of a layer's result is the sum of what all its consumers send. The account of one
-layer is therefore drawn up with its rule applied anew; that the parts add up to what the explainer
-computed for each operand is a second finding, see `LedgerEntry.misplaced`.
+The relevance of a layer's result is the sum of what all its consumers send. The account of a layer
+therefore applies its rule again; whether the parts add up to what the explainer computed for each
+operand is a separate result, see `LedgerEntry.misplaced`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOLERANCE = 1e-6
 """What may remain unexplained in float64, in units of the relevance that moves through a layer."""
 
 UNKNOWN = "the ledger doesn't know this rule"
-AT_THE_MAP = "here the map is made: what goes on is another relevance"
+AT_THE_MAP = "the map is made here: what continues is another relevance"
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class LedgerEntry:
     came_in, went_out
         The sum of relevance of the layer's result, and of what the layer sent to its operands.
     bias, zero_denominators, stabilizer
-        What biases swallowed, what denominators of zero did not hand on, and what was lost (or,
+        What biases absorbed, what zero denominators did not pass on, and what was lost (or,
         below zero, gained) because a stabilizer moved denominators away from zero.
     outside
         What fell on padding and on constants.
     scaled
         What a rule leaves out or adds on purpose: alpha and beta that don't differ by 1.
     moved
-        The sum of the sizes of all relevance that came in or went out: what the rest is held
-        against.
+        The sum of the absolute values of all relevance that came in or went out: the scale that
+        the rest is compared with.
     misplaced
         How far the relevance of the layer's result is from the sum of what its consumers sent,
         relative to those; empty where one of them isn't accounted for.
@@ -197,7 +197,7 @@ class Ledger:
         return found
 
     def entry(self, node: fx.Node, flow: str) -> LedgerEntry:
-        """Draw up the account of one layer, and hand on what it sends."""
+        """Compute the account of one layer, and send its parts to the operands."""
         label = in_flow(facts_of(node).label, flow)
         r = self.recorded[label]
         own = dict(self.compiled.method.flows).get(flow, {})
@@ -238,7 +238,7 @@ class Ledger:
         )
 
     def input_entry(self, image: fx.Node) -> LedgerEntry:
-        """The map, held against what the layers sent to an input."""
+        """Compare the map with what the layers sent to an input."""
         relevance = self.maps[image]
         total = listed(each(relevance))
         lost: dict[str, Any] = dict.fromkeys(LOSSES, listed(each(relevance) * 0.0))

@@ -81,7 +81,7 @@ class Account:
     def through(
         self, given: torch.Tensor, bias: torch.Tensor | None = None, *, epsilon: float | None = None
     ) -> Losses:
-        """What is lost where r is divided by ``given + bias`` and ``given`` of it goes on."""
+        """What is lost where r is divided by ``given + bias`` and multiplied by ``given``."""
         return lost(
             self.r,
             given,
@@ -110,10 +110,10 @@ class Account:
 
 
 def lost(r: torch.Tensor, given: torch.Tensor, bias: torch.Tensor, epsilon: float) -> Losses:
-    """What of r is lost where ``given r / (given + bias)`` goes on.
+    """What of r is lost where the operands receive ``given r / (given + bias)``.
 
     With a stabilizer the denominator is ``c + epsilon`` where ``c >= 0`` and else ``c - epsilon``;
-    without one nothing goes on where c is 0.
+    without one the operands receive nothing where c is 0.
     """
     c = given + bias
     zero = c == 0
@@ -215,7 +215,7 @@ def bound_of(account: Account, name: str) -> Amount:
 
 
 def shifted(account: Account) -> Losses:
-    """RAP: all goes on, unless no input is active."""
+    """RAP: nothing is lost, unless no input is active."""
     x, r = account.x, account.r
     active = x.flatten(1).any(1)
     if account.parameters.get("active") == "support":
@@ -225,7 +225,7 @@ def shifted(account: Account) -> Losses:
 
 
 def started(account: Account) -> Losses:
-    """RAP's start: by the size of contributions, or in total what the basic rule hands on."""
+    """RAP's start: by the absolute value of contributions, or the total of the basic rule."""
     x, w = account.x, account.layer.weight
     if account.layer.final:
         x, w = x.abs(), w.abs()
@@ -282,7 +282,7 @@ def around_a_constant(account: Account) -> Losses:
 
 
 def nothing(account: Account) -> Losses:
-    """All goes on."""
+    """Nothing is lost."""
     return Losses()
 
 

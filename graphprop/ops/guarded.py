@@ -19,7 +19,7 @@ from graphprop.ops.onnx_writer import OnnxWriter
 class Stabilize(Elementwise):
     """``stab(z) = z + epsilon * s(z)`` with s(z) = +1 where z >= 0, zero included, else -1.
 
-    In methods.md's section 0: the denominator that can't vanish.
+    In docs/methods.md's section 0: the denominator that can't vanish.
     """
 
     epsilon: float

@@ -3,7 +3,7 @@
 Batch norm at inference is a fixed scale and shift per channel. The other norms take a mean m and a
 deviation s from the sample itself: ``(x - m) / s * weight + bias``. Relevance passes through them.
 The rule ``affine`` takes m and s for constants instead, so that the layer is affine in x with the
-slope ``weight / s`` (methods.md, section 0).
+slope ``weight / s`` (docs/methods.md, section 0).
 Instance norm is group norm with a group for each channel, or batch norm where it has kept
 statistics.
 """

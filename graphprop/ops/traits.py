@@ -81,4 +81,4 @@ class Signal(enum.Enum):
 
     FACTORS = "factors"
     """The factors of a product: all that depend on the input, but for one that is a gate. Which
-    one is a gate follows from ranges and layouts (methods.md, section 0)."""
+    one is a gate follows from ranges and layouts (docs/methods.md, section 0)."""

@@ -89,7 +89,7 @@ def _cat(values: Sequence[Array], axis: int = 0) -> Array:
 def _with_batch(constant: torch.Tensor, like: Array) -> Array:
     """A constant as a value: added to a zero that has the batch of ``like``.
 
-    The zero is a piece of padding, so that its relevance is nobody's.
+    The zero is a piece of padding, so that no operand gets its relevance.
     """
     constant = one_sample(constant).to(like.dtype)
     one = Slice(1, 0, 1)(like)

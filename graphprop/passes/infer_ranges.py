@@ -1,7 +1,7 @@
 """Infer ranges: an interval for each value that holds whatever the input is.
 
 It pays for the compiler: where an input is known to be non-negative, half of alpha-beta, RAP and
-gamma disappears. And it decides what a gate is (methods.md, section 0).
+gamma disappears. And it decides what a gate is (docs/methods.md, section 0).
 
 Operators infer the range of their result from those of their operands. What no operator can see
 alone is found here: a quotient ``s / sum s`` of values that are not negative lies in [0, 1].

@@ -117,7 +117,7 @@ def gate_operand(node: fx.Node) -> int | None:
 
     The first that decides: exactly one is a reciprocal (then the product is a quotient); exactly
     one lies within [0, 2]; exactly one lies within [-2, 2]; exactly one has one place where the
-    other has more, having been computed from the whole map (methods.md, section 0).
+    other has more, having been computed from the whole map (docs/methods.md, section 0).
     """
     ranges = [range_of(operand) for operand in node.args]
     places = [places_of(operand) for operand in node.args]
@@ -167,7 +167,7 @@ def signal_flow(network: Network) -> nx.DiGraph:
 
 
 def dense_head(flow: nx.DiGraph, weighted: list[fx.Node]) -> set[fx.Node]:
-    """The weighted layers behind the last value with more than one place (methods.md, section 0).
+    """The weighted layers after the last value with several places (docs/methods.md, section 0).
 
     The first of them may read that value: a dense layer behind a flattening, or a convolution whose
     kernel covers the map without padding. At a small picture, convolutions see one place that would

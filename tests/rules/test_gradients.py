@@ -19,7 +19,6 @@ from support.autograd import (
     ON_LARGE,
     TARGETS,
     chosen,
-    error,
     gates,
     gradient,
     images,
@@ -27,7 +26,7 @@ from support.autograd import (
     out_of_place,
     with_backward,
 )
-from support.maps import chain, compiled, forks, parsed
+from support.maps import chain, compiled, error, forks, parsed
 from support.rap_reference import NETWORKS, Net, prepared
 
 torch.set_num_threads(1)

@@ -17,7 +17,7 @@ import graphprop
 from graphprop.errors import MethodError
 from graphprop.frontend.load import load_source
 from graphprop.lowering.interpret_map import interpret_map
-from support.maps import MODELS, compiled, double, small
+from support.maps import MODELS, compiled, double, error, small
 from support.rap_reference import NETWORKS, Net, prepared
 
 pytest.importorskip("zennit")
@@ -31,7 +31,6 @@ from support.autograd import (
     TARGETS,
     Gates,
     chosen,
-    error,
     gates,
     gradient,
     images,

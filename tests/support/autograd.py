@@ -129,14 +129,6 @@ def with_backward(model: nn.Module, backs: dict[type[nn.Module], Back]) -> nn.Mo
     return model
 
 
-def error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest error of a sample, relative to its norm; 0 where both are zero."""
-    assert found.shape == expected.shape
-    off = (found - expected).detach().double().flatten(1).norm(dim=1)
-    size = expected.detach().double().flatten(1).norm(dim=1)
-    return float((off / size).where(off != 0, 0.0).max())
-
-
 def chosen(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return logits.gather(1, target[:, None])[:, 0]
 

@@ -51,9 +51,11 @@ def total(r: torch.Tensor) -> torch.Tensor:
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """``||found - expected|| / ||expected||`` of the worst sample."""
-    off = (found.double() - expected.double()).flatten(1).norm(dim=1)
-    return float((off / expected.double().flatten(1).norm(dim=1)).max())
+    """The largest error of a sample, relative to its norm; 0 where both are zero."""
+    assert found.shape == expected.shape
+    off = (found - expected).detach().double().flatten(1).norm(dim=1)
+    size = expected.detach().double().flatten(1).norm(dim=1)
+    return float((off / size).where(off != 0, 0.0).max())
 
 
 def assert_equal(found: torch.Tensor, expected: torch.Tensor, scale: torch.Tensor) -> None:
