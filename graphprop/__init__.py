@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         explain_images,
         inspect,
     )
+    from graphprop.evaluation import evaluate
     from graphprop.ops import Operator, Signal, Trait
     from graphprop.ops.base import from_aten
     from graphprop.rules import METHODS, RULES, Layer, Method, method, rule
@@ -33,6 +34,7 @@ else:
             "explain_images",
             "inspect",
         ),
+        "graphprop.evaluation": ("evaluate",),
         "graphprop.ops": ("Signal", "Trait"),
         "graphprop.ops.base": ("Operator", "from_aten"),
         "graphprop.rules": ("METHODS", "RULES", "Layer", "Method", "method", "rule"),
@@ -66,6 +68,7 @@ __all__ = [
     "__version__",
     "check_directory",
     "compile",
+    "evaluate",
     "explain_images",
     "from_aten",
     "inspect",

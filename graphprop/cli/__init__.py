@@ -21,6 +21,7 @@ from graphprop.cli.options import (
     import_option,
     json_option,
     model_options,
+    parse_shape,
 )
 from graphprop.cli.program import Program
 from graphprop.signals import ending_at_once
@@ -226,6 +227,159 @@ def explain(as_json: bool, **options: Any) -> None:
       graphprop explain build/vgg16-epsilon_plus_flat photos/*.jpg --shared-scale -o maps
     """
     command("run_explain")(as_json, **options)
+
+
+def list_metrics(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Print the metrics, and nothing else."""
+    if value:
+        command("list_metrics")()
+        ctx.exit()
+
+
+@main.command("evaluate", short_help="Measure how good explanations are.")
+@click.argument("directories", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR...]")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Pictures, with labels and masks where there are some.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME[:k=v,..]",
+    help="Compute this metric. Repeatable.  [default: all]",
+)
+@click.option(
+    "--list-metrics",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=list_metrics,
+    help="List the metrics with their parameters, and exit.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Use so many cases, chosen at random.  [default: all]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="S",
+    help="Of everything random.",
+)
+@click.option(
+    "--model", "source", metavar="SOURCE", help="Compile this model, as `graphprop compile` does."
+)
+@click.option(
+    "--method",
+    "-m",
+    "methods",
+    multiple=True,
+    shell_complete=completing(*builtin.METHODS),
+    metavar="NAME",
+    help="By this method. Repeatable.",
+)
+@click.option(
+    "--sweep",
+    metavar="KEY=V1,V2",
+    help="By each method with each of these values of a parameter.",
+)
+@import_option
+@click.option(
+    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Trained weights of --model."
+)
+@click.option(
+    "--input-shape",
+    callback=parse_shape,
+    metavar="C,H,W",
+    help="The shape of one input of --model; by default that of the file's example_input.",
+)
+@click.option("--output", "result", metavar="NAME", help="Which result of --model to explain.")
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Names of the network's classes: a JSON list, or an object of name to class.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the pictures of a COCO file lie.  [default: beside it]",
+)
+@click.option(
+    "--fit",
+    type=click.Choice(["crop", "stretch"]),
+    default="crop",
+    show_default=True,
+    help="Scale a picture to cover the input and crop it to the center, or stretch it; masks too.",
+)
+@click.option("--boxes", is_flag=True, help="Use the boxes of objects where there are masks, too.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Explain so many pictures at once.",
+)
+@click.option("--no-baselines", is_flag=True, help="Leave out random, uniform and edge.")
+@click.option(
+    "--occlusion",
+    "with_occlusion",
+    is_flag=True,
+    help="Measure what hiding the object does to the network, and what hiding its context does.",
+)
+@click.option("--no-plots", is_flag=True, help="Draw nothing.")
+@click.option(
+    "-o",
+    "output",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="The folder to write to.  [default: evaluation]",
+)
+@json_option
+@debug_option
+def evaluate(as_json: bool, **options: Any) -> None:
+    """Measure how good explanations are, on pictures with labels and masks.
+
+    Takes compiled directories, whose explainer.py is run; or a model to compile by several
+    methods, by --model and --method. Three maps that know nothing of the network are evaluated
+    beside them: random, uniform, and edge (Sobel).
+
+    \b
+    DATA is one of
+      a folder of pictures, explained for the predicted class
+      a folder with a folder of pictures for each class
+      a COCO .json (boxes, polygons, RLE)
+      a Pascal VOC folder (Annotations, JPEGImages, SegmentationObject)
+      an .npz with images, labels and masks
+
+    Printed is a table of methods and metrics, with 95 % intervals by bootstrap over the pictures; a
+    star marks the best. A metric that needs masks has no value where there are none.
+
+    \b
+    Written to OUT:
+      evaluation.json, evaluation.csv   the table, and with it mean curves
+      cases.csv                         the value of each case
+      *.png                             plots, if matplotlib is installed
+
+    An evaluation that was stopped continues when it is started again with the same OUT.
+
+    \b
+    Examples:
+      graphprop evaluate build/vgg16-* --data VOCdevkit/VOC2012 --samples 200
+      graphprop evaluate --model model.py -m rap -m gradient --data photos.json --metric mu_w
+      graphprop evaluate --model model.py -m hedge --sweep gamma=1,1.5,2 --data shapes.npz
+    """
+    command("run_evaluate")(as_json, **options)
 
 
 @main.command("inspect", short_help="Show layers, rules and batch norms.")

@@ -321,6 +321,20 @@ def run_methods(as_json: bool, name: str | None = None, imports: Iterable[str] =
         catalog.say_one(name)
 
 
+def run_evaluate(as_json: bool, **options: Any) -> None:
+    """Evaluate explainers; see `graphprop.cli.evaluation`."""
+    from graphprop.cli.evaluation import run_evaluate as run
+
+    run(as_json, **options)
+
+
+def list_metrics() -> None:
+    """Print the metrics with their parameters."""
+    from graphprop.cli.evaluation import say_metrics
+
+    say_metrics()
+
+
 # Loading the model and what else registers rules; reading the options that name them.
 
 

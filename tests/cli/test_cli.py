@@ -18,7 +18,7 @@ from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
 from graphprop.rules import METHODS, RULES
 from support.sources import NET
 
-COMMANDS = ["compile", "check", "explain", "inspect", "methods"]
+COMMANDS = ["compile", "check", "explain", "evaluate", "inspect", "methods"]
 
 
 def graphprop_command(*arguments):

@@ -1,0 +1,156 @@
+"""Plots of an evaluation; they need matplotlib, an optional extra."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphprop.errors import InputError
+from graphprop.evaluation.occlusion import Occlusion
+from graphprop.evaluation.results import Evaluation
+
+BINS = 100
+"""Bins of object sizes from 0 to the picture, as in Kohlbrenner et al. 2020."""
+DPI = 120
+COLUMNS = 4
+AXES = {
+    "randomisation": ("layers without their weights", "similarity"),
+    "remove_positive": ("share of pixels removed", "accuracy"),
+    "remove_negative": ("share of pixels removed", "accuracy"),
+    "insertion": ("share of pixels inserted", "score"),
+    "morf_insertion": ("share of pixels inserted", "score"),
+    "aopc": ("share of patches removed", "score"),
+}
+REMOVED = ("share of pixels removed", "value")
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def write_plots(found: Evaluation, folder: Path, occluded: Occlusion | None = None) -> list[Path]:
+    """Write all plots that the results allow; returns the files.
+
+    ``metrics.png``: means with intervals; ``curve-METRIC.png``: the curves of the metrics that have
+    one; ``mu-by-size.png``: inside-total relevance over the size of objects; ``occlusion.png``.
+
+    Raises
+    ------
+    InputError
+        If matplotlib is not installed.
+    """
+    if not available():
+        raise InputError("plots need matplotlib: pip install 'graphprop[evaluate]'")
+    figures = {"metrics": metrics_figure(found)} if found.rows else {}
+    for metric in dict.fromkeys(metric for _, metric in found.curves):
+        name = re.sub(r"[^A-Za-z0-9_.=-]+", "_", metric).strip("_")
+        figures[f"curve-{name}"] = curve_figure(found, metric)
+    if "mu" in found.metrics:
+        figures["mu-by-size"] = size_figure(found)
+    if occluded is not None:
+        figures["occlusion"] = occlusion_figure(occluded)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in figures.items():
+        path = folder / f"{name}.png"
+        figure.savefig(path, dpi=DPI, metadata={"Software": "graphprop"})
+        written.append(path)
+    return written
+
+
+def figure_of(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure with axes ``[rows, columns]``; no window is opened."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def metrics_figure(found: Evaluation) -> Any:
+    """Means with intervals, a panel for each metric."""
+    names, metrics = found.explainers, found.metrics
+    columns = min(COLUMNS, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure, axes = figure_of(rows, columns, (3.6, 0.9 + 0.24 * len(names)))
+    for place, metric in zip(axes.flat, metrics, strict=False):
+        own = [row for row in found.rows if row["metric"] == metric]
+        heights = [len(names) - 1 - names.index(row["explainer"]) for row in own]
+        means = np.array([row["mean"] for row in own])
+        # a percentile interval need not hold the mean where the cases are few
+        below = np.maximum(means - [row["low"] for row in own], 0)
+        above = np.maximum([row["high"] for row in own] - means, 0)
+        place.errorbar(means, heights, xerr=[below, above], fmt="o", capsize=2, markersize=4)
+        place.set_yticks(range(len(names)), reversed(names), fontsize=7)
+        place.tick_params(axis="x", labelsize=7)
+        better = "higher" if own[0]["higher_is_better"] else "lower"
+        place.set_title(f"{metric} ({better} is better)", fontsize=8)
+        place.grid(axis="x", alpha=0.3)
+    for place in list(axes.flat)[len(metrics) :]:
+        place.set_axis_off()
+    return figure
+
+
+def curve_figure(found: Evaluation, metric: str) -> Any:
+    """The mean curves of a metric."""
+    figure, axes = figure_of(1, 1, (6, 4))
+    place = axes[0, 0]
+    for (explainer, name), (x, y) in found.curves.items():
+        if name == metric:
+            place.plot(x, y, label=explainer, marker="." if len(x) < 30 else None)
+    across, up = AXES.get(metric.partition("(")[0], REMOVED)
+    place.set(xlabel=across, ylabel=up, title=metric)
+    place.grid(alpha=0.3)
+    place.legend(fontsize=7)
+    return figure
+
+
+def binned(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Means of values over bins of the first number, which lies in [0, 1]; empty bins are left out.
+
+    Returns the centers of the bins and the means.
+    """
+    numbers = np.array([min(int(size * BINS), BINS - 1) for size, _ in pairs])
+    values = np.array([value for _, value in pairs])
+    present = np.unique(numbers)
+    return (
+        [float(number + 0.5) / BINS for number in present],
+        [float(values[numbers == number].mean()) for number in present],
+    )
+
+
+def size_figure(found: Evaluation) -> Any:
+    """Mu over the size of the object, in bins; the diagonal is what chance gives."""
+    figure, axes = figure_of(1, 1, (6, 4))
+    place = axes[0, 0]
+    place.plot([0, 1], [0, 1], color="gray", linewidth=1, linestyle=":", label="chance")
+    for explainer in found.explainers:
+        values = found.values[explainer, "mu"]
+        sizes = [found.facts[case].fraction or 0.0 for case in values.cases]
+        pairs = list(zip(sizes, values.numbers, strict=True))
+        place.plot(*binned(pairs), marker=".", linewidth=1, label=explainer)
+    place.set(xlabel="share of the picture that the object covers", ylabel="mu")
+    place.grid(alpha=0.3)
+    place.legend(fontsize=7)
+    return figure
+
+
+def occlusion_figure(occluded: Occlusion) -> Any:
+    """How far the logit falls without object and context, over the size of the object."""
+    figure, axes = figure_of(1, 1, (6, 4))
+    place = axes[0, 0]
+    for part in ("object", "context"):
+        place.plot(
+            *binned([(case["fraction"], case[part]) for case in occluded.cases]),
+            marker=".",
+            linewidth=1,
+            label=f"{part} hidden",
+        )
+    place.set(xlabel="share of the picture that the object covers", ylabel="fall of the logit")
+    place.grid(alpha=0.3)
+    place.legend(fontsize=7)
+    return figure
