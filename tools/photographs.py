@@ -1,10 +1,9 @@
 """Write the photographs that ``models/photographs/annotations.json`` annotates, with a copy of it.
 
     python tools/photographs.py build/photographs
-    graphprop evaluate build/lite0-* --data build/photographs/annotations.json \\
-        --classes models/imagenet_classes.json
 
-They are copied from scikit-image, scikit-learn and matplotlib, as ``pip install 'graphprop[demo]'``
+``graphprop evaluate`` then reads ``build/photographs/annotations.json``, with ``--classes
+models/imagenet_classes.json``. They are copied from scikit-image, scikit-learn and matplotlib, as ``pip install 'graphprop[demo]'``
 installs them. Nothing is downloaded, and the packages are not imported.
 """
 
