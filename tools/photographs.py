@@ -3,8 +3,9 @@
     python tools/photographs.py build/photographs
 
 ``graphprop evaluate`` then reads ``build/photographs/annotations.json``, with ``--classes
-models/imagenet_classes.json``. They are copied from scikit-image, scikit-learn and matplotlib, as ``pip install 'graphprop[demo]'``
-installs them. Nothing is downloaded, and the packages are not imported.
+models/imagenet_classes.json``. The photographs are copied from scikit-image, scikit-learn and
+matplotlib, as ``pip install 'graphprop[demo]'`` installs them: nothing is downloaded, and the
+packages are not imported.
 """
 
 from __future__ import annotations
