@@ -86,10 +86,11 @@ demo: $(INSTALLED_DEMO)
 	$(BIN)/python tools/photographs.py $(PHOTOGRAPHS)
 	$(GRAPHPROP) explain $(LITE0) $(PHOTOGRAPHS)/*.png $(PHOTOGRAPHS)/*.jpg -o build/explanations
 	@echo
-	@echo "   285 is Egyptian cat, 657 missile, 665 moped, 698 palace, 872 tripod, 967 espresso. The"
-	@echo "   maps are red on the object and blue around it, in smooth spots rather than outlines. The"
-	@echo "   rocket's is red on its nose and on the ground, too; the astronaut has no class, and is"
-	@echo "   taken for a bobsled (450)."
+	@echo "   285 is Egyptian cat, 450 bobsled, 652 military uniform, 657 missile, 665 moped, 698"
+	@echo "   palace, 872 tripod, 967 espresso, 985 daisy. Most maps are red on the object and blue away"
+	@echo "   from it, in smooth spots rather than outlines. Not all: that of the rocket is red on the"
+	@echo "   ground, too, that of the uniform on cap and face, and the astronaut, who has no class, is"
+	@echo "   taken for a bobsled by her helmet."
 	@echo
 	@echo "4. Masks were drawn for these photographs. mu_w is how much denser the positive relevance"
 	@echo "   is on the object than in the picture; the pointing game asks whether the largest pixel"
