@@ -250,9 +250,17 @@ def test_networks_name_what_they_were_not_trained_on(name):
     for split in ("test",) if name.startswith("nodules") else ("single", "several"):
         data = train_shapes.load_data(name, split, count, seed=0)
         assert train_shapes.precision(model, data) > 0.99
-        inputs, labels = data
-        shuffled = inputs, labels[torch.randperm(len(labels))]
+        shuffled = data._replace(labels=data.labels[torch.randperm(count)])
         assert train_shapes.precision(model, shuffled) < 0.9, "the measure tells nothing"
+
+
+@pytest.mark.parametrize("name", [n for n in train_shapes.NETWORKS if n.startswith("shapes")])
+def test_networks_find_no_class_without_its_object(name):
+    data = train_shapes.load_data(name, "train", 100, seed=1)  # scenes go with classes
+    model = load(name).model
+    assert train_shapes.found_without_objects(model, data) < 0.05
+    shown = data._replace(contexts=data.inputs)
+    assert train_shapes.found_without_objects(model, shown) > 0.95
 
 
 KINDS = {
@@ -304,11 +312,11 @@ def test_training_learns_and_is_the_same_each_time(monkeypatch):
     assert all(torch.equal(v, v.half().float()) for v in first.state_dict().values())
     data = train_shapes.load_data("shapes_caffenet", "train", 128, 3)
     torch.manual_seed(3)
-    before = importlib.import_module("shapes_caffenet").untrained()
+    before = train_shapes.untrained("shapes_caffenet")
     train_shapes.initialize(before)
     assert loss_of(first, data) < loss_of(before, data) / 2
 
 
 def loss_of(network, data):
-    with torch.no_grad():
-        return nn.functional.binary_cross_entropy_with_logits(network.eval()(data[0]), data[1])
+    logits = train_shapes.predict(network.eval(), data.inputs)
+    return nn.functional.binary_cross_entropy_with_logits(logits, data.labels)

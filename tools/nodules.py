@@ -82,10 +82,11 @@ def volumes(split: str, count: int, seed: int = 0) -> Iterator[Volume]:
 
 
 def arrays(split: str, count: int, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """All volumes of a split: ``images`` ``[N, 1, 32, 32, 32]``, ``labels``, ``masks``."""
+    """All volumes of a split; ``images`` and ``contexts`` are ``[N, 1, 32, 32, 32]``."""
     found = list(volumes(split, count, seed))
     return {
         "images": np.stack([one.image for one in found])[:, None],
+        "contexts": np.stack([one.context for one in found])[:, None],
         "labels": np.array([one.label for one in found]),
         "masks": np.stack([one.mask for one in found]),
     }
@@ -99,7 +100,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="an .npz")
     given = parser.parse_args()
     given.output.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(given.output, **arrays(given.split, given.count, given.seed))
+    found = arrays(given.split, given.count, given.seed)
+    del found["contexts"]
+    np.savez_compressed(given.output, **found)
     print(f"{given.count} volumes of the split {given.split}: {given.output}")
 
 

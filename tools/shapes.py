@@ -367,25 +367,34 @@ def arrays(split: str, count: int, seed: int = 0) -> dict[str, NDArray[Any]]:
     -------
     dict
         ``images`` ``[N, 64, 64, 3]`` bytes, ``labels`` ``[N, 6]`` of zeros and ones, ``masks``
-        ``[N, 6, 64, 64]``, and ``scenes`` ``[N]``.
+        ``[N, 6, 64, 64]``, ``contexts`` (the images without objects), and ``scenes`` ``[N]``.
     """
     images = np.zeros((count, SIZE, SIZE, 3), dtype=np.uint8)
     labels = np.zeros((count, len(CLASSES)), dtype=np.uint8)
     masks = np.zeros((count, len(CLASSES), SIZE, SIZE), dtype=bool)
+    contexts = np.zeros_like(images)
     scenes = np.zeros(count, dtype=np.int64)
     for index, picture in enumerate(pictures(split, count, seed)):
         images[index] = picture.image
+        contexts[index] = picture.context
         scenes[index] = picture.scene
         for one in picture.objects:
             labels[index, one.label] = 1
             masks[index, one.label] = one.mask
-    return {"images": images, "labels": labels, "masks": masks, "scenes": scenes}
+    return {
+        "images": images,
+        "labels": labels,
+        "masks": masks,
+        "contexts": contexts,
+        "scenes": scenes,
+    }
 
 
 def write_npz(path: Path, split: str, count: int, seed: int = 0) -> None:
     """Write a split as ``.npz``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays(split, count, seed))
+    found = arrays(split, count, seed)
+    np.savez_compressed(path, **{key: found[key] for key in ("images", "labels", "masks")})
 
 
 def write_coco(folder: Path, split: str, count: int, seed: int = 0) -> None:

@@ -5,7 +5,8 @@
 
 The networks are those of ``models/shapes_*.py`` and ``models/nodules_vgg3d.py``; the pictures come
 from ``tools/shapes.py`` and ``tools/nodules.py``. Prints the mean average precision on pictures
-that were not trained on, of the weights in half precision, as they are written.
+that were not trained on, of the weights in half precision, as they are written; and which share of
+the classes that a picture shows the network still names when the objects are not drawn.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import importlib
 import sys
 import time
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple
 
 import nodules
 import shapes
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import nn
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
@@ -43,8 +44,13 @@ EPOCHS = {"shapes_vgg": 12, "shapes_caffenet": 16, "nodules_vgg3d": 6}
 EPOCHS_OTHERS = 8
 """Passes over the data: more for networks without batch norm, which learn more slowly."""
 
-Data: TypeAlias = tuple[torch.Tensor, torch.Tensor]
-"""Inputs, and zeros and ones ``[N, classes]``."""
+
+class Data(NamedTuple):
+    """Inputs, zeros and ones ``[N, classes]``, and the inputs without what they show."""
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    contexts: torch.Tensor
 
 
 def load_data(name: str, split: str, count: int, seed: int) -> Data:
@@ -52,9 +58,11 @@ def load_data(name: str, split: str, count: int, seed: int) -> Data:
     if name.startswith("nodules"):
         found = nodules.arrays(split, count, seed)
         labels = F.one_hot(torch.from_numpy(found["labels"]), len(nodules.CLASSES))
-        return torch.from_numpy(found["images"]), labels.float()
+        images, contexts = (torch.from_numpy(found[key]) for key in ("images", "contexts"))
+        return Data(images, labels.float(), contexts)
     found = shapes.arrays(split, count, seed)
-    return shapes.to_input(found["images"]), torch.from_numpy(found["labels"]).float()
+    images, contexts = (shapes.to_input(found[key]) for key in ("images", "contexts"))
+    return Data(images, torch.from_numpy(found["labels"]).float(), contexts)
 
 
 def tests_of(name: str) -> tuple[str, ...]:
@@ -75,7 +83,7 @@ def initialize(network: nn.Module) -> None:
 
 def train(network: nn.Module, data: Data, epochs: int, seed: int) -> None:
     """Fit a network, in place: a sigmoid for each class, AdamW, a rate that rises and falls."""
-    inputs, labels = data
+    inputs, labels, _ = data
     draw = torch.Generator().manual_seed(seed)
     steps = epochs * (len(inputs) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
@@ -113,18 +121,32 @@ def halve(network: nn.Module) -> dict[str, torch.Tensor]:
 
 def precision(network: nn.Module, data: Data) -> float:
     """The mean average precision."""
-    inputs, labels = data
-    with torch.no_grad():
-        logits = torch.cat([network(part) for part in inputs.split(BATCH)])
-    return shapes.mean_average_precision(logits.numpy(), labels.numpy())
+    logits = predict(network, data.inputs)
+    return shapes.mean_average_precision(logits.numpy(), data.labels.numpy())
+
+
+def found_without_objects(network: nn.Module, data: Data) -> float:
+    """The share of the classes of pictures that are still found (logit above 0) in the context."""
+    return float((predict(network, data.contexts) > 0)[data.labels > 0].float().mean())
+
+
+@torch.no_grad()
+def predict(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """The logits, computed in batches."""
+    return torch.cat([network(part) for part in inputs.split(BATCH)])
+
+
+def untrained(name: str) -> nn.Module:
+    """Build a network by its name in ``models/``, without its weights."""
+    if str(MODELS) not in sys.path:
+        sys.path.insert(0, str(MODELS))
+    return importlib.import_module(name).untrained()
 
 
 def trained(name: str, seed: int = 0) -> nn.Module:
-    """Build and train a network by its name in ``models/``; its weights are rounded to half."""
-    if str(MODELS) not in sys.path:
-        sys.path.insert(0, str(MODELS))
+    """Build and train a network; its weights are rounded to half precision."""
     torch.manual_seed(seed)
-    network = importlib.import_module(name).untrained()
+    network = untrained(name)
     initialize(network)
     data = load_data(name, "train", VOLUMES if name.startswith("nodules") else PICTURES, seed)
     train(network, data, EPOCHS.get(name, EPOCHS_OTHERS), seed)
@@ -137,6 +159,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all of them")
     parser.add_argument("--seed", type=int, default=0, help="of weights and training pictures")
     parser.add_argument("-o", "--output", type=Path, default=MODELS, help="default: models/")
+    parser.add_argument("--test", action="store_true", help="test the weights that are there")
     given = parser.parse_args()
     unknown = set(given.networks) - set(NETWORKS)
     if unknown:
@@ -144,17 +167,20 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     torch.use_deterministic_algorithms(True)
     for name in given.networks or NETWORKS:
-        start = time.perf_counter()
-        network = trained(name, given.seed)
-        seconds = time.perf_counter() - start
-        content = save(halve(network))
-        (given.output / f"{name}.safetensors").write_bytes(content)
-        found = [
-            f"{split} {precision(network, load_data(name, split, TEST, given.seed)):.4f}"
-            for split in tests_of(name)
-        ]
-        size = len(content) // 1000
-        print(f"{name}: {', '.join(found)} ({size} kB, {seconds:.0f} s)", flush=True)
+        if not given.test:
+            start = time.perf_counter()
+            network = trained(name, given.seed)
+            content = save(halve(network))
+            (given.output / f"{name}.safetensors").write_bytes(content)
+            seconds = time.perf_counter() - start
+            print(f"{name}: {len(content) // 1000} kB in {seconds:.0f} s", flush=True)
+        network = untrained(name)
+        network.load_state_dict(load_file(given.output / f"{name}.safetensors"))
+        for split in tests_of(name):
+            data = load_data(name, split, TEST, given.seed)
+            found = precision(network.eval(), data)
+            without = found_without_objects(network, data)
+            print(f"  {split:9} {found:.4f}  without objects {without:.1%}", flush=True)
 
 
 if __name__ == "__main__":
