@@ -25,6 +25,9 @@ from numpy.typing import NDArray
 CLASSES = ("vessel", "nodule")
 SPLITS = ("train", "test")
 SIZE = 32
+NOTHING = -1
+"""The label of a third of the training volumes, which hold tissue alone. Without those a network
+may tell a class by the absence of the other one, and no map of it would have to lie on anything."""
 
 Bools: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float32]
@@ -39,7 +42,7 @@ class Volume:
     image, context
         ``[32, 32, 32]``, values around 0 to 1; with the nodule or vessel, and without.
     label
-        0 for a vessel, 1 for a nodule.
+        0 for a vessel, 1 for a nodule, `NOTHING` for neither.
     mask
         ``[32, 32, 32]``: the voxels that show it.
     """
@@ -53,7 +56,7 @@ class Volume:
 def draw(split: str, index: int, seed: int = 0) -> Volume:
     """Draw one volume of a split: the same for the same numbers."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    label = int(rng.integers(2))
+    label = int(rng.integers(NOTHING if split == "train" else 0, len(CLASSES)))
     context = tissue(rng)
     center = SIZE / 2 - 0.5 + rng.uniform(-4, 4, 3)
     radius = rng.uniform(2.5, 5)
@@ -63,7 +66,7 @@ def draw(split: str, index: int, seed: int = 0) -> Volume:
         direction = rng.normal(size=3)
         direction /= np.linalg.norm(direction)
         grid = grid - (grid @ direction)[..., None] * direction
-    mask: Bools = (grid**2).sum(-1) <= radius**2
+    mask: Bools = ((grid**2).sum(-1) <= radius**2) & (label != NOTHING)
     brightness = rng.uniform(0.6, 1)
     image = context + np.where(mask, brightness, 0)
     return Volume(image.astype(np.float32), context.astype(np.float32), label, mask)
