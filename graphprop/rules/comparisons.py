@@ -106,6 +106,16 @@ method(
     source="Selvaraju et al. 2017, ICCV, eqs. 1-2",
 )
 method(
+    "gradcam_plus_plus",
+    GRADIENT,
+    parameters={"layer": "last spatial", "upsample": "none"},
+    start="one",
+    layer="last spatial",
+    at_layer="gradient_cam_plus_plus",
+    summary="A layer's channels weighted by their positive gradients, place by place.",
+    source="Chattopadhay et al. 2018, WACV, eqs. 9-11 and 19",
+)
+method(
     "relevance_cam",
     [(EVERYWHERE, "alpha_beta")],
     parameters={**ALPHA_1, **EXACT, "layer": "last spatial", "upsample": "none"},

@@ -21,6 +21,7 @@ MAPS = {
     "times_difference",
     "full_gradient",
     "gradient_cam",
+    "gradient_cam_plus_plus",
     "relevance_cam",
     "difference",
     "contrast",
