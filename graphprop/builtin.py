@@ -43,6 +43,8 @@ METHODS = (
     "contrastive_excitation_backprop",
     "contrastive_lrp",
     "deeplift",
+    "pattern_attribution",
+    "pattern_net",
 )
 RULES = (
     "excitation",
@@ -61,6 +63,8 @@ RULES = (
     "gradient_cam",
     "gradient_cam_plus_plus",
     "relevance_cam",
+    "pattern_attribution",
+    "pattern_net",
     "hedge_start",
     "hedge",
     "hedge_share",

@@ -33,9 +33,25 @@ FEW = ("rap", "epsilon_plus_flat", "epsilon_alpha2_beta1_flat")
 Panel = tuple[Image.Image, str]
 
 
+def picture(digit: str) -> Image.Image:
+    """One of the digits that lie beside the model."""
+    return Image.open(ROOT / "models" / "digits_examples" / f"{digit}.png").convert("L")
+
+
+def as_input(shown: Image.Image) -> torch.Tensor:
+    """A digit as the model takes it."""
+    return torch.from_numpy(np.asarray(shown, dtype=np.float32) / 255)[None, None]
+
+
+def digits() -> torch.Tensor:
+    """All digits, for the methods that are fitted to data."""
+    return torch.cat([as_input(picture(str(digit))) for digit in range(10)])
+
+
 def explained(loaded: LoadedModel, x: torch.Tensor, method: str) -> Panel:
     """The map of a method for the largest logit, on its own scale."""
-    _, relevance = graphprop.compile(loaded.model, loaded.example, method)(x)
+    fit = {"fit": [digits()]} if graphprop.METHODS[method].fitted else {}
+    _, relevance = graphprop.compile(loaded.model, loaded.example, method, **fit)(x)
     summed = sum_channels(relevance[0].numpy())
     return heatmap(summed, limit_of(summed)), method
 
@@ -58,8 +74,8 @@ def draw(panels: Sequence[Panel], target: Path, *, columns: int, side: int) -> N
 
 def main(digit: str = "3") -> None:
     loaded = load_source(str(ROOT / "models" / "digits.py"))
-    shown = Image.open(ROOT / "models" / "digits_examples" / f"{digit}.png").convert("L")
-    x = torch.from_numpy(np.asarray(shown, dtype=np.float32) / 255)[None, None]
+    shown = picture(digit)
+    x = as_input(shown)
     panels = {name: explained(loaded, x, name) for name in graphprop.METHODS}
     given: Panel = (shown, "input")
     draw([given, *map(panels.__getitem__, FEW)], DOCS / "digit.png", columns=4, side=224)

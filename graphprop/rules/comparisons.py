@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from graphprop.rules import excitation, gradient, hedge
+from graphprop.rules import excitation, gradient, hedge, patterns
 from graphprop.rules.methods import ALPHA_1, BOX, EVERYWHERE, EXACT, LOGITS
 from graphprop.rules.registry import method
 from graphprop.rules.sampling import noise, path
 
-RULE_MODULES = (excitation, gradient, hedge)
+RULE_MODULES = (excitation, gradient, hedge, patterns)
 """The modules whose rules the tables name."""
 
 ALL = "**"
@@ -164,3 +164,13 @@ method(
     summary="DeepLIFT, rescale rule: how far each input moves the logit from the baseline's.",
     source="Shrikumar et al. 2017, ICML, eqs. 1, 3 and 12",
 )
+
+KINDERMANS = "Kindermans et al. 2018, ICLR, sec. 4"
+
+for _name, _place in (("pattern_attribution", "weight x pattern"), ("pattern_net", "the pattern")):
+    method(
+        _name,
+        [(EVERYWHERE, _name), *GRADIENT],
+        summary=f"The gradient with {_place} in place of each weight; patterns are fitted to data.",
+        source=KINDERMANS,
+    )

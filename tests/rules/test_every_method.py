@@ -52,6 +52,8 @@ METHODS = [
     "contrastive_excitation_backprop",
     "contrastive_lrp",
     "deeplift",
+    "pattern_attribution",
+    "pattern_net",
 ]
 
 EACH_METHOD = pytest.mark.parametrize("method", METHODS)

@@ -40,6 +40,7 @@ from graphprop.ops import Pad, Start
 from graphprop.passes.assign_rules import bind_rule
 from graphprop.rules import METHODS, Layer
 from graphprop.rules.sampling import baseline_of
+from support.maps import fitting
 
 LARGEST = 2500
 """The most entries of one sample that a value may have: the reference walk is slow."""
@@ -798,7 +799,7 @@ def check_network(
     explainers = []
     for method in methods:
         with mock.patch("graphprop.api.capture", return_value=program):
-            explainers.append(graphprop.compile(model, x, method))
+            explainers.append(graphprop.compile(model, x, method, **fitting(method, x)))
         check_explainer(explainers[-1], model, x, target)
     return explainers
 
@@ -869,7 +870,8 @@ def check_explainer(
         assert_close(f"{method}: in ONNX", rough_found, lowered, rough_allowed["relevance"])
     except Mismatch as error:
         # rounding may decide which entry of a window is the maximum: the check follows each step
-        single = graphprop.compile(deepcopy(model).float(), x.float(), method)
+        fit = fitting(method, x.float())
+        single = graphprop.compile(deepcopy(model).float(), x.float(), method, **fit)
         report = single.check(backends=["onnxruntime"])
         if not report.passed:
             raise Mismatch(f"{error}; {report.complaint()}") from error
