@@ -22,7 +22,7 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 FILE = TESTS / "durations.json"
 
-LIMIT = 1.5
+LIMIT = 1.0
 """Seconds that the cases of one test function may take together in the fast selection.
 
 With it, the selection takes under two minutes on two cores. Functions below it are not recorded.
