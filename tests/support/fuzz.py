@@ -653,6 +653,7 @@ class Walk:
     ) -> list[tuple[fx.Node, torch.Tensor]]:
         """The relevance that a node passes back, and to which nodes."""
         operator, signal = node.target, facts_of(node).signal
+        pattern = facts_of(node).pattern
         sources = list(node.args)
         before = None
         if operator.weighted and isinstance(sources[0].target, Pad) and not sources[0].target.value:
@@ -677,6 +678,7 @@ class Walk:
             image=shape_of(self.image),
             final=node is self.network.output.args[0],
             before=before,
+            pattern=None if pattern is None else self.network.tensors[pattern].double(),
         )
         several = operator.relevance in ("share", "signal") or len(signal) > 1
         x = operands if several else operands[signal[0]]
