@@ -26,7 +26,7 @@ from graphprop.ir.names import tensor_name
 from graphprop.ir.network import Network
 from graphprop.ops import helpers
 from graphprop.rules.patterns import NEEDS_DATA
-from graphprop.rules.registry import Method, find_rule
+from graphprop.rules.registry import BoundRule, Method
 
 PREFIX = "graphprop.pattern."
 """What the names of patterns begin with, in the weights' file."""
@@ -111,7 +111,7 @@ def layers_to_fit(network: Network) -> list[fx.Node]:
     return [
         node
         for node in network.weighted
-        if (rule := facts_of(node).rule) is not None and find_rule(rule.name).fitted
+        if isinstance(rule := facts_of(node).rule, BoundRule) and rule.rule.fitted
     ]
 
 
