@@ -1,15 +1,20 @@
-"""Draw the README's pictures: one digit of the test set, explained by a few and by all methods.
+"""Draw the README's pictures: a digit of the test set and two photographs, explained.
 
 python tools/readme_picture.py [DIGIT]
+
+The digit is explained by a few and by all methods. The photographs and the network that they are
+explained for are those of ``pip install 'graphprop[demo]'``; both are in the public domain (CC0).
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import photographs
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
@@ -25,10 +30,13 @@ from graphprop.pictures.heatmap import (
     place_framed,
     sum_channels,
 )
+from graphprop.pictures.preprocessing import Preprocessing
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 FEW = ("rap", "epsilon_plus_flat", "epsilon_alpha2_beta1_flat")
+FOR_PHOTOGRAPHS = ("rap", "epsilon_plus_flat", "epsilon_gamma_box")
+PHOTOGRAPHS = ("chelsea.png", "coffee.png")
 
 Panel = tuple[Image.Image, str]
 
@@ -48,12 +56,12 @@ def digits() -> torch.Tensor:
     return torch.cat([as_input(picture(str(digit))) for digit in range(10)])
 
 
-def explained(loaded: LoadedModel, x: torch.Tensor, method: str) -> Panel:
-    """The map of a method for the largest logit, on its own scale."""
+def explained(loaded: LoadedModel, x: torch.Tensor, method: str) -> list[Panel]:
+    """The maps of a method for each input's largest logit, each on its own scale."""
     fit = {"fit": [digits()]} if graphprop.METHODS[method].fitted else {}
     _, relevance = graphprop.compile(loaded.model, loaded.example, method, **fit)(x)
-    summed = sum_channels(relevance[0].numpy())
-    return heatmap(summed, limit_of(summed)), method
+    maps = [sum_channels(one) for one in relevance.numpy()]
+    return [(heatmap(summed, limit_of(summed)), method) for summed in maps]
 
 
 def draw(panels: Sequence[Panel], target: Path, *, columns: int, side: int) -> None:
@@ -72,14 +80,31 @@ def draw(panels: Sequence[Panel], target: Path, *, columns: int, side: int) -> N
     print(target.relative_to(ROOT))
 
 
+def draw_photographs() -> None:
+    """Draw the photographs, a row each, with their maps by a few methods."""
+    loaded = load_source(str(ROOT / "models" / "efficientnet_lite0.py"))
+    manifest = {"input_shape": loaded.example.shape[1:], "preprocessing": loaded.preprocessing}
+    preprocessing = Preprocessing.of(manifest)
+    entries = json.loads(photographs.ANNOTATIONS.read_text(encoding="utf-8"))["images"]
+    files = {entry["file_name"]: entry for entry in entries}
+    shown = [preprocessing.read(photographs.source_of(files[name]))[0] for name in PHOTOGRAPHS]
+    x = torch.cat([preprocessing.tensor(one) for one in shown])
+    maps = [explained(loaded, x, method) for method in FOR_PHOTOGRAPHS]
+    panels = [
+        panel for row in zip([(one, "input") for one in shown], *maps, strict=True) for panel in row
+    ]
+    draw(panels, DOCS / "photographs.png", columns=1 + len(maps), side=224)
+
+
 def main(digit: str = "3") -> None:
     loaded = load_source(str(ROOT / "models" / "digits.py"))
     shown = picture(digit)
     x = as_input(shown)
-    panels = {name: explained(loaded, x, name) for name in graphprop.METHODS}
+    panels = {name: explained(loaded, x, name)[0] for name in graphprop.METHODS}
     given: Panel = (shown, "input")
     draw([given, *map(panels.__getitem__, FEW)], DOCS / "digit.png", columns=4, side=224)
     draw([given, *panels.values()], DOCS / "methods.png", columns=6, side=200)
+    draw_photographs()
 
 
 if __name__ == "__main__":
