@@ -52,6 +52,7 @@ from graphprop.frontend.arguments import (
 from graphprop.frontend.capture import Example, capture, check_logits, inputs_of, unwrapped
 from graphprop.ir.facts import shape_of
 from graphprop.lowering import legalization_steps, lowering_steps
+from graphprop.lowering.patterns import fit_patterns
 from graphprop.module import ExplainerModule
 from graphprop.passes.assign_rules import RuleMap
 from graphprop.passes.pipeline import Pipeline, analysis_steps, silent
@@ -132,6 +133,7 @@ def compile(
     notes: Sequence[str] = (),
     dump_ir: str | Path | None = None,
     progress: Say | None = None,
+    fit: Iterable[Any] | None = None,
     **parameters: Any,
 ) -> CompiledExplainer:
     """Compile a model into a relevance-propagation module.
@@ -168,6 +170,10 @@ def compile(
         A folder for the printed network after each pass.
     progress
         Called with the name of each pass before it runs.
+    fit
+        What methods with patterns are fitted to: an iterable of batches of the model's input,
+        tensors ``[N, ...]``, or of tuples that begin with the inputs, as a ``DataLoader`` gives
+        them. It is gone through once.
     parameters
         The method's parameters (``graphprop methods`` lists them).
 
@@ -206,6 +212,9 @@ def compile(
     network = pipeline.run(analysis_steps(chosen, settings, rules, roles, output), program)
     network.notes[:0] = unwrapping
     check_logits(model, network, example_input)
+    if fit is not None:
+        pipeline.progress("fit the patterns")
+    fitted = fit_patterns(network, chosen, fit)
     lowered = pipeline.run(lowering_steps(chosen, settings), network)
     if class_names is not None:
         check_class_names(class_names, shape_of(network.output.args[0])[1])
@@ -238,6 +247,7 @@ def compile(
             record=patterns,
             class_names=None if class_names is None else tuple(class_names),
             notes=(*notes, *lowered.notes),
+            fitted=fitted,
         )
     )
 

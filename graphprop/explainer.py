@@ -20,6 +20,7 @@ from graphprop.errors import InputError, MethodError, nearest
 from graphprop.ir.facts import facts_of, shape_of, sign_of
 from graphprop.ir.network import Network
 from graphprop.lowering import in_flow, input_label
+from graphprop.lowering.patterns import Fitted
 from graphprop.ops import helpers
 from graphprop.passes.assign_rules import RuleMap
 from graphprop.passes.tag_roles import ROLES, primary_role
@@ -119,6 +120,8 @@ class Compiled:
         The names of the classes, if they were given.
     notes
         What the user should know: softmax removed ...
+    fitted
+        What patterns were fitted to; None where there are none.
     """
 
     name: str
@@ -134,6 +137,7 @@ class Compiled:
     record: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    fitted: Fitted | None = None
 
     @property
     def source(self) -> str:

@@ -41,9 +41,30 @@ PHOTOGRAPHS = ("chelsea.png", "coffee.png")
 Panel = tuple[Image.Image, str]
 
 
+def picture(digit: str) -> Image.Image:
+    """One of the digits that lie beside the model."""
+    return Image.open(ROOT / "models" / "digits_examples" / f"{digit}.png").convert("L")
+
+
+def as_input(shown: Image.Image) -> torch.Tensor:
+    """A digit as the model takes it."""
+    return torch.from_numpy(np.asarray(shown, dtype=np.float32) / 255)[None, None]
+
+
+def digits() -> torch.Tensor:
+    """All digits, moved by up to two pixels, for the methods that are fitted to data.
+
+    A logit that is positive for one sample alone has no pattern.
+    """
+    still = torch.cat([as_input(picture(str(digit))) for digit in range(10)])
+    moves = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
+    return torch.cat([still.roll(move, (2, 3)) for move in moves])
+
+
 def explained(loaded: LoadedModel, x: torch.Tensor, method: str) -> list[Panel]:
     """The maps of a method for each input's largest logit, each on its own scale."""
-    _, relevance = graphprop.compile(loaded.model, loaded.example, method)(x)
+    fit = {"fit": [digits()]} if graphprop.METHODS[method].fitted else {}
+    _, relevance = graphprop.compile(loaded.model, loaded.example, method, **fit)(x)
     maps = [sum_channels(one) for one in relevance.numpy()]
     return [(heatmap(summed, limit_of(summed)), method) for summed in maps]
 
@@ -82,8 +103,8 @@ def draw_photographs() -> None:
 
 def main(digit: str = "3") -> None:
     loaded = load_source(str(ROOT / "models" / "digits.py"))
-    shown = Image.open(ROOT / "models" / "digits_examples" / f"{digit}.png").convert("L")
-    x = torch.from_numpy(np.asarray(shown, dtype=np.float32) / 255)[None, None]
+    shown = picture(digit)
+    x = as_input(shown)
     panels = {name: explained(loaded, x, name)[0] for name in graphprop.METHODS}
     given: Panel = (shown, "input")
     draw([given, *map(panels.__getitem__, FEW)], DOCS / "digit.png", columns=4, side=224)

@@ -214,6 +214,7 @@ FIELDS = record(
     },
     {
         "conservation": optional(CONSERVATION),
+        "fit": record({"samples": whole(1, LARGEST_TENSOR), "sha256": HASH}),
         "sha256": HASH,
         "torch": TEXT,
         "versions": mapping(TEXT),

@@ -13,6 +13,7 @@ import platform
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,9 @@ def manifest_of(
     preprocessing
         How a picture becomes an input: ``size``, ``mean`` and ``std``, such as JSON can hold.
     """
+    fitted = {} if compiled.fitted is None else {"fit": asdict(compiled.fitted)}
     return {
+        **fitted,
         "generator": GENERATOR,
         "version": VERSION,
         "graphprop": __version__,

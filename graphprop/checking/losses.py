@@ -17,10 +17,12 @@ from graphprop.rules import Layer
 
 DERIVATIVE = "it carries a derivative, which is no share of what comes in"
 BUDGET = "it normalizes relevance to a budget, and shifts it"
+PATTERN = "its weights are not those of the forward part"
 COMPENSATION = "it takes off and adds what makes up for bias and batch norm"
 
 NOT_CONSERVING: Mapping[str, str] = {
     **dict.fromkeys(("gradient", "guided", "deconvnet", "deeplift", "bias_map"), DERIVATIVE),
+    **dict.fromkeys(("pattern_attribution", "pattern_net"), PATTERN),
     **dict.fromkeys(("hedge", "hedge_start"), BUDGET),
     **dict.fromkeys(("compensate", "rap_bn", "rap_bn_input"), COMPENSATION),
     "rap_bn_start": "it seeds two flows that sum to zero",

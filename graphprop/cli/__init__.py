@@ -79,6 +79,12 @@ def main() -> None:
     metavar="DIR",
     help="Write the network after each pass, as text, into a folder.",
 )
+@click.option(
+    "--fit",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="What methods with patterns are fitted to: a folder of pictures, an .npy or an .npz.",
+)
 @json_option
 @debug_option
 def compile_(as_json: bool, **options: Any) -> None:

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from rich.filesize import decimal
 
 from graphprop import api
 from graphprop.api import CompiledExplainer, LayerInfo, Report
 from graphprop.cli import catalog, console
 from graphprop.errors import GraphpropError, OutputError
+from graphprop.frontend.capture import inputs_of
 from graphprop.frontend.load import LoadedModel, load_source, source_file
 from graphprop.frontend.user_code import import_extension
 from graphprop.passes.assign_rules import parse_rule, parse_value
+from graphprop.pictures.batches import read_batches
 from graphprop.rules import METHODS, RULES, Method, Rule, find_method
 from graphprop.rules.parameters import resolve_parameters
 from graphprop.rules.registry import assignments
@@ -51,10 +54,11 @@ def run_compile(
     no_check: bool,
     force: bool,
     dump_ir: Path | None,
+    fit: Path | None,
 ) -> None:
     """Compile, write, check, and print the result."""
     began = time.perf_counter()
-    read = [path for path in (source_file(source), weights) if path is not None]
+    read = [path for path in (source_file(source), weights, fit) if path is not None]
     if output is not None:
         refuse_output(output, force, read, dump_ir)
     with console.progress("load the model") as progress:
@@ -74,6 +78,7 @@ def run_compile(
             notes=loaded.notes,
             dump_ir=dump_ir,
             progress=progress,
+            fit=None if fit is None else batches_of(fit, loaded),
             **parameters,
         )
         saved = api.write(
@@ -94,6 +99,18 @@ def run_compile(
         console.say_json("compile", {**content, "manifest": saved.manifest})
     else:
         describe_compiled(explainer, saved, seconds)
+
+
+def batches_of(data: Path, loaded: LoadedModel) -> Iterable[torch.Tensor]:
+    """The inputs that --fit names, prepared for the model."""
+    inputs = inputs_of(loaded.example)
+    shapes = [list(part.shape[1:]) for part in inputs]
+    manifest = {
+        "input_shape": shapes[0],
+        "input_shapes": shapes,
+        "preprocessing": loaded.preprocessing,
+    }
+    return read_batches(data, manifest, inputs[0].dtype)
 
 
 def default_directory(name: str, method: str) -> Path:

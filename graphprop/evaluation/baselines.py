@@ -14,7 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from graphprop.evaluation.sample import Explainer
+from graphprop.errors import InputError
+from graphprop.evaluation.sample import Explainer, logits_of
 
 MapFunction = Callable[[torch.Tensor], torch.Tensor]
 
@@ -74,6 +75,73 @@ def edge_map(x: torch.Tensor) -> torch.Tensor:
     return F.conv2d(gray, kernels).square().sum(1, keepdim=True).sqrt()
 
 
+@dataclass
+class SlidingOcclusion:
+    """How far the target's logit falls when a window of the picture is covered, window by window.
+
+    It needs nothing of the network but its logits. A pixel has the mean over all windows that cover
+    it. Each window is one more forward pass: (size / stride)^2 a picture.
+
+    Attributes
+    ----------
+    network
+        An explainer, or anything that is called as one, for the logits.
+    window, stride
+        The side of a window, and the distance of the next, in pixels; None: an eighth of the
+        picture's shorter side, and half a window. The last window of a row ends at the edge.
+    batch_size
+        How many covered pictures are computed at once.
+
+    References
+    ----------
+    Zeiler and Fergus 2014, *Visualizing and Understanding Convolutional Networks*, sec. 4.2; the
+    color that covers is the picture's mean.
+    """
+
+    network: Explainer = field(repr=False)
+    window: int | None = None
+    stride: int | None = None
+    batch_size: int = 64
+
+    def __call__(self, x: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the network, and maps ``[N, 1, H, W]``."""
+        logits = Baseline(uniform_map, self.network).logits(x)
+        maps = [self.map_of(one, int(c)) for one, c in zip(x, target.expand(len(x)), strict=True)]
+        return logits, torch.stack(maps)
+
+    def map_of(self, picture: torch.Tensor, target: int) -> torch.Tensor:
+        """The map ``[1, H, W]`` of one picture."""
+        corners, window = self.corners(*picture.shape[1:])
+        fallen, covering = (torch.zeros(picture.shape[1:], dtype=torch.float64) for _ in range(2))
+        before = logits_of(self.network, picture[None], target)[0, target]
+        color = picture.mean((1, 2), keepdim=True)
+        for start in range(0, len(corners), self.batch_size):
+            part = corners[start : start + self.batch_size]
+            covered = picture.repeat(len(part), 1, 1, 1)
+            for one, (top, left) in zip(covered, part, strict=True):
+                one[:, top : top + window, left : left + window] = color
+            after = logits_of(self.network, covered, target)[:, target]
+            for (top, left), fall in zip(part, before - after, strict=True):
+                fallen[top : top + window, left : left + window] += float(fall)
+                covering[top : top + window, left : left + window] += 1
+        return torch.where(covering > 0, fallen / covering.clamp(min=1), 0.0)[None].to(picture)
+
+    def corners(self, height: int, width: int) -> tuple[list[tuple[int, int]], int]:
+        """The upper left corners of all windows, and their side."""
+        shorter = min(height, width)
+        window = max(1, shorter // 8) if self.window is None else self.window
+        stride = max(1, window // 2) if self.stride is None else self.stride
+        if not 1 <= window <= shorter or stride < 1:
+            raise InputError(
+                f"a window of {window} pixels and a stride of {stride} don't fit a picture of "
+                f"{height} x {width}"
+            )
+        rows, columns = (
+            [*range(0, size - window, stride), size - window] for size in (height, width)
+        )
+        return [(top, left) for top in rows for left in columns], window
+
+
 BASELINES: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
     "random": random_map,
     "uniform": lambda x, seed: uniform_map(x),
@@ -91,12 +159,15 @@ def baselines(
     network
         An explainer of the network, for its logits.
     names
-        Of ``"random"``, ``"uniform"``, ``"edge"``.
+        Of ``"random"``, ``"uniform"``, ``"edge"``, and ``"occlusion"``, which isn't chosen by
+        default: it takes hundreds of forward passes a picture (see `SlidingOcclusion`).
     seed
         Of the random maps.
     """
 
     def made(name: str) -> Explainer:
+        if name == "occlusion":
+            return SlidingOcclusion(network)
         return Baseline(lambda x: BASELINES[name](x, seed), network)
 
     return {name: made(name) for name in names}

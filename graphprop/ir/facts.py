@@ -80,6 +80,8 @@ class Facts:
         The indices of the operands that relevance flows to.
     rule
         How relevance is carried through the node, from `passes.assign_rules`; None: not at all.
+    pattern
+        The name of the tensor that was fitted for the layer, from `lowering.patterns`.
     map_layer, above, below
         Whether the method makes its map at this node, or the node lies between that layer and the
         logits, or between the input and that layer, from `passes.find_layer`.
@@ -108,6 +110,7 @@ class Facts:
     pooled: bool = False
     signal: tuple[int, ...] = ()
     rule: AssignedRule | None = None
+    pattern: str | None = None
     map_layer: bool = False
     above: bool = False
     below: bool = False

@@ -150,6 +150,7 @@ class Flow:
             rename=lambda value, name, of_all: self.writer.rename(
                 value, f"{node.name if of_all else prefix}_{name}"
             ),
+            tensor_of=self.writer.attribute,
         )
         x = read_by_rule(layer)
         heading = f"{facts_of(node).label}: {node.target.__name__}, {rule}"

@@ -25,6 +25,7 @@ def layer_at(
     reference: Mapping[fx.Node, Operand] | None = None,
     budget: Operand | None = None,
     rename: Callable[[Any, str, bool], Any] | None = None,
+    tensor_of: Callable[[str], Operand] | None = None,
 ) -> Layer:
     """Return a node as its rule sees it.
 
@@ -38,8 +39,11 @@ def layer_at(
         The values where the model's input is the method's baseline, if it has one.
     budget, rename
         See `Layer`.
+    tensor_of
+        Gives one of the network's tensors by name, for rules that read what was fitted.
     """
     weighted, padding = node.target.weighted, padding_of(node)
+    pattern = facts_of(node).pattern
     operands = [value_of(a) if isinstance(a, fx.Node) else a for a in node.args]
     if padding is not None:
         # the shapes stay those that the operator itself sees
@@ -59,6 +63,7 @@ def layer_at(
         final=node is network.output.args[0],
         before=None if padding is None else padding.target,
         rename=rename,
+        pattern=None if pattern is None or tensor_of is None else tensor_of(pattern),
     )
 
 

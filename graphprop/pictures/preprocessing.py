@@ -18,6 +18,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """What is read as a picture, by Pillow's names. EPS is left out: Ghostscript would run it."""
 READABLE = "give a PNG, JPEG, BMP, GIF, WebP, TIFF or PPM"
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+"""What the pictures of a folder are called."""
+
 MODES = {1: "L", 3: "RGB"}
 """Number of channels -> Pillow's mode."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from graphprop.rules import excitation, gradient, hedge
+from graphprop.rules import excitation, gradient, hedge, patterns
 from graphprop.rules.methods import ALPHA_1, BOX, EVERYWHERE, EXACT, LOGITS
 from graphprop.rules.registry import method
 from graphprop.rules.sampling import noise, path
 
-RULE_MODULES = (excitation, gradient, hedge)
+RULE_MODULES = (excitation, gradient, hedge, patterns)
 """The modules whose rules the tables name."""
 
 ALL = "**"
@@ -106,6 +106,16 @@ method(
     source="Selvaraju et al. 2017, ICCV, eqs. 1-2",
 )
 method(
+    "gradcam_plus_plus",
+    GRADIENT,
+    parameters={"layer": "last spatial", "upsample": "none"},
+    start="one",
+    layer="last spatial",
+    at_layer="gradient_cam_plus_plus",
+    summary="A layer's channels weighted by their positive gradients, place by place.",
+    source="Chattopadhay et al. 2018, WACV, eqs. 9-11 and 19",
+)
+method(
     "relevance_cam",
     [(EVERYWHERE, "alpha_beta")],
     parameters={**ALPHA_1, **EXACT, "layer": "last spatial", "upsample": "none"},
@@ -154,3 +164,13 @@ method(
     summary="DeepLIFT, rescale rule: how far each input moves the logit from the baseline's.",
     source="Shrikumar et al. 2017, ICML, eqs. 1, 3 and 12",
 )
+
+KINDERMANS = "Kindermans et al. 2018, ICLR, sec. 4"
+
+for _name, _place in (("pattern_attribution", "weight x pattern"), ("pattern_net", "the pattern")):
+    method(
+        _name,
+        [(EVERYWHERE, _name), *GRADIENT],
+        summary=f"The gradient with {_place} in place of each weight; patterns are fitted to data.",
+        source=KINDERMANS,
+    )

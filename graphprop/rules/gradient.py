@@ -311,6 +311,31 @@ def relevance_cam(layer: Layer, x: Tensor, r: Tensor, *, upsample: str = "none")
     return enlarged(layer, weighted_sum(layer, x, r), upsample)
 
 
+@rule
+def gradient_cam_plus_plus(layer: Layer, x: Tensor, r: Tensor, *, upsample: str = "none") -> Tensor:
+    """Grad-CAM++: channels weighted by ``sum_hw(alpha g+)``, ``relu(sum_c A_c sum_hw(alpha g+))``.
+
+    With g = dy/dA and the score ``exp(y)``, whose derivatives of second and third order are
+    ``exp(y) g^2`` and ``exp(y) g^3``, ``alpha = g^2 / (2 g^2 + g^3 sum_hw A)``: that is
+    ``1 / (2 + g sum_hw A)``, which doesn't underflow. The factor ``exp(y)`` of the weights, one of
+    a sample, is left out. Where the denominator is 0, alpha is 0.
+
+    Parameters
+    ----------
+    upsample
+        See `gradient_cam`.
+
+    References
+    ----------
+    Chattopadhay et al. 2018, eqs. 9-11 and 19; docs/methods.md, section 5.
+    """
+    a, g = (channels_first(value, layer.layout) for value in (x, r))
+    refuse_without_places(a)
+    places = Sum(tuple(range(2, len(a.shape))))
+    weights = places(divide_or_zero(positive(g), g * places(a) + 2.0))
+    return enlarged(layer, positive(Sum((1,))(a * weights)), upsample)
+
+
 def weighted_sum(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """``sum_c x_c mean_hw(r_c)``, of the shape ``[N, 1, places ...]`` in every layout."""
     x, r = (channels_first(value, layer.layout) for value in (x, r))
@@ -319,12 +344,17 @@ def weighted_sum(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
 
 def mean_over_places(r: Tensor) -> Tensor:
     """``mean_hw(r_c)`` of a value ``[N, C, places ...]``; one without places makes no map."""
+    refuse_without_places(r)
+    return AdaptiveAvgPool((1,) * (len(r.shape) - 2))(r)
+
+
+def refuse_without_places(r: Tensor) -> None:
+    """Refuse to make a map of a value that has no places."""
     if len(r.shape) <= 2:
         raise MethodError(
             f"a value of shape ('N', {', '.join(map(str, r.shape[1:]))}) has no places to make a "
             "map of: choose a layer in front of the flattening"
         )
-    return AdaptiveAvgPool((1,) * (len(r.shape) - 2))(r)
 
 
 def enlarged(layer: Layer, r: Tensor, upsample: str) -> Tensor:

@@ -26,6 +26,8 @@ class Layer:
         input.
     weight, bias
         The parameters of a weighted layer (each an `Tensor`), or None.
+    pattern
+        What was fitted for the layer, of the shape of its weight; None where nothing was.
     shapes
         The operands' shapes, -1 standing for the batch.
     label
@@ -66,6 +68,7 @@ class Layer:
     layout: Layout | None = None
     before: Operator | None = None
     rename: Callable[[Tensor, str, bool], Tensor] | None = None
+    pattern: Any = None
 
     @classmethod
     def of(

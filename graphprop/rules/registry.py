@@ -37,6 +37,8 @@ class Rule:
     parameters: Mapping[str, Any]
     everywhere: bool = False
     """Whether it reaches every operand that depends on the input: gates, too."""
+    fitted: bool = False
+    """Whether it reads what is fitted to data, `Layer.pattern`."""
 
     @property
     def summary(self) -> str:
@@ -186,6 +188,11 @@ class Method:
         return {**self.parameters, **{k: v for k, v in every.items() if k not in self.parameters}}
 
     @property
+    def fitted(self) -> bool:
+        """Whether it has a rule that reads what is fitted to data."""
+        return any(find_rule(name).fitted for name in self.rule_names)
+
+    @property
     def flow_names(self) -> tuple[str, ...]:
         """The names of all flows, that which continues from a layer among them."""
         names = tuple(name for name, _ in self.flows)
@@ -211,17 +218,20 @@ def rule(name: Function) -> Function: ...
 
 @overload
 def rule(
-    name: str | None = None, *, everywhere: bool = False
+    name: str | None = None, *, everywhere: bool = False, fitted: bool = False
 ) -> Callable[[Function], Function]: ...
 
 
-def rule(name: str | RuleFunction | None = None, *, everywhere: bool = False) -> Any:
+def rule(
+    name: str | RuleFunction | None = None, *, everywhere: bool = False, fitted: bool = False
+) -> Any:
     """Register a function ``(layer, x, r, *, parameter=default ...) -> relevance of x`` as a rule.
 
     Use as ``@rule`` (named like the function) or ``@rule("name")``. The function computes with
     ``layer.op``, ``layer.opT``, arithmetic and the functions of `graphprop.ops`; it is run on
     tensors by tests and on graph values by the compiler. With ``everywhere`` it returns something
-    for each operand that depends on the input, gates among them, as the gradient does.
+    for each operand that depends on the input, gates among them, as the gradient does. With
+    ``fitted`` it reads `Layer.pattern`, and data is needed to compile it.
 
     Raises
     ------
@@ -229,11 +239,13 @@ def rule(name: str | RuleFunction | None = None, *, everywhere: bool = False) ->
         If the function doesn't take ``(layer, x, r)`` and keyword-only parameters with defaults.
     """
     if callable(name):
-        return _register_rule(name.__name__, name, everywhere)
-    return lambda function: _register_rule(name or function.__name__, function, everywhere)
+        return _register_rule(name.__name__, name)
+    return lambda function: _register_rule(
+        name or function.__name__, function, everywhere=everywhere, fitted=fitted
+    )
 
 
-def _register_rule(name: str, function: Function, everywhere: bool) -> Function:
+def _register_rule(name: str, function: Function, **kinds: bool) -> Function:
     """Register a rule, its parameters and their defaults being read off its signature."""
     positional, parameters = [], {}
     for parameter in inspect.signature(function).parameters.values():
@@ -245,7 +257,7 @@ def _register_rule(name: str, function: Function, everywhere: bool) -> Function:
         raise MethodError(
             f"the rule {name!r} must take (layer, x, r) and keyword-only parameters with defaults"
         )
-    RULES[name] = Rule(name, function, parameters, everywhere)
+    RULES[name] = Rule(name, function, parameters, **kinds)
     return function
 
 

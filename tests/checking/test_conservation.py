@@ -22,6 +22,7 @@ from graphprop.cli import main
 from graphprop.errors import EquivalenceError
 from graphprop.frontend.capture import capture
 from graphprop.rules import METHODS
+from support.maps import fitting
 
 torch.set_num_threads(1)
 
@@ -183,6 +184,7 @@ def test_methods_that_are_meant_to_conserve() -> None:
     program, found = capture(model, x), set()
     for name, method in METHODS.items():
         options = {"layer": "first"} if method.layer == "last spatial" else {}
+        options |= fitting(name, x)
         with mock.patch("graphprop.api.capture", return_value=program):
             explainer = graphprop.compile(model, x, name, **options)
         found |= {name} if conserves(explainer.compiled) else set()

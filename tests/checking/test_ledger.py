@@ -15,12 +15,14 @@ from graphprop.checking.ledger import Ledger
 from graphprop.checking.losses import ACCOUNTS, NOT_CONSERVING
 from graphprop.errors import InputError
 from graphprop.rules import METHODS, RULES
+from support.maps import fitting
 
 MAPS = {
     "times_input",
     "times_difference",
     "full_gradient",
     "gradient_cam",
+    "gradient_cam_plus_plus",
     "relevance_cam",
     "difference",
     "contrast",
@@ -77,6 +79,7 @@ def wrong(entries):
 @pytest.mark.parametrize("method", METHODS)
 def test_accounts_balance(method):
     options = {"layer": "strided"} if METHODS[method].layer == "last spatial" else {}
+    options |= fitting(method, images(1))
     explainer = graphprop.compile(network(), images(1), method, **options)
     entries = ledger(explainer, images(), torch.tensor([0, 4, 2]))
     assert wrong(entries) == []

@@ -30,7 +30,7 @@ def test_names_are_those_that_are_registered():
     own = {name for name, rule in RULES.items() if rule.function.__module__.startswith("graphprop")}
     assert own == set(builtin.RULES)
     assert set(builtin.METHODS) <= METHODS.keys()
-    assert len(set(builtin.METHODS)) == 32
+    assert len(set(builtin.METHODS)) == 35
     assert methods.DEFAULT_METHOD in builtin.METHODS
 
 

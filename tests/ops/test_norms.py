@@ -356,7 +356,8 @@ def test_relevance_through_many_norms_conserves() -> None:
 def test_norm_is_no_parameter_of_derivatives() -> None:
     """Where every layer has the gradient as its rule, so do norms."""
     derivatives = {"deconvnet", "deeplift", "fullgrad", "gradcam", "gradient", "guided_backprop"}
-    derivatives |= {"input_x_gradient", "integrated_gradients", "smoothgrad"}
+    derivatives |= {"input_x_gradient", "integrated_gradients", "smoothgrad", "gradcam_plus_plus"}
+    derivatives |= {"pattern_attribution", "pattern_net"}
     assert {name for name, m in METHODS.items() if "norm" not in m.defaults} == derivatives
     x = torch.randn(2, 3, 6, 6)
     model = network(nn.GroupNorm(3, 6))

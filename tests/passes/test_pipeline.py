@@ -104,12 +104,16 @@ def test_the_names_are_those_of_the_steps() -> None:
     assert tuple(step.name for step in all_steps("lrp_z")) == NAMES
 
 
+# methods that are fitted to data need more than passes
+METHODS = [name for name, method in graphprop.METHODS.items() if not method.fitted]
+
+
 def test_every_pass_of_every_method_ensures_something() -> None:
     for method in graphprop.METHODS:
         assert all(step.ensures for step in all_steps(method))
 
 
-@pytest.mark.parametrize("method", graphprop.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_promise_is_kept(method: str) -> None:
     assert tuple(run(all_steps(method)).records) == NAMES
 

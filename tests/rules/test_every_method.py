@@ -46,11 +46,14 @@ METHODS = [
     "guided_backprop",
     "deconvnet",
     "gradcam",
+    "gradcam_plus_plus",
     "relevance_cam",
     "excitation_backprop",
     "contrastive_excitation_backprop",
     "contrastive_lrp",
     "deeplift",
+    "pattern_attribution",
+    "pattern_net",
 ]
 
 EACH_METHOD = pytest.mark.parametrize("method", METHODS)
@@ -216,7 +219,11 @@ def test_numbers(method: str, kind: Any) -> None:
         assert bool(relevance.isfinite().all())
 
 
-ZERO_AT_ZERO = [m for m in METHODS if "gradient" in m or m in ("gradcam", "fullgrad", "deeplift")]
+ZERO_AT_ZERO = [
+    m
+    for m in METHODS
+    if "gradient" in m or m in ("gradcam", "gradcam_plus_plus", "fullgrad", "deeplift")
+]
 
 
 @pytest.mark.parametrize("method", ZERO_AT_ZERO)

@@ -122,7 +122,73 @@ def test_gradcam(name: str, where: str) -> None:
         assert error(found, oracle.attribute(x, target=TARGETS, relu_attributions=True)) < DOUBLE
 
 
-@pytest.mark.parametrize("method", ["gradcam", "relevance_cam"])
+def plus_plus(a: torch.Tensor, above: Any, target: torch.Tensor) -> torch.Tensor:
+    """Grad-CAM++ by the derivatives of ``exp(y)`` that the paper's eqs. 9-11 and 19 name."""
+    leaf = a.clone().requires_grad_()
+    y = chosen(above(leaf), target)
+    (g,) = torch.autograd.grad(y.sum(), leaf)
+    score = y.detach().exp()[:, None, None, None]
+    first, second, third = score * g, score * g**2, score * g**3
+    below = 2 * second + a.sum((2, 3), keepdim=True) * third
+    alpha = torch.where(below != 0, second / below, 0.0)
+    weights = (alpha * first.clamp(min=0)).sum((2, 3))
+    return torch.einsum("nchw,nc->nhw", a, weights)[:, None].clamp(min=0) / score
+
+
+@pytest.mark.parametrize("where", ["default", "deeper"])
+@ON_LARGE
+def test_gradcam_plus_plus(name: str, where: str) -> None:
+    layer = (DEFAULTS if where == "default" else DEEPER)[name]
+    model, x = large(name), images(name)
+    below, above = divided(name, layer)
+    expected = plus_plus(value_at(below, x), above, TARGETS)
+    parameters = {} if where == "default" else {"layer": layer}
+    _, found = compiled(model, x, "gradcam_plus_plus", **parameters)(x, TARGETS)
+    assert bool(found.any())
+    assert error(found, expected) < DOUBLE
+
+
+class Averages(nn.Module):
+    """A layer of both signs, read by a mean: ``g`` is known without autograd."""
+
+    def __init__(self, a: torch.Tensor, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, len(a), 1)
+        self.dense = nn.Linear(*weight.T.shape)
+        with torch.no_grad():
+            self.conv.weight[:, 0, 0, 0], self.dense.weight[:] = a, weight
+            self.conv.bias.zero_()
+        self.double().eval()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.dense(self.conv(x).mean((2, 3)))
+
+
+def test_gradcam_plus_plus_where_the_denominator_is_zero_or_negative() -> None:
+    """Two channels, ``A = a x``, two places, ``g = w / 2``: ``2 + g sum A`` by hand."""
+    x = torch.tensor([[[[1.0, 3.0]]]], dtype=torch.float64)
+    # sum A is 4 and -4; with w = 1 the second denominator is 2 + 0.5 * -4 = 0, with w = 2 it is -2
+    for w, expected in ((1.0, 2 * 0.5 / 4), (2.0, 2 * 1 / 6 + 2 * 1 / -2 * -1)):
+        model = Averages(torch.tensor([1.0, -1.0]), torch.full((2, 2), w))
+        _, found = compiled(model, x, "gradcam_plus_plus", layer="conv")(x, 0)
+        torch.testing.assert_close(found, expected * x)
+    negative = Averages(torch.tensor([1.0, 1.0]), -torch.ones(2, 2))
+    assert not compiled(negative, x, "gradcam_plus_plus", layer="conv")(x, 0)[1].any()
+
+
+def test_gradcam_plus_plus_of_small_gradients() -> None:
+    """Squares of 1e-25 are 0 in float32, and the map isn't: it is linear in small gradients."""
+    network = small()
+    x = torch.randn(2, *network.shape)
+    explainer = compiled(network, x, "gradcam_plus_plus")
+    weights = torch.randn(2, 4)
+    _, small_map = explainer(x, weights * 1e-25)
+    _, halved = explainer(x, weights * 5e-26)
+    assert bool(small_map.any())
+    torch.testing.assert_close(halved * 2e25, small_map * 1e25)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradcam_plus_plus", "relevance_cam"])
 def test_cam_of_the_size_of_the_image(method: str) -> None:
     network = double()
     x, target = network.images(), network.targets()
@@ -442,6 +508,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("relevance_cam", {"layer": "layers.flatten"}, "choose a layer in front of the flattening"),
     ("gradcam", {"layer": "layers.dense2"}, "the map can't be made at the logits"),
     ("gradcam", {"upsample": "cubic"}, "upsample is 'none', 'linear' or 'nearest', not 'cubic'"),
+    (
+        "gradcam_plus_plus",
+        {"layer": "layers.dense1"},
+        r"of shape \('N', 6\) has no places to make a map of",
+    ),
     ("relevance_cam", {"upsample": "all"}, "upsample is 'none', 'linear' or 'nearest', not 'all'"),
     ("relevance_cam", {"alpha": -2.0}, "must not be negative, not -2 and 0"),
     ("contrastive_lrp", {"low": "least"}, "a bound of zB is a number, a number per channel"),
@@ -474,6 +545,6 @@ def test_network_of_one_layer_has_none_below_the_logits() -> None:
     model = nn.Sequential(nn.Linear(4, 3)).eval()
     with pytest.raises(MethodError, match="the logit layer reads the input itself"):
         compiled(model, torch.zeros(1, 4), "contrastive_excitation_backprop")
-    for method in ("gradcam", "relevance_cam"):
+    for method in ("gradcam", "gradcam_plus_plus", "relevance_cam"):
         with pytest.raises(MethodError, match="no layer with places that all relevance passes"):
             compiled(model, torch.zeros(1, 4), method)

@@ -40,6 +40,7 @@ from support.formulas import (
     samples,
     suited,
 )
+from support.maps import fitting
 from support.modules import Function
 
 # The layers
@@ -559,7 +560,7 @@ def test_law_batch_of_a_network_is_independent(method: str) -> None:
     x = torch.randn(5, 2, 8, 8, dtype=torch.float64)
     x[3] = 0.0
     target = torch.tensor([0, 1, 2, 1, 0])
-    explainer = graphprop.compile(model, x, method)
+    explainer = graphprop.compile(model, x, method, **fitting(method, x))
     logits, together = explainer(x, target)
     assert bool(together.isfinite().all())
     for part in (slice(0, 1), slice(1, 3), slice(3, 4), slice(0, 5)):

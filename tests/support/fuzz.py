@@ -40,6 +40,7 @@ from graphprop.ops import Pad, Start
 from graphprop.passes.assign_rules import bind_rule
 from graphprop.rules import METHODS, Layer
 from graphprop.rules.sampling import baseline_of
+from support.maps import fitting
 
 LARGEST = 2500
 """The most entries of one sample that a value may have: the reference walk is slow."""
@@ -652,6 +653,7 @@ class Walk:
     ) -> list[tuple[fx.Node, torch.Tensor]]:
         """The relevance that a node passes back, and to which nodes."""
         operator, signal = node.target, facts_of(node).signal
+        pattern = facts_of(node).pattern
         sources = list(node.args)
         before = None
         if operator.weighted and isinstance(sources[0].target, Pad) and not sources[0].target.value:
@@ -676,6 +678,7 @@ class Walk:
             image=shape_of(self.image),
             final=node is self.network.output.args[0],
             before=before,
+            pattern=None if pattern is None else self.network.tensors[pattern].double(),
         )
         several = operator.relevance in ("share", "signal") or len(signal) > 1
         x = operands if several else operands[signal[0]]
@@ -798,7 +801,7 @@ def check_network(
     explainers = []
     for method in methods:
         with mock.patch("graphprop.api.capture", return_value=program):
-            explainers.append(graphprop.compile(model, x, method))
+            explainers.append(graphprop.compile(model, x, method, **fitting(method, x)))
         check_explainer(explainers[-1], model, x, target)
     return explainers
 
@@ -869,7 +872,8 @@ def check_explainer(
         assert_close(f"{method}: in ONNX", rough_found, lowered, rough_allowed["relevance"])
     except Mismatch as error:
         # rounding may decide which entry of a window is the maximum: the check follows each step
-        single = graphprop.compile(deepcopy(model).float(), x.float(), method)
+        fit = fitting(method, x.float())
+        single = graphprop.compile(deepcopy(model).float(), x.float(), method, **fit)
         report = single.check(backends=["onnxruntime"])
         if not report.passed:
             raise Mismatch(f"{error}; {report.complaint()}") from error

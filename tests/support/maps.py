@@ -331,6 +331,16 @@ def forks() -> Net:
     )
 
 
+def fitting(method: str, x: Any) -> dict[str, Any]:
+    """What to compile a method with that is fitted to data: noise like x; else nothing."""
+    if not graphprop.METHODS[method].fitted:
+        return {}
+    generator = torch.Generator().manual_seed(0)
+    parts = [x] if isinstance(x, torch.Tensor) else list(x.values() if isinstance(x, dict) else x)
+    batch = [torch.randn(24, *part.shape[1:], generator=generator).to(part.dtype) for part in parts]
+    return {"fit": [batch]}
+
+
 PROGRAMS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
@@ -341,7 +351,7 @@ def compiled(
     if network not in PROGRAMS:
         PROGRAMS[network] = capture(network, x)
     with mock.patch("graphprop.api.capture", return_value=PROGRAMS[network]):
-        return graphprop.compile(network, x, method, **parameters)
+        return graphprop.compile(network, x, method, **{**fitting(method, x), **parameters})
 
 
 @cache

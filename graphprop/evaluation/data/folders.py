@@ -7,8 +7,7 @@ from pathlib import Path
 from graphprop.errors import InputError
 from graphprop.evaluation.data.pictures import Entry, Pictures, Reading
 from graphprop.evaluation.sample import PREDICTED
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+from graphprop.pictures.preprocessing import SUFFIXES
 
 
 def is_picture(file: Path) -> bool:
