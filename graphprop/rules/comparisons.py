@@ -167,10 +167,16 @@ method(
 
 KINDERMANS = "Kindermans et al. 2018, ICLR, sec. 4"
 
-for _name, _place in (("pattern_attribution", "weight x pattern"), ("pattern_net", "the pattern")):
-    method(
-        _name,
-        [(EVERYWHERE, _name), *GRADIENT],
-        summary=f"The gradient with {_place} in place of each weight; patterns are fitted to data.",
-        source=KINDERMANS,
-    )
+method(
+    "pattern_attribution",
+    [(EVERYWHERE, "pattern_attribution"), *GRADIENT],
+    summary="The gradient with weight x pattern in place of each weight; patterns are fitted to data.",
+    source=KINDERMANS,
+)
+
+method(
+    "pattern_net",
+    [(EVERYWHERE, "pattern_net"), *GRADIENT],
+    summary="The gradient with the pattern in place of each weight; patterns are fitted to data.",
+    source=KINDERMANS,
+)

@@ -772,7 +772,7 @@ def test_every_captured_operator_has_a_model() -> None:
         (lambda x: torch.einsum("nchw->chw", x), "moves or sums the batch axis mixes samples"),
         (lambda x: torch.einsum("nccw->ncw", x[:, :, :4]), "takes a diagonal"),
         (lambda x: F.pad(x, (0, 0, 0, 0, 0, 0, 1, 0)), "along the batch axis adds samples"),
-        (lambda x: x.gather(1, x.argmax(1, True)), "'argmax', line cases.py:"),
+        (lambda x: x.gather(1, x.argmax(1, True)), "'argmax', line modules.py:"),
         (lambda x: x[:, 0, 0, x.argmax(1)[0, 0, 0]], "an index that depends on the input"),
         (
             lambda x: F.max_unpool2d(*F.max_pool2d(x, 3, 2, return_indices=True), 3, 2, 0, (6, 8)),
