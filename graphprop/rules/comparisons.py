@@ -170,13 +170,13 @@ KINDERMANS = "Kindermans et al. 2018, ICLR, sec. 4"
 method(
     "pattern_attribution",
     [(EVERYWHERE, "pattern_attribution"), *GRADIENT],
-    summary="The gradient with weight x pattern in place of each weight; patterns are fitted to data.",
+    summary="The gradient with weight x pattern in place of weights; patterns are fitted to data.",
     source=KINDERMANS,
 )
 
 method(
     "pattern_net",
     [(EVERYWHERE, "pattern_net"), *GRADIENT],
-    summary="The gradient with the pattern in place of each weight; patterns are fitted to data.",
+    summary="The gradient with the pattern in place of weights; patterns are fitted to data.",
     source=KINDERMANS,
 )
