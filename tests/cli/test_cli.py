@@ -16,6 +16,7 @@ import graphprop
 from graphprop.cli import commands, main
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
 from graphprop.rules import METHODS, RULES
+from support.processes import signaled
 from support.sources import NET
 
 COMMANDS = ["compile", "check", "explain", "evaluate", "inspect", "methods"]
@@ -343,20 +344,9 @@ def test_an_interrupt_while_torch_is_imported(tmp_path, number, code, said):
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         f"sys.path.insert(0, {str(tmp_path)!r}); from graphprop.cli import main; main(['methods'])"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        for _ in range(600):
-            if (tmp_path / "started").exists():
-                break
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=30)
-    finally:
-        process.kill()
+    stderr, returncode = signaled([sys.executable, "-c", program], tmp_path, number)
     assert stderr == f"error: {said}; nothing was left half-written\n"
-    assert process.returncode == code
+    assert returncode == code
 
 
 def shell(text, *arguments):

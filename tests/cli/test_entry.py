@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from graphprop import METHODS, RULES, builtin
 from graphprop.rules import methods
+from support.processes import signaled
 
 RUN = [sys.executable, "-m", "graphprop"]
 
@@ -72,15 +72,6 @@ def test_an_interrupt_while_the_command_is_imported(tmp_path, number, code, mess
         f"sys.path.insert(0, {str(tmp_path)!r}); from graphprop.__main__ import main; main()"
     )
     command = [sys.executable, "-c", program, "methods"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    try:
-        for _ in range(600):
-            if (tmp_path / "started").exists():
-                break
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=30)
-    finally:
-        process.kill()
+    stderr, returncode = signaled(command, tmp_path, number)
     assert stderr == f"error: {message}; nothing was left half-written\n"
-    assert process.returncode == code
+    assert returncode == code
