@@ -1,6 +1,6 @@
 # make demo   compile two networks, check them, explain digits and photographs, measure the maps
 # make test   format, lint, types and tests
-# make test-fast  the tests that are not marked slow: under two minutes on two cores
+# make test-fast  the tests that are not marked slow: about two and a half minutes on two cores
 # make mutants  change what was compiled in every way, one at a time: the check must notice (minutes)
 # make fuzz   compile random networks and check them: N of them, from SEED on
 # make zoo    compile and check every convolutional network of torchvision (an hour)

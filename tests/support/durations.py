@@ -25,7 +25,8 @@ FILE = TESTS / "durations.json"
 LIMIT = 1.0
 """Seconds that the cases of one test function may take together in the fast selection.
 
-With it, the selection takes under two minutes on two cores. Functions below it are not recorded.
+With it, the selection takes about two and a half minutes on two cores. Functions below it are not
+recorded.
 """
 
 
