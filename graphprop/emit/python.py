@@ -75,7 +75,7 @@ def to_python(
     body = printer.statements.body()
     operators = [node.target for node in network.layers]
     sampled = ("check_target", "mean_over_samples", "target_of") if network.samples else ()
-    functions = functions_of(operators, "check_input", "check_weights", *sampled)
+    functions = functions_of(operators, "check_finite", "check_input", "check_weights", *sampled)
     relevances = network.output.args[0][2]
     parts = [
         HEADER.format(title=comment(title), summary=comment(summary), version=version),
@@ -158,7 +158,10 @@ class Printer:
             )
             lines.append(f"        self.recorded = {{{recorded}}}")
         lines.append("")
-        maps = [f"{self.names[node]}.contiguous()" for node in self.network.maps]
+        results = [self.names[node] for node in (self.logits, *self.network.maps)]
+        if samples is None:
+            lines.append(f"        check_finite({', '.join(results)})")
+        maps = [f"{name}.contiguous()" for name in results[1:]]
         returned = maps[0] if len(maps) == 1 else f"({', '.join(maps)})"
         lines.append(f"        return {self.names[self.logits]}, {returned}")
         return "\n".join(lines)
@@ -227,7 +230,7 @@ class Printer:
         if samples.baseline is not None:
             lines.append("    relevance = relevance * (x - self.sample_baseline)")
         lines += ["    self.recorded = recorded"] * bool(self.record)
-        return [*lines, "    return logits, relevance"]
+        return [*lines, "    check_finite(logits, relevance)", "    return logits, relevance"]
 
 
 def indented(lines: Iterable[str], levels: int = 1) -> list[str]:

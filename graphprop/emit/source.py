@@ -102,7 +102,7 @@ IMPORTS = {"torch", "torch.nn.functional", "safetensors", "safetensors.torch", "
 # outside the module. An operator from outside declares what it calls in addition.
 CALLABLE_NAMES = frozenset(
     "super load_file Path Explainer str range list map zip tuple sorted type isinstance slice "
-    "ValueError TypeError FileNotFoundError".split()
+    "ValueError TypeError FileNotFoundError FloatingPointError".split()
 )
 CALLABLE_ROOTS = frozenset({"F", "torch"})
 CALLABLE_METHODS = frozenset(

@@ -21,7 +21,11 @@ from safetensors.torch import load_file
 
 LOAD = '''
 def load(directory=None, device="cpu", dtype=None):
-    """Load the explainer with the weights that lie beside this file, or in a directory."""
+    """Load the explainer with the weights that lie beside this file, or in a directory.
+
+    The type is that of the inputs, too. In torch.float16 and torch.bfloat16 a call raises
+    FloatingPointError where its result would hold NaN or infinity.
+    """
     folder = Path(__file__).parent if directory is None else Path(directory)
     file = folder / "weights.safetensors"
     if not file.is_file():
@@ -31,7 +35,12 @@ def load(directory=None, device="cpu", dtype=None):
     except SafetensorError as error:
         raise ValueError(f"{file} can't be read ({error}): compile again") from error
     if dtype is not None:
-        weights = {name: weight.to(dtype) for name, weight in weights.items()}
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating-point type of torch, not {dtype!r}")
+        weights = {
+            name: weight.to(dtype) if weight.is_floating_point() else weight
+            for name, weight in weights.items()
+        }
     return Explainer(weights).eval()
 '''
 

@@ -44,6 +44,20 @@ def check_input(x: Any, shape: Sequence[int], dtype: torch.dtype, count: int | N
         raise ValueError(f"give as many samples of each input, not {count} and {x.shape[0]}")
 
 
+def check_finite(*results: torch.Tensor) -> None:
+    """Refuse NaN and infinity in results of half precision, but for those of compiled calls."""
+    dtype = results[0].dtype
+    half = dtype in (torch.float16, torch.bfloat16)
+    if not half or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    for result in results:
+        if not torch.all(torch.isfinite(result)):
+            raise FloatingPointError(
+                f"the result has NaN or infinity: {dtype} is too narrow for this network and "
+                "method; load the explainer in another type"
+            )
+
+
 def check_target(target: Any, shape: Sequence[int]) -> Any:
     """Read a target for logits of a shape: None, classes (int64 [N]), or weights of the logits."""
     if target is None:
