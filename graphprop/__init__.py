@@ -1,7 +1,7 @@
 """graphprop: a compiler from trained PyTorch networks to relevance-propagation modules.
 
-``compile`` makes an explainer of a model; ``rule`` and ``method`` add rules and methods,
-``Operator`` and ``from_aten`` operators.
+``compile`` makes an explainer of a model, ``capture`` what several methods compile; ``rule`` and
+``method`` add rules and methods, ``Operator`` and ``from_aten`` operators.
 """
 
 import importlib
@@ -12,8 +12,10 @@ from graphprop.version import __version__
 
 if TYPE_CHECKING:
     from graphprop.api import (
+        Captured,
         CompiledExplainer,
         LayerInfo,
+        capture,
         check_directory,
         compile,
         explain_images,
@@ -27,8 +29,10 @@ else:
     # What needs torch is loaded on first use, so that ``graphprop --help`` answers at once.
     _HOMES = {
         "graphprop.api": (
+            "Captured",
             "CompiledExplainer",
             "LayerInfo",
+            "capture",
             "check_directory",
             "compile",
             "explain_images",
@@ -57,6 +61,7 @@ else:
 __all__ = [
     "METHODS",
     "RULES",
+    "Captured",
     "CompiledExplainer",
     "GraphpropError",
     "Layer",
@@ -66,6 +71,7 @@ __all__ = [
     "Signal",
     "Trait",
     "__version__",
+    "capture",
     "check_directory",
     "compile",
     "evaluate",

@@ -41,21 +41,19 @@ from graphprop.errors import (
 from graphprop.explainer import Compiled, LayerInfo, flows_of, layer_info, recorded_nodes
 from graphprop.frontend.arguments import (
     check_class_names,
-    check_example,
     check_method,
-    check_model,
     check_names,
     check_roles,
     check_rules,
-    runs_with_batch,
 )
-from graphprop.frontend.capture import Example, capture, check_logits, inputs_of, unwrapped
+from graphprop.frontend.capture import Example, check_logits, inputs_of
+from graphprop.frontend.captured import Captured, captured
 from graphprop.ir.facts import shape_of
 from graphprop.lowering import legalization_steps, lowering_steps
 from graphprop.lowering.patterns import fit_patterns
 from graphprop.module import ExplainerModule
 from graphprop.passes.assign_rules import RuleMap
-from graphprop.passes.pipeline import Pipeline, analysis_steps, silent
+from graphprop.passes.pipeline import REGISTERED, Pipeline, analysis_steps, silent
 from graphprop.pictures.explain import Explanation, explain_images
 from graphprop.rules import Method, find_method
 from graphprop.rules.methods import DEFAULT_METHOD
@@ -66,6 +64,7 @@ from graphprop.version import __version__
 __all__ = [
     "BACKENDS",
     "DEFAULT_METHOD",
+    "Captured",
     "Checked",
     "CompiledExplainer",
     "Explanation",
@@ -74,6 +73,7 @@ __all__ = [
     "Report",
     "Saved",
     "as_junit",
+    "capture",
     "check",
     "check_directory",
     "compile",
@@ -119,9 +119,29 @@ class CompiledExplainer(ExplainerModule):
         return save(self, directory, onnx=onnx, check=check, force=force, **details)
 
 
+def capture(model: nn.Module, example_input: Example, *, progress: Say | None = None) -> Captured:
+    """Capture a model once, to compile it by several methods.
+
+    ``captured = capture(model, example_input)``, and then ``compile(captured, method="rap")`` for
+    each method. Capturing is most of a compile; what comes out is the same, byte for byte.
+
+    Parameters
+    ----------
+    model, example_input, progress
+        As for `compile`. The weights are those that the model has when it is compiled.
+
+    Raises
+    ------
+    GraphpropError
+        If the model can't be captured.
+    """
+    (progress or silent)("capture")
+    return captured(model, example_input)
+
+
 def compile(
-    model: nn.Module,
-    example_input: Example,
+    model: nn.Module | Captured,
+    example_input: Example | None = None,
     method: str | Method = DEFAULT_METHOD,
     *,
     rules: RuleMap | None = None,
@@ -142,7 +162,7 @@ def compile(
     ----------
     model
         A network in evaluation mode that maps ``[N, ...]`` to logits ``[N, classes]`` or
-        ``[N, classes, height, width]``.
+        ``[N, classes, height, width]``. Or what `capture` returned, without ``example_input``.
     example_input
         A tensor ``[N, ...]``; only its shape (without the batch) and type matter. For a model with
         several inputs, a tuple; or a dict of the arguments of ``forward`` by name, or of the one
@@ -188,8 +208,7 @@ def compile(
         If the model can't be captured, uses an operator without meaning, or the method, a rule,
         a role or a parameter doesn't exist or can't hold.
     """
-    check_model(model)
-    check_example(example_input)
+    pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or silent)
     check_method(method)
     check_rules(rules)
     check_roles(roles)
@@ -198,20 +217,12 @@ def compile(
         raise InputError(f"name must be a text, not {kind_of(name)}")
     chosen = method if isinstance(method, Method) else find_method(method)
     settings = resolve_parameters(chosen, parameters)
-    pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or silent)
-    pipeline.progress("capture")
-    model, unwrapping = unwrapped(model)
-    try:
-        program = capture(model, example_input)
-    except InputError:
-        if runs_with_batch(model, example_input):
-            raise InputError(
-                "example_input lacks the batch axis: pass example_input[None], of shape [1, ...]"
-            ) from None
-        raise
-    network = pipeline.run(analysis_steps(chosen, settings, rules, roles, output), program)
-    network.notes[:0] = unwrapping
-    check_logits(model, network, example_input)
+    if not isinstance(model, Captured):
+        pipeline.progress("capture")
+    source = captured(model, example_input)
+    network = pipeline.run(analysis_steps(chosen, settings, rules, roles, output), source.program)
+    network.notes[:0] = source.notes
+    check_logits(source.model, network, source.example)
     if fit is not None:
         pipeline.progress("fit the patterns")
     fitted = fit_patterns(network, chosen, fit)
@@ -220,10 +231,12 @@ def compile(
         check_class_names(class_names, shape_of(network.output.args[0])[1])
     # a set has no order of its own, and what is written must be the same every time
     patterns = tuple(sorted(record) if isinstance(record, set | frozenset) else record)
-    legal, legal_onnx = (
-        pipeline.run(legalization_steps(target), lowered) for target in ("torch", "onnx")
-    )
-    name = name or type(model).__name__
+    legal = pipeline.run(legalization_steps("torch"), lowered)
+    # for ONNX it is legalized when that is needed; a dump shows it, and a pass that was added for
+    # now may be gone by then
+    at_once = pipeline.dump is not None or bool(REGISTERED)
+    legal_onnx = pipeline.run(legalization_steps("onnx"), lowered) if at_once else None
+    name = name or type(source.model).__name__
     shared = ", ".join(f"{key}={value}" for key, value in settings.items())
     generated = to_python(
         legal,
@@ -240,7 +253,7 @@ def compile(
             network=network,
             lowered=lowered,
             legal=legal,
-            legal_onnx=legal_onnx,
+            legalized_onnx=legal_onnx,
             generated=generated,
             rules=dict(rules or {}),
             roles=dict(roles or {}),
@@ -279,8 +292,8 @@ class Inspection:
 
 
 def inspect(
-    model: nn.Module,
-    example_input: Example,
+    model: nn.Module | Captured,
+    example_input: Example | None = None,
     method: str | Method = DEFAULT_METHOD,
     *,
     rules: RuleMap | None = None,
@@ -296,13 +309,15 @@ def inspect(
     chosen = method if isinstance(method, Method) else find_method(method)
     settings = resolve_parameters(chosen, parameters)
     pipeline = Pipeline(progress=progress or silent)
-    pipeline.progress("capture")
-    program = capture(model, example_input)
-    network = pipeline.run(analysis_steps(chosen, settings, rules, roles, output), program)
+    if not isinstance(model, Captured):
+        pipeline.progress("capture")
+    source = captured(model, example_input)
+    network = pipeline.run(analysis_steps(chosen, settings, rules, roles, output), source.program)
+    network.notes[:0] = source.notes
     return Inspection(
         method=chosen,
         parameters=settings,
-        input_shapes=[tuple(part.shape[1:]) for part in inputs_of(example_input)],
+        input_shapes=[tuple(part.shape[1:]) for part in inputs_of(source.example)],
         layers=[layer_info(node) for node in network.layers],
         batch_norms=dict(network.decisions),
         notes=list(network.notes),

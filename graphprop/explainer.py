@@ -19,10 +19,11 @@ from graphprop.emit.python import PythonModule
 from graphprop.errors import InputError, MethodError, nearest
 from graphprop.ir.facts import facts_of, shape_of, sign_of
 from graphprop.ir.network import Network
-from graphprop.lowering import in_flow, input_label
+from graphprop.lowering import in_flow, input_label, legalization_steps
 from graphprop.lowering.patterns import Fitted
 from graphprop.ops import helpers
 from graphprop.passes.assign_rules import RuleMap
+from graphprop.passes.pipeline import Pipeline
 from graphprop.passes.tag_roles import ROLES, primary_role
 from graphprop.rules import Method
 
@@ -108,8 +109,8 @@ class Compiled:
         The annotated network: every layer with its facts and rule.
     lowered
         The graph of the explainer before it is legalized for a target.
-    legal, legal_onnx
-        The same, legalized for torch and for ONNX.
+    legal
+        The same, legalized for torch.
     generated
         The source of ``explainer.py``, and which variables hold the values of layers.
     rules, roles
@@ -122,6 +123,8 @@ class Compiled:
         What the user should know: softmax removed ...
     fitted
         What patterns were fitted to; None where there are none.
+    legalized_onnx
+        The lowered graph legalized for ONNX, where that was done by the compile.
     """
 
     name: str
@@ -130,7 +133,6 @@ class Compiled:
     network: Network
     lowered: Network
     legal: Network
-    legal_onnx: Network
     generated: PythonModule
     rules: RuleMap = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
@@ -138,6 +140,7 @@ class Compiled:
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     fitted: Fitted | None = None
+    legalized_onnx: Network | None = None
 
     @property
     def source(self) -> str:
@@ -145,6 +148,16 @@ class Compiled:
         return self.generated.source
 
     # Cached, so that a call of the explainer looks at no graph.
+
+    @cached_property
+    def legal_onnx(self) -> Network:
+        """The lowered graph legalized for ONNX, when it is first asked for.
+
+        Who wants Python alone doesn't wait for it.
+        """
+        if self.legalized_onnx is not None:
+            return self.legalized_onnx
+        return Pipeline().run(legalization_steps("onnx"), self.lowered)
 
     @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:

@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from graphprop.api import compile
+from graphprop.api import capture, compile
 from graphprop.cli import console
 from graphprop.errors import InputError, OutputError
 from graphprop.evaluation import Evaluation, baselines, evaluate, find_metric
@@ -168,13 +168,12 @@ def compiled_from(
     loaded = load_source(source, weights=weights, input_shape=input_shape)
     explainers: dict[str, Any] = {}
     identity = {}
+    captured = capture(loaded.model, loaded.example, progress=say)
     for method in dict.fromkeys(methods):
         for label, parameters in swept(sweep):
             name = f"{method}[{label}]" if label else method
             say(f"compile by {name}")
-            made = compile(
-                loaded.model, loaded.example, method, output=result, name=loaded.name, **parameters
-            )
+            made = compile(captured, method=method, output=result, name=loaded.name, **parameters)
             explainers[name] = ModuleExplainer(made)
             identity[name] = [loaded.source, loaded.sha256, made.settings]
     content = {
