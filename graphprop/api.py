@@ -96,9 +96,15 @@ class CompiledExplainer(ExplainerModule):
     `graphprop.module.ExplainerModule` for what it knows.
     """
 
-    def check(self, samples: int | None = None, backends: Sequence[str] | None = None) -> Report:
+    def check(
+        self,
+        samples: int | None = None,
+        backends: Sequence[str] | None = None,
+        dtypes: Sequence[str | torch.dtype] = (),
+        device: str | None = None,
+    ) -> Report:
         """Check that all backends agree; see `graphprop.checking.check.check_explainer`."""
-        return check(self, samples=samples, backends=backends)
+        return check(self, samples=samples, backends=backends, dtypes=dtypes, device=device)
 
     def save(
         self,
@@ -329,13 +335,20 @@ def check(
     *,
     samples: int | None = None,
     backends: Sequence[str] | None = None,
+    dtypes: Sequence[str | torch.dtype] = (),
+    device: str | None = None,
     progress: Say | None = None,
 ) -> Report:
     """Check that all backends agree; see `graphprop.checking.check.check_explainer`."""
     if backends is not None:
         check_names("backends", backends, "['python', 'onnxruntime']", InputError)
     return check_explainer(
-        explainer.compiled, samples=samples, backends=backends, progress=progress
+        explainer.compiled,
+        samples=samples,
+        backends=backends,
+        dtypes=dtypes,
+        device=device,
+        progress=progress,
     )
 
 

@@ -48,6 +48,8 @@ class Step:
     force: bool = False
     judge: bool = False
     samples: tuple[int | None, int | None] = (None, None)
+    guard: bool = True
+    device: str = "cpu"
 
 
 def run_module(
@@ -115,9 +117,9 @@ class OnnxFile:
 
 
 class OnnxRuntime(OnnxFile):
-    """ONNX Runtime on the CPU, one thread, the same result each time."""
+    """ONNX Runtime, on the CPU with one thread; the same result each time."""
 
-    def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, names: Sequence[str] = (), device: str = "cpu") -> None:
         super().__init__(path, names)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -127,11 +129,24 @@ class OnnxRuntime(OnnxFile):
         options.log_severity_level = 4
         try:
             source = self._with_outputs(options) if names else str(path)
+            # single precision is judged, not what a GPU would round to 11 digits of it
+            exact = {"use_tf32": "0"} if device != "cpu" else {}
+            providers = [(self.provider_of(device), exact), "CPUExecutionProvider"]
             self.session = onnxruntime.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
+                source, options, providers=providers[: 1 if device == "cpu" else 2]
             )
         except Exception as error:
             raise BackendError(f"ONNX Runtime can't load {path.name}: {one_line(error)}") from error
+
+    @staticmethod
+    def provider_of(device: str) -> str:
+        """What runs on a device of torch's name."""
+        return "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
+
+    @staticmethod
+    def has(provider: str) -> bool:
+        """Whether this onnxruntime was built with a provider."""
+        return provider in onnxruntime.get_available_providers()
 
     def _with_outputs(self, options: Any) -> bytes:
         """The model with its intermediate values as outputs; its weights stay where they are."""
@@ -160,7 +175,7 @@ class OnnxRuntime(OnnxFile):
 class OnnxReference(OnnxFile):
     """The reference implementation that comes with onnx: slow, independent, plain NumPy."""
 
-    def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, names: Sequence[str] = (), device: str = "cpu") -> None:
         super().__init__(path, names)
         try:
             self.evaluator = ReferenceEvaluator(str(path), new_ops=[MaxPool, ConvTranspose])

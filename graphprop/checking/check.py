@@ -48,6 +48,7 @@ from graphprop.checking.probes import Probes, picture_in, probes, read_inputs
 from graphprop.checking.recorded import compare_recorded
 from graphprop.checking.report import BackendResult, Divergence, Report
 from graphprop.checking.stages import Stage, stage_name, stages_of
+from graphprop.checking.variants import check_variants, compare_variants
 from graphprop.errors import MethodError, nearest
 from graphprop.explainer import Compiled
 
@@ -63,6 +64,8 @@ def check_explainer(
     backends: Sequence[str] | None = None,
     directory: Path | None = None,
     preprocessing: Json | None = None,
+    dtypes: Sequence[str | torch.dtype] = (),
+    device: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Check what is generated from an explainer against its graph in float64.
@@ -79,16 +82,22 @@ def check_explainer(
         Where the files already lie; by default they are written to a temporary folder.
     preprocessing
         How a picture becomes an input, if that is known.
+    dtypes, device
+        Check the generated module in these types, too (``"float16"``, ``"bfloat16"``), and all on
+        this device, too (``"cuda"``); see `graphprop.checking.variants`.
     progress
         Called with what is about to be done.
 
     Raises
     ------
     MethodError
-        If there is no such backend.
+        If there is no such backend or type.
+    InputError
+        If there is no such device.
     """
     say = progress or (lambda text: None)
     chosen = choose(backends)
+    types = check_variants(dtypes, device, chosen)
     if directory is None:
         with tempfile.TemporaryDirectory(prefix="graphprop-") as scratch:
             write_files(compiled, Path(scratch), onnx=any(name in ENGINES for name in chosen))
@@ -98,6 +107,8 @@ def check_explainer(
                 backends=backends,
                 directory=Path(scratch),
                 preprocessing=preprocessing,
+                dtypes=types,
+                device=device,
                 progress=progress,
             )
     stages = stages_of(layer_entries(compiled), onnx_names(compiled))
@@ -120,6 +131,7 @@ def check_explainer(
             session.compare("python", PythonBackend(directory))
         written = (directory / "explainer.onnx").exists() or backends is not None
         session.compare_onnx(chosen if written else (), explicit=backends is not None)
+        compare_variants(session, types, device, chosen if written else ("python",))
 
         def sample(index: int) -> tuple[Mapping[str, torch.Tensor], torch.Tensor]:
             row = report.samples.index(report.ledger["samples"][index])
@@ -140,6 +152,8 @@ def check_directory(
     atol: float | None = None,
     rtol: float | None = None,
     allow_changed: bool = False,
+    dtypes: Sequence[str | torch.dtype] = (),
+    device: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Check what was compiled into a directory, without the model.
@@ -150,7 +164,7 @@ def check_directory(
 
     Parameters
     ----------
-    samples, backends, progress
+    samples, backends, dtypes, device, progress
         As for `check_explainer`.
     inputs
         An .npy file with further inputs to explain, ``[N, ...]``.
@@ -165,12 +179,15 @@ def check_directory(
     OutputError
         If graphprop did not make the directory.
     MethodError
-        If there is no such backend, or no ONNX file for it.
+        If there is no such backend, or no ONNX file for it, or no such type.
     InputError
-        If the inputs can't be read, or have another shape.
+        If the inputs can't be read, or have another shape, or there is no such device.
     """
     directory, say = Path(directory), progress or (lambda text: None)
     chosen = choose(backends)
+    types = check_variants(dtypes, device, chosen)
+    if device is not None and "python" not in chosen:
+        raise MethodError("on a device the backend 'python' is checked, and onnxruntime beside it")
     tolerance = None
     if atol is not None or rtol is not None:
         tolerance = Tolerance(atol or 0.0, rtol or 0.0)
@@ -198,6 +215,7 @@ def check_directory(
         session = compare_directory(directory, manifest, stages, explained, say, tolerance)
         if session.sound:
             session.compare_onnx(chosen if written else (), explicit=backends is not None)
+            compare_variants(session, types, device, chosen if written else ("python",))
         report = session.report
         if session.sound and report.passed:
             report.warnings += conservation.of_directory(manifest, report.ledger)

@@ -52,11 +52,11 @@ class PythonBackend(Backend):
 
     level = "torch"
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, device: str = "cpu") -> None:
+        self.directory, self.device = directory, device
 
     def _run(self, explained: Probes, **step: Any) -> dict[str, torch.Tensor]:
-        steps = [Step("python", keep=True, **step)]
+        steps = [Step("python", keep=True, device=self.device, **step)]
         return run_module(self.directory, explained.tensors, steps, explained.shapes)
 
     def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,12 +87,12 @@ class OnnxBackend(Backend):
 
     level = "onnx"
 
-    def __init__(self, name: str, path: Path) -> None:
-        self.engine, self.path = ENGINES[name], path
+    def __init__(self, name: str, path: Path, device: str = "cpu") -> None:
+        self.engine, self.path, self.device = ENGINES[name], path, device
         self.largest = "largest" if takes_largest(path) else "class"
 
     def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-        session = self.engine(self.path)
+        session = self.engine(self.path, device=self.device)
         found = [session.run(samples, batch) for batch in batches]
         results = {
             name: torch.cat([torch.from_numpy(part[name]) for part in found]) for name in found[0]
@@ -103,7 +103,7 @@ class OnnxBackend(Backend):
     def values(
         self, samples: Probes, batch: Batch, row: int, names: Sequence[str]
     ) -> dict[str, torch.Tensor]:
-        found = self.engine(self.path, names).run(samples, batch)
+        found = self.engine(self.path, names, self.device).run(samples, batch)
         place = batch.rows.index(row)
         return {
             name: torch.from_numpy(value[place : place + 1].copy())

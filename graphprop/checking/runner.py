@@ -16,7 +16,8 @@ A script for a process of its own: ``python -I runner.py JOB``. JOB is a JSON fi
     ``keep`` says whether to write all of them or only to `measure` them, ``samples``, as
     ``[from, to]``, of which samples of a batch. With ``force``, the input ``force/<variable>``,
     where there is one, takes the place of the variable's value once that is written; with
-    ``judge``, it is compared with the value first, see `graphprop.checking.bounds`.
+    ``judge``, it is compared with the value first, see `graphprop.checking.bounds`. ``device`` is
+    where it runs; without ``guard``, results that aren't numbers are returned as they are.
 
 Each run writes ``<name>/logits`` and ``<name>/relevance``; of the watched variable number i,
 ``<name>/measure/<i>``, ``<name>/value/<i>`` or ``<name>/verdict/<i>``.
@@ -123,7 +124,7 @@ class Watch:
             self.judge(name, value)
         else:
             chosen = value.detach()[self.samples]
-            self.seen[name] = chosen.clone() if self.keep else measure(chosen)
+            self.seen[name] = chosen.cpu().clone() if self.keep else measure(chosen.cpu())
         forced = self.forced.get(name)
         if forced is None or forced.shape != value.shape:
             return value
@@ -170,13 +171,19 @@ def watched(source: bytes) -> ast.Module:
     return tree
 
 
-def load_explainer(directory: Path, dtype: torch.dtype | None, watch: Watch) -> torch.nn.Module:
+def load_explainer(
+    directory: Path, step: Mapping[str, Any], dtype: torch.dtype | None, watch: Watch
+) -> torch.nn.Module:
     """Run ``explainer.py`` and load its weights."""
     file = directory / "explainer.py"
     code = watched(file.read_bytes()) if watch.names else None
     module = running().run_file(file, code, _watch=watch)
-    # called as users call it, where no type is asked for
-    explainer: torch.nn.Module = module.load() if dtype is None else module.load(dtype=dtype)
+    if not step["guard"]:
+        module.__dict__["check_finite"] = lambda *results: None
+    # called as users call it, where nothing is asked for
+    asked = {} if dtype is None else {"dtype": dtype}
+    asked |= {} if step["device"] == "cpu" else {"device": step["device"]}
+    explainer: torch.nn.Module = module.load(**asked)
     return explainer
 
 
@@ -205,6 +212,7 @@ def run(
     # a model in double precision takes inputs of double precision
     own = (b.dtype for b in explainer.buffers() if b.is_floating_point())
     x = x.to(next(own, x.dtype) if step["dtype"] is None else getattr(torch, step["dtype"]))
+    x = x.to(step["device"])
     for batch in step["batches"]:
         watch.seen = {}
         rows = batch["rows"]
@@ -213,7 +221,7 @@ def run(
             target = target.to(x.dtype)
         with torch.no_grad(), watch.running or nullcontext():
             logits, relevance = explainer(*unpack(x[rows], shapes), target)
-            relevance = pack(relevance)
+            logits, relevance = logits.cpu(), pack(relevance).cpu()
         if watch.running is not None:
             for name, value in (("return logits", logits), ("return relevance", relevance)):
                 watch.judge(name, value)
@@ -230,6 +238,8 @@ def run(
 
 def main(job: dict[str, Any]) -> None:
     """Do a job."""
+    # single precision is judged, not what a GPU would round to 11 digits of it
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     directory, tensors = Path(job["directory"]), load_file(job["inputs"])
     written: dict[str, torch.Tensor] = {}
     before = torch.get_num_threads()
@@ -243,7 +253,7 @@ def main(job: dict[str, Any]) -> None:
         watch = Watch(step, forced)
         dtype = None if step["dtype"] is None else getattr(torch, step["dtype"])
         with watch.running or nullcontext():
-            explainer = load_explainer(directory, dtype, watch)
+            explainer = load_explainer(directory, step, dtype, watch)
         found = run(explainer, tensors, step, watch, job["shapes"])
         written |= {f"{step['name']}/{name}": value for name, value in found.items()}
         del explainer

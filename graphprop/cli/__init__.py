@@ -147,6 +147,18 @@ def compile_(as_json: bool, **options: Any) -> None:
 )
 @click.option("--rtol", type=click.FloatRange(min=0), metavar="R", help="See --atol.")
 @click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    metavar="TYPE",
+    help="Check the generated module in float16 or bfloat16, too. Repeatable.",
+)
+@click.option(
+    "--device",
+    metavar="NAME",
+    help="Check on another device, too: cuda, or one of several, cuda:1.",
+)
+@click.option(
     "--allow-changed", is_flag=True, help="Only warn of files that differ from what was written."
 )
 @click.option(
@@ -164,8 +176,8 @@ def check(as_json: bool, **options: Any) -> None:
     constant inputs, on a picture if one lies in DIR, alone and in batches, with every kind of
     target. It may be off by ten times the error of torch in float32, and both are printed; where
     it is off by more, every step is compared. On a difference, the first layer that diverges is
-    named and the exit code is 1. It is 1, too, where a file differs from what was written, and
-    where nothing could be compared.
+    named and the exit code is 1. It is 1, too, where a file differs from what was written, where
+    nothing could be compared, and where a map can't be computed in a --dtype.
 
     The code in DIR is run, except where only onnxruntime or onnx.reference is to be checked: these
     are then compared with what was recorded when DIR was written.
@@ -175,6 +187,7 @@ def check(as_json: bool, **options: Any) -> None:
       graphprop check build/digits-epsilon_plus_flat
       graphprop check build/digits-epsilon_plus_flat --samples 10 --json
       graphprop check build/* --junit check.xml
+      graphprop check build/digits-rap --dtype float16 --dtype bfloat16
       graphprop check build/vgg16-rap --inputs photos.npy --rtol 1e-4
     """
     code = command("run_check")(as_json, **options)
