@@ -445,4 +445,6 @@ def methods(as_json: bool, name: str | None, imports: tuple[str, ...]) -> None:
       graphprop methods epsilon_plus_flat
       graphprop methods --import my_rules.py
     """
-    command("run_methods")(as_json, name, imports)
+    with ending_at_once():  # without the compiler: listing takes little more than importing torch
+        from graphprop.cli.catalog import run_methods
+    run_methods(as_json, name, imports)

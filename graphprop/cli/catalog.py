@@ -29,6 +29,21 @@ WORDS: Mapping[str, tuple[str, ...]] = {
 """Parameters whose values are words, those of compiler passes and maps among them."""
 
 
+def run_methods(as_json: bool, name: str | None = None, imports: Iterable[str] = ()) -> None:
+    """Print every method and every rule, or those of one name."""
+    if imports:
+        from graphprop.frontend.user_code import import_extension
+
+        for module in imports:
+            import_extension(module)
+    if as_json:
+        console.say_json("methods", catalog(name))
+    elif name is None:
+        say_all()
+    else:
+        say_one(name)
+
+
 def catalog(name: str | None = None) -> dict[str, Any]:
     """Every method and rule, or those of one name, as JSON holds them."""
     methods, rules = found_by_name(name)

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 
 from graphprop import api
 from graphprop.api import CompiledExplainer, LayerInfo, Report
-from graphprop.cli import catalog, console
+from graphprop.cli import console
 from graphprop.errors import GraphpropError, OutputError
 from graphprop.frontend.capture import inputs_of
 from graphprop.frontend.load import LoadedModel, load_source, source_file
@@ -324,18 +324,6 @@ def layer_row(layer: LayerInfo) -> tuple[str, ...]:
         layer.sign,
         layer.rule or "-",
     )
-
-
-def run_methods(as_json: bool, name: str | None = None, imports: Iterable[str] = ()) -> None:
-    """Print every method and every rule, or those of one name."""
-    for module in imports:
-        import_extension(module)
-    if as_json:
-        console.say_json("methods", catalog.catalog(name))
-    elif name is None:
-        catalog.say_all()
-    else:
-        catalog.say_one(name)
 
 
 def run_evaluate(as_json: bool, **options: Any) -> None:

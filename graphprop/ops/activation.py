@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erf, expm1, inf, pi, sqrt, tanh
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
@@ -20,10 +19,14 @@ from graphprop.ops.base import Array, from_aten
 from graphprop.ops.elementwise import negative
 from graphprop.ops.guarded import keep_where
 from graphprop.ops.ones import ones_like
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.shape import Reshape
 from graphprop.ops.simple import ERF, EXP, TANH, Activation
 from graphprop.ops.traits import Trait
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 

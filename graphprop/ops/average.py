@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
-import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
@@ -14,12 +14,16 @@ from graphprop.ir.facts import facts_of
 from graphprop.ir.interval import NON_NEGATIVE, NON_POSITIVE, ZERO, Interval
 from graphprop.ir.operation import Shape
 from graphprop.ops.base import Array, Ints, from_aten, per_axis
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.resample import Resampling
 from graphprop.ops.shape import _squeeze, axes_of
 from graphprop.ops.source import source_call
 from graphprop.ops.sums import Mean
 from graphprop.ops.windows import divides, full_size, overhang
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 

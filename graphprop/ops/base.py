@@ -31,18 +31,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeGuard
 
-import onnx_ir as ir
 import torch
 
 from graphprop.ir.layout import Layout, joined
 from graphprop.ir.operation import Operation, Shape
 from graphprop.ir.writer import Operand, Value
 from graphprop.ops import helpers
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.source import name_of
 from graphprop.ops.traits import Signal, Trait
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 Array: TypeAlias = "Value | torch.Tensor"
 """What the mathematics is applied to: a value being written, or a tensor."""

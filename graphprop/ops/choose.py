@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
 import torch
 from torch import fx
 
@@ -27,8 +26,12 @@ from graphprop.ops.constants import one_sample
 from graphprop.ops.elementwise import Subtract
 from graphprop.ops.guarded import KeepWhere, keep_where
 from graphprop.ops.merge import _add, _mul, _sub, aligned
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.traits import Signal, Trait
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 

@@ -10,17 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
 import torch
 
 from graphprop.ir.interval import Interval
 from graphprop.ir.operation import Shape
 from graphprop.ir.writer import ARITHMETIC, Operand
 from graphprop.ops.base import Array, Operator
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.traits import Signal, Trait
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import onnx_ir as ir
 import torch
 
 from graphprop.ir.interval import ZERO, Interval
 from graphprop.ops import helpers
 from graphprop.ops.base import Array
 from graphprop.ops.elementwise import Elementwise
-from graphprop.ops.onnx_writer import OnnxWriter
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ that is what rules use: the lowered graph adds the bias by an operator of its ow
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
@@ -20,10 +19,14 @@ from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
 from graphprop.ops.base import Array, Ints, Operator, Window, from_aten, per_axis
-from graphprop.ops.onnx_writer import FROM_THE_END, TO_THE_FRONT, OnnxWriter
 from graphprop.ops.padding import Pad
 from graphprop.ops.source import source_call
 from graphprop.ops.traits import Trait
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 
@@ -302,8 +305,8 @@ class TransposeWeight(Operator):
             weight = graph.node("Transpose", weight, perm=(1, 0, *range(2, rank + 2)))
         if self.flip and any(length > 1 for length in kernel):
             axes = graph.integers(range(2, rank + 2))
-            backward = graph.integers([FROM_THE_END] * rank)
-            lowest = graph.integers([TO_THE_FRONT] * rank)
+            backward = graph.integers([graph.FROM_THE_END] * rank)
+            lowest = graph.integers([graph.TO_THE_FRONT] * rank)
             weight = graph.node("Slice", weight, backward, lowest, axes, backward)
         return weight
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
@@ -25,13 +24,17 @@ from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
 from graphprop.ops.base import Array, Operator, from_aten
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.power import Power
 from graphprop.ops.shape import Reshape
 from graphprop.ops.simple import Simple
 from graphprop.ops.source import source_call
 from graphprop.ops.sums import Expand, Sum
 from graphprop.ops.traits import Trait
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 

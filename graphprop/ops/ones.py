@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
 import torch
 
 from graphprop.ir.interval import ONE, Interval
 from graphprop.ir.operation import Shape
 from graphprop.ops.base import Array, Operator
-from graphprop.ops.onnx_writer import OnnxWriter
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,6 @@ Input: TypeAlias = ir.Value | float | None
 
 Attribute: TypeAlias = "float | str | Sequence[int] | ir.Tensor[Any] | ir.TensorProtocol | ir.Graph"
 
-FROM_THE_END, TO_THE_FRONT = -1, -(2**31)
-"""Start and end of an ONNX slice that runs backward over a full axis: an end below any index."""
-
 BATCH_NAME = "N"
 """The symbolic length of the batch axis."""
 
@@ -65,7 +62,11 @@ class OnnxWriter:
         The nodes written so far, in the order of computation.
     initializers
         The tensors and constants they use.
+    FROM_THE_END, TO_THE_FRONT
+        Start and end of a slice that runs backward over a full axis: an end below any index.
     """
+
+    FROM_THE_END, TO_THE_FRONT = -1, -(2**31)
 
     def __init__(self, names: Iterable[str]) -> None:
         self.nodes: list[ir.Node] = []

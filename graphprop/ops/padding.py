@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
@@ -17,10 +17,14 @@ from graphprop.ir.layout import (
 )
 from graphprop.ir.operation import Shape
 from graphprop.ops.base import Array, Operator, from_aten
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.shape import Rearrangement
 from graphprop.ops.slices import Cat, Flip, Slice, entries
 from graphprop.ops.sums import Expand
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 

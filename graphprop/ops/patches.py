@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import onnx_ir as ir
 import torch
 
 from graphprop.errors import UnsupportedOperator
@@ -21,12 +20,16 @@ from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
 from graphprop.ops.base import Array, Ints, Operator, from_aten, is_value, per_axis
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.padding import Pad, _pad
 from graphprop.ops.pool import Places, Route
 from graphprop.ops.shape import Permute, Reshape, axis_of
 from graphprop.ops.slices import Cat, Slice, entries
 from graphprop.ops.sums import Sum
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, prod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
@@ -19,12 +18,16 @@ from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
 from graphprop.ops.average import AdaptiveAvgPool, AvgPool
 from graphprop.ops.base import Array, Ints, Operator, from_aten, per_axis
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.shape import Reshape, _permute, _squeeze, axes_of
 from graphprop.ops.simple import Simple
 from graphprop.ops.source import source_call
 from graphprop.ops.traits import Trait
 from graphprop.ops.windows import Pooling, divides, full_size, overhang
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
 import torch
 
 from graphprop.errors import UnsupportedOperator
@@ -16,9 +15,13 @@ from graphprop.ir.interval import (
 from graphprop.ops.base import Array, from_aten
 from graphprop.ops.constants import filled
 from graphprop.ops.elementwise import Divide
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.simple import Activation, Simple, sigmoid_written_out
 from graphprop.ops.traits import Trait
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
 import torch
 
 from graphprop.ir.interval import NON_NEGATIVE, Interval
 from graphprop.ir.operation import Shape
 from graphprop.ops.base import Operator
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.windows import Pooling
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 

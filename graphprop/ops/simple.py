@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import copysign, erf, exp, expm1, inf, log, log1p, pi, sqrt, tanh
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
@@ -19,8 +18,12 @@ from graphprop.ops.base import Array, Operator, from_aten, is_value
 from graphprop.ops.elementwise import absolute
 from graphprop.ops.guarded import divide_or_zero, keep_where
 from graphprop.ops.ones import ones_like
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.traits import Trait
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
 import torch
 
 from graphprop.errors import UnsupportedOperator
@@ -21,9 +20,13 @@ from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
 from graphprop.ops.base import Array, Operator, from_aten
-from graphprop.ops.onnx_writer import FROM_THE_END, TO_THE_FRONT, OnnxWriter
 from graphprop.ops.shape import Rearrangement, _squeeze, axis_of
 from graphprop.ops.traits import Signal, Trait
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 
@@ -160,8 +163,8 @@ class Flip(Rearrangement):
         return f"{operands[0]}.flip({', '.join(map(str, self.axes))})"
 
     def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
-        backward = graph.integers([FROM_THE_END] * len(self.axes))
-        lowest = graph.integers([TO_THE_FRONT] * len(self.axes))
+        backward = graph.integers([graph.FROM_THE_END] * len(self.axes))
+        lowest = graph.integers([graph.TO_THE_FRONT] * len(self.axes))
         return graph.node(
             "Slice", operands[0], backward, lowest, graph.integers(self.axes), backward
         )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
 import torch
 
 from graphprop.ir.interval import (
@@ -17,9 +16,13 @@ from graphprop.ir.interval import (
 from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
 from graphprop.ops.base import Array, Operator, from_aten
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.shape import axis_of
 from graphprop.ops.sums import Sum
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 

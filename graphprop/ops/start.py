@@ -7,15 +7,18 @@ can't raise one: there, what is no class makes the relevance of its sample NaN.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
 import torch
 
 from graphprop.ir.operation import Shape
 from graphprop.ops import helpers
 from graphprop.ops.base import Operator
-from graphprop.ops.onnx_writer import OnnxWriter
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
 import torch
 
 from graphprop.errors import UnsupportedOperator
@@ -22,9 +21,13 @@ from graphprop.ir.layout import (
 )
 from graphprop.ir.operation import Shape
 from graphprop.ops.base import Array, Operator, from_aten
-from graphprop.ops.onnx_writer import OnnxWriter
 from graphprop.ops.shape import Rearrangement, Reshape, _squeeze, axes_of
 from graphprop.ops.traits import Trait
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphprop.ops.onnx_writer import OnnxWriter
 
 aten = torch.ops.aten
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import graphprop
-from graphprop.cli import commands, main
+from graphprop.cli import catalog, commands, main
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
 from graphprop.rules import METHODS, RULES
 from support.processes import signaled
@@ -283,7 +283,7 @@ def test_a_failure_is_one_message_and_an_exit_code(monkeypatch, error, code, sai
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr(commands, "run_methods", fail)
+    monkeypatch.setattr(catalog, "run_methods", fail)
     assert one_error(graphprop_command("methods"), code).startswith(said)
 
 
@@ -292,7 +292,7 @@ def test_debug_shows_the_traceback(monkeypatch, arguments):
     def fail(*arguments):
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(commands, "run_methods", fail)
+    monkeypatch.setattr(catalog, "run_methods", fail)
     done = graphprop_command(*arguments)
     assert done.exit_code == 3
     assert "Traceback (most recent call last)" in done.stderr

@@ -40,6 +40,24 @@ def test_every_method_of_a_fresh_process_is_named():
     assert done.stdout.split() == list(builtin.METHODS)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kept_out"),
+    [
+        (["--help"], ["torch", "numpy", "onnx", "networkx"]),
+        (["methods"], ["onnx", "onnx_ir", "sympy", "networkx", "onnxruntime", "graphprop.api"]),
+    ],
+)
+def test_what_answers_at_once_imports_little(arguments, kept_out):
+    code = (
+        f"import sys; sys.argv[1:] = {arguments}\n"
+        "from graphprop.__main__ import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {kept_out} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_the_shell_completes_names():
     assert completed("compile", "model.py", "--method", "rap") == ["plain,rap", "plain,rap-bn"]
     assert completed("methods", "zB") == ["plain,zB"]
