@@ -86,19 +86,16 @@ demo: $(INSTALLED_DEMO)
 	$(BIN)/python tools/photographs.py $(PHOTOGRAPHS)
 	$(GRAPHPROP) explain $(LITE0) $(PHOTOGRAPHS)/*.png $(PHOTOGRAPHS)/*.jpg -o build/explanations
 	@echo
-	@echo "   285 is Egyptian cat, 450 bobsled, 652 military uniform, 657 missile, 665 moped, 698"
-	@echo "   palace, 872 tripod, 967 espresso, 985 daisy. Most maps are red on the object and blue away"
-	@echo "   from it, in smooth spots rather than outlines. Not all: that of the rocket is red on the"
-	@echo "   ground, too, that of the uniform on cap and face, and the astronaut, who has no class, is"
-	@echo "   taken for a bobsled by her helmet."
+	@echo "   Most maps are red on the object and blue away from it, in smooth spots rather than"
+	@echo "   outlines. Not all: that of the rocket is red on the ground, too, that of the uniform on"
+	@echo "   cap and face, and the astronaut, who has no class, is taken for a bobsled by her helmet."
 	@echo
 	@echo "4. Masks were drawn for these photographs. mu_w is how much denser the positive relevance"
 	@echo "   is on the object than in the picture; the pointing game asks whether the largest pixel"
 	@echo "   lies on it. Beside RAP are maps that know nothing of the network."
 	@echo
 	$(GRAPHPROP) evaluate $(LITE0) --data $(PHOTOGRAPHS)/annotations.json \
-		--classes models/imagenet_classes.json --metric mu_w --metric pointing_game \
-		--no-plots -o build/evaluation
+		--metric mu_w --metric pointing_game --no-plots -o build/evaluation
 	@echo
 	@echo "Done. Look at build/explanations/*.png, and read $(DIGITS)/explainer.py:"
 	@echo "that file and its weights are all it takes to explain, without graphprop."

@@ -46,6 +46,9 @@ METHODS = (
     "pattern_attribution",
     "pattern_net",
 )
+BASELINES = ("random", "uniform", "edge", "occlusion")
+"""The maps that `graphprop evaluate` can compare with."""
+
 RULES = (
     "excitation",
     "excitation_top",

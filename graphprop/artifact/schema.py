@@ -213,6 +213,7 @@ FIELDS = record(
         "files": mapping(HASH, is_plain_name, "the plain name of a file"),
     },
     {
+        "class_names": optional(items(TEXT)),
         "conservation": optional(CONSERVATION),
         "fit": record({"samples": whole(1, LARGEST_TENSOR), "sha256": HASH}),
         "sha256": HASH,
@@ -240,6 +241,9 @@ def contradiction(content: Mapping[str, Any]) -> str | None:
     found = contradiction_in_fingerprint(content["fingerprint"] or {}, content["classes"])
     if found:
         return found
+    names = content.get("class_names")
+    if names is not None and len(names) != content["classes"]:
+        return f"class_names has {len(names)} entries for {content['classes']} classes"
     given = content["preprocessing"] or {}
     channels, *size = content["input_shape"] or [0]
     if given.get("size", size) != size:

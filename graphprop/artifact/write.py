@@ -135,8 +135,10 @@ def manifest_of(
         How a picture becomes an input: ``size``, ``mean`` and ``std``, such as JSON can hold.
     """
     fitted = {} if compiled.fitted is None else {"fit": asdict(compiled.fitted)}
+    names = {} if compiled.class_names is None else {"class_names": list(compiled.class_names)}
     return {
         **fitted,
+        **names,
         "generator": GENERATOR,
         "version": VERSION,
         "graphprop": __version__,

@@ -18,6 +18,7 @@ from graphprop import builtin
 from graphprop.cli.options import (
     completing,
     debug_option,
+    fit_option,
     import_option,
     json_option,
     model_options,
@@ -79,12 +80,7 @@ def main() -> None:
     metavar="DIR",
     help="Write the network after each pass, as text, into a folder.",
 )
-@click.option(
-    "--fit",
-    type=click.Path(path_type=Path),
-    metavar="DATA",
-    help="What methods with patterns are fitted to: a folder of pictures, an .npy or an .npz.",
-)
+@fit_option
 @json_option
 @debug_option
 def compile_(as_json: bool, **options: Any) -> None:
@@ -321,6 +317,7 @@ def list_metrics(ctx: click.Context, parameter: click.Parameter, value: bool) ->
     help="The shape of one input of --model; by default that of the file's example_input.",
 )
 @click.option("--output", "result", metavar="NAME", help="Which result of --model to explain.")
+@fit_option
 @click.option(
     "--classes",
     type=click.Path(path_type=Path),
@@ -334,9 +331,9 @@ def list_metrics(ctx: click.Context, parameter: click.Parameter, value: bool) ->
     help="Where the pictures of a COCO file lie.  [default: beside it]",
 )
 @click.option(
-    "--fit",
-    type=click.Choice(["crop", "stretch"]),
-    default="crop",
+    "--resize",
+    type=click.Choice(["cover", "stretch"]),
+    default="cover",
     show_default=True,
     help="Scale a picture to cover the input and crop it to the center, or stretch it; masks too.",
 )
@@ -349,7 +346,14 @@ def list_metrics(ctx: click.Context, parameter: click.Parameter, value: bool) ->
     metavar="N",
     help="Explain so many pictures at once.",
 )
-@click.option("--no-baselines", is_flag=True, help="Leave out random, uniform and edge.")
+@click.option(
+    "--baseline",
+    "chosen_baselines",
+    multiple=True,
+    type=click.Choice(builtin.BASELINES),
+    help="Evaluate this map beside them. Repeatable.  [default: random, uniform, edge]",
+)
+@click.option("--no-baselines", is_flag=True, help="Evaluate no such map.")
 @click.option(
     "--occlusion",
     "with_occlusion",
@@ -370,8 +374,9 @@ def evaluate(as_json: bool, **options: Any) -> None:
     """Measure how good explanations are, on pictures with labels and masks.
 
     Takes compiled directories, whose explainer.py is run; or a model to compile by several
-    methods, by --model and --method. Three maps that know nothing of the network are evaluated
-    beside them: random, uniform, and edge (Sobel).
+    methods, by --model and --method. Maps that no method made are evaluated beside them, which it
+    has to beat: random, uniform, and edge (Sobel), or those that --baseline names; occlusion (how
+    far the logit falls when a window is covered) takes hundreds of predictions a picture.
 
     \b
     DATA is one of

@@ -75,6 +75,7 @@ def run_compile(
             roles=role_map,
             output=result,
             name=loaded.name,
+            class_names=loaded.class_names,
             notes=loaded.notes,
             dump_ir=dump_ir,
             progress=progress,
@@ -251,7 +252,10 @@ def run_explain(
     for result in results:
         numbers = (result["logit"], result["relevance_sum"], result["limit"])
         shown = ["NaN" if number is None else f"{number:.4g}" for number in numbers]
-        rows.append((result["image"], result["target"], *shown, result["png"] or result["npz"]))
+        name = "" if result["class_name"] is None else f" {result['class_name']}"
+        rows.append(
+            (result["image"], f"{result['target']}{name}", *shown, result["png"] or result["npz"])
+        )
     console.say_table(headers, rows)
 
 

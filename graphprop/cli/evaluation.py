@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,24 @@ from rich.table import Table
 from rich.text import Text
 
 from graphprop.api import capture, compile
+from graphprop.artifact.manifest import sha256
 from graphprop.cli import console
-from graphprop.errors import InputError, OutputError
+from graphprop.cli.commands import batches_of
+from graphprop.errors import InputError, MethodError, OutputError
 from graphprop.evaluation import Evaluation, baselines, evaluate, find_metric
+from graphprop.evaluation.baselines import BASELINES
 from graphprop.evaluation.data import Arrays, Pictures, Reading, read
 from graphprop.evaluation.explainers import ModuleExplainer, Opened, open_directories
 from graphprop.evaluation.occlusion import occlusion
 from graphprop.evaluation.plots import available, write_plots
 from graphprop.evaluation.registry import METRICS, Metric
 from graphprop.evaluation.runner import PARTIAL, Progress
+from graphprop.evaluation.sample import Explainer
 from graphprop.frontend.load import load_source
 from graphprop.frontend.user_code import import_extension
 from graphprop.passes.assign_rules import parse_value
 from graphprop.pictures.preprocessing import Preprocessing
-from graphprop.rules.registry import assignments
+from graphprop.rules.registry import assignments, find_method
 
 DEFAULT_FOLDER = Path("evaluation")
 RESULT = "evaluation.json"
@@ -45,22 +49,26 @@ def run_evaluate(
     weights: Path | None,
     input_shape: tuple[int, ...] | None,
     result: str | None,
+    fit: Path | None,
     data: Path,
     classes: Path | None,
     images: Path | None,
-    fit: str,
+    resize: str,
     boxes: bool,
     metrics: Sequence[str],
     samples: int | None,
     seed: int,
     batch_size: int,
     output: Path | None,
+    chosen_baselines: Sequence[str],
     no_baselines: bool,
     with_occlusion: bool,
     no_plots: bool,
 ) -> None:
     """Evaluate explainers, write what was found, and print a table of it."""
-    refuse_mixture(directories, source, methods, sweep)
+    refuse_mixture(directories, source, methods, sweep, fit)
+    if no_baselines and chosen_baselines:
+        raise click.UsageError("give either --baseline or --no-baselines")
     output = DEFAULT_FOLDER if output is None else output
     refuse_output(output)
     for module in imports:
@@ -70,28 +78,29 @@ def run_evaluate(
         if source is None:
             opened = open_directories(directories)
         else:
-            opened = compiled_from(source, methods, sweep, weights, input_shape, result, say)
-        names, named = read_classes(classes)
+            opened = compiled_from(source, methods, sweep, weights, input_shape, result, say, fit)
+        given, named = read_classes(classes)
+        names = opened.class_names if classes is None else given
         reading = Reading(
             opened.preprocessing,
             opened.classes,
             names,
             named,
-            fit,
+            resize,
             "boxes" if boxes else "objects",
             images,
         )
         cases = read(data, reading)
     network = next(iter(opened.explainers.values()))
     explainers = dict(opened.explainers)
-    if not no_baselines:
-        explainers = {**baselines(network, seed=seed), **explainers}
+    beside = () if no_baselines else tuple(dict.fromkeys(chosen_baselines or BASELINES))
+    explainers = {**baselines(network, beside, seed=seed), **explainers}
     identity = {
         "data": str(data.resolve()),
         "cases": len(cases),
-        "reading": [fit, boxes],
+        "reading": readable([resize, boxes, names, named]),
         "explainers": opened.identity,
-        "baselines": not no_baselines,
+        "baselines": beside,
     }
     with shown_progress() as progress:
         found = evaluate(
@@ -130,16 +139,20 @@ def run_evaluate(
 
 
 def refuse_mixture(
-    directories: Sequence[Path], source: str | None, methods: Sequence[str], sweep: str | None
+    directories: Sequence[Path],
+    source: str | None,
+    methods: Sequence[str],
+    sweep: str | None,
+    fit: Path | None = None,
 ) -> None:
     """Refuse options that don't go together."""
     if source is None and not directories:
         raise click.UsageError("name compiled directories, or a model by --model SOURCE")
     if source is not None and directories:
         raise click.UsageError("name either compiled directories or --model SOURCE, not both")
-    if source is None and (methods or sweep):
-        option = "--method" if methods else "--sweep"
-        raise click.UsageError(f"{option} compiles a model: name it by --model SOURCE")
+    for option, value in (("--method", methods), ("--sweep", sweep), ("--fit", fit)):
+        if source is None and value:
+            raise click.UsageError(f"{option} compiles a model: name it by --model SOURCE")
     if source is not None and not methods:
         raise click.UsageError("name the methods to compile --model with: --method NAME")
 
@@ -162,26 +175,53 @@ def compiled_from(
     weights: Path | None,
     input_shape: tuple[int, ...] | None,
     result: str | None,
-    say: Any,
+    say: Callable[[str], None],
+    fit: Path | None = None,
 ) -> Opened:
-    """Compile a model by each method, and by each value of the parameter that is swept."""
+    """Compile a model by each method, and by each value of the parameter that is swept.
+
+    Raises
+    ------
+    MethodError
+        If ``fit`` is given, and no method has patterns.
+    """
     loaded = load_source(source, weights=weights, input_shape=input_shape)
-    explainers: dict[str, Any] = {}
+    files = [loaded.source, loaded.sha256, None if weights is None else sha256(weights)]
+    explainers: dict[str, Explainer] = {}
     identity = {}
+    fitted = [name for name in methods if find_method(name).fitted]
+    if fit is not None and not fitted:
+        shown = ", ".join(map(repr, dict.fromkeys(methods)))
+        raise MethodError(f"--fit: none of the methods {shown} fits anything to data: leave it out")
     captured = capture(loaded.model, loaded.example, progress=say)
     for method in dict.fromkeys(methods):
         for label, parameters in swept(sweep):
             name = f"{method}[{label}]" if label else method
             say(f"compile by {name}")
-            made = compile(captured, method=method, output=result, name=loaded.name, **parameters)
+            made = compile(
+                captured,
+                method=method,
+                output=result,
+                name=loaded.name,
+                class_names=loaded.class_names,
+                fit=batches_of(fit, loaded) if fit is not None and method in fitted else None,
+                **parameters,
+            )
             explainers[name] = ModuleExplainer(made)
-            identity[name] = [loaded.source, loaded.sha256, made.settings]
+            data = None if made.compiled.fitted is None else made.compiled.fitted.sha256
+            identity[name] = [*files, made.settings, data]
     content = {
         "input_shape": made.input_shape,
         "input_shapes": made.input_shapes,
         "preprocessing": loaded.preprocessing,
     }
-    return Opened(explainers, Preprocessing.of(content), made.classes, readable(identity))
+    return Opened(
+        explainers,
+        Preprocessing.of(content),
+        made.classes,
+        readable(identity),
+        loaded.class_names,
+    )
 
 
 def readable(value: Any) -> Any:

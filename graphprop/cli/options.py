@@ -67,6 +67,13 @@ import_option = click.option(
     help="Import a module, or run a .py file, that registers methods and rules. Repeatable.",
 )
 
+fit_option = click.option(
+    "--fit",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="What methods with patterns are fitted to: a folder of pictures, an .npy or an .npz.",
+)
+
 MODEL_OPTIONS = (
     click.argument("source", shell_complete=complete_source),
     click.option(

@@ -105,9 +105,13 @@ class SlidingOcclusion:
 
     def __call__(self, x: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the network, and maps ``[N, 1, H, W]``."""
-        logits = Baseline(uniform_map, self.network).logits(x)
+        logits = self.logits(x)
         maps = [self.map_of(one, int(c)) for one, c in zip(x, target.expand(len(x)), strict=True)]
         return logits, torch.stack(maps)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[N, classes]`` of the network."""
+        return Baseline(uniform_map, self.network).logits(x)
 
     def map_of(self, picture: torch.Tensor, target: int) -> torch.Tensor:
         """The map ``[1, H, W]`` of one picture."""

@@ -110,12 +110,15 @@ class Opened:
         What all of them have.
     identity
         What tells each from others of the same name.
+    class_names
+        The names of the classes, where they are known.
     """
 
     explainers: dict[str, Explainer]
     preprocessing: Preprocessing
     classes: int
     identity: dict[str, Any]
+    class_names: Sequence[str] | None = None
 
 
 def open_directories(directories: Sequence[Path]) -> Opened:
@@ -140,6 +143,12 @@ def open_directories(directories: Sequence[Path]) -> Opened:
                 f"{directory} and {directories[0]} can't be compared: they take different "
                 f"pictures or have different classes ({other} and {facts[0]})"
             )
+    class_names: Sequence[str] | None = None
+    for directory, manifest in zip(directories, manifests, strict=True):
+        own = manifest.get("class_names")
+        if own is not None and class_names is not None and own != class_names:
+            raise InputError(f"{directory} has other names of classes than those before it")
+        class_names = own if class_names is None else class_names
     methods = [str(manifest["method"]) for manifest in manifests]
     names = methods
     if len(set(methods)) < len(methods):
@@ -159,4 +168,5 @@ def open_directories(directories: Sequence[Path]) -> Opened:
         preprocessing,
         classes,
         {name: m["files"] for name, m in zip(names, manifests, strict=True)},
+        class_names,
     )

@@ -163,4 +163,7 @@ def check_class_names(names: Any, classes: int) -> None:
     """Refuse names that are not one for each class."""
     check_names("class_names", names, "['cat', 'dog']", InputError)
     if len(names) != classes:
-        raise InputError(f"give one name for each of the {classes} classes, not {len(names)}")
+        raise InputError(
+            f"give one name for each of the {classes} classes, not {len(names)} (class_names; in a "
+            "model's file also classes)"
+        )

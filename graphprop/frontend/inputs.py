@@ -1,9 +1,10 @@
-"""The input of a model: examples of it, its shape, and how a picture becomes one."""
+"""What a file says beside its model: the input, how a picture becomes one, names of classes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from inspect import isfunction, signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -156,3 +157,28 @@ def numbers(
             f"the {key} of preprocessing has {len(value)} values, but the input has {count} {of}"
         )
     return list(value)
+
+
+def class_names_of(module: ModuleType, where: str, folder: Path | None) -> tuple[str, ...] | None:
+    """Read the file's ``class_names``, else its ``classes``: a list of texts, or what returns one.
+
+    ``classes`` of another kind (their number, the indices of some) are no names, and not read.
+
+    Raises
+    ------
+    LoadError
+        If ``class_names`` are of another kind, or a function fails.
+    """
+    for name in ("class_names", "classes"):
+        given = getattr(module, name, None)
+        if isfunction(given) and not signature(given).parameters:
+            with user_errors(f"{name}() in {where} fails", folder):
+                given = given()
+        if isinstance(given, list | tuple) and given and all(isinstance(n, str) for n in given):
+            return tuple(given)
+        if name == "class_names" and given is not None and not isinstance(given, ModuleType):
+            raise LoadError(
+                f"class_names in {where} is {kind_of(given)}: it must be a list of texts, one for "
+                "each class, or a function without arguments that returns one"
+            )
+    return None

@@ -22,7 +22,13 @@ from torch.nn.parameter import is_lazy
 
 from graphprop.errors import LoadError, kind_of
 from graphprop.frontend.capture import Example, unwrapped
-from graphprop.frontend.inputs import check_shape, example_input, preprocessing_of, refuse_batch
+from graphprop.frontend.inputs import (
+    check_shape,
+    class_names_of,
+    example_input,
+    preprocessing_of,
+    refuse_batch,
+)
 from graphprop.frontend.user_code import (
     execute,
     import_package,
@@ -59,6 +65,8 @@ class LoadedModel:
     preprocessing
         ``size`` (the spatial shape of an input), and ``mean`` and ``std`` per channel, by which a
         picture with values in [0, 1] becomes an input: ``(picture - mean) / std``.
+    class_names
+        What the classes are called, in order, where the file says so.
     """
 
     model: nn.Module
@@ -68,6 +76,7 @@ class LoadedModel:
     sha256: str | None
     notes: list[str]
     preprocessing: dict[str, list[float]] | None
+    class_names: tuple[str, ...] | None = None
 
 
 def load_source(
@@ -77,8 +86,9 @@ def load_source(
 
     Without an attribute, a file's model is ``model``, else what ``build_model()`` returns, else the
     only subclass of ``torch.nn.Module`` defined there that can be built without arguments. The file
-    may import its neighbors, and may define ``example_input`` and ``preprocessing``. It runs with
-    torch's random numbers seeded, so that a model without weights is the same each time.
+    may import its neighbors, and may define ``example_input``, ``preprocessing`` and
+    ``class_names``. It runs with torch's random numbers seeded, so that a model without weights is
+    the same each time.
 
     Parameters
     ----------
@@ -110,6 +120,7 @@ def load_source(
         name, found = pick(module, attribute, where)
         model = unwrap(build(found, name, where, folder), notes)
         example = example_input((model, found, module), input_shape, folder)
+        class_names = class_names_of(module, where, folder)
     make_ready(model, notes)
     if input_shape is not None:
         refuse_batch(model, example, input_shape)
@@ -124,6 +135,7 @@ def load_source(
         sha256=hashlib.sha256(code).hexdigest() if file else None,
         notes=notes,
         preprocessing=preprocessing_of(module, example, follow=input_shape is not None),
+        class_names=class_names,
     )
 
 

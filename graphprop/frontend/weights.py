@@ -32,7 +32,8 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     path
         A ``.safetensors`` file, or one written by ``torch.save``, which is read with
         ``weights_only=True`` and never otherwise. It holds a state dict, or a dictionary with one
-        under ``state_dict``, ``model_state_dict`` or ``model``. A prefix that data parallelism or
+        under ``state_dict``, ``model_state_dict`` or ``model``. Tensors of half precision are
+        taken to the model's own. A prefix that data parallelism or
         ``torch.compile`` has put before every key is removed; so is that of the attribute in which
         a training framework keeps the network (``model.``, ``net.``), where one alone fits.
 
@@ -57,6 +58,7 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
             state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
             notes.append(f"the prefix {prefix!r} was removed from the keys of {path.name}")
     state = without_prefix(state, own, path, notes)
+    refuse_whole_numbers(state, own, path)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -66,6 +68,23 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     if text:
         raise WeightsError(misfits(path, text))
     return notes
+
+
+def refuse_whole_numbers(
+    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: Path
+) -> None:
+    """Refuse whole numbers for what is floating point: weights of quantized layers lack a scale."""
+    wrong = [
+        key
+        for key, tensor in state.items()
+        if key in own and own[key].is_floating_point() and not tensor.is_floating_point()
+    ]
+    if wrong:
+        kind = str(state[wrong[0]].dtype).removeprefix("torch.")
+        raise WeightsError(
+            f"{path.name} holds whole or complex numbers ({kind}) for {some(map(repr, wrong))}, "
+            "which are floating point in the model: save the weights before they are quantized"
+        )
 
 
 def without_prefix(

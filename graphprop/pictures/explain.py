@@ -44,6 +44,8 @@ OTHER_FORMATS = (
     ".pdf",
 )
 """Endings of files of other formats: a name with one is refused rather than taken for a folder."""
+LONGEST_NAME = 32
+"""Characters of a class's name over a drawing: more would be wider than most drawings."""
 ARRAYS = ("relevance", "logits", "target", "scale")
 """The names of the arrays in an ``.npz``."""
 
@@ -71,6 +73,8 @@ class Explanation:
         The files written; no drawing where it would be blank.
     warnings
         What the user should know.
+    class_name
+        What the class is called, where the manifest says so.
     """
 
     image: Path
@@ -82,6 +86,16 @@ class Explanation:
     npz: Path
     png: Path | None
     warnings: list[str] = field(default_factory=list)
+    class_name: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The class by its number, and by its name if it has one: short, and on one line."""
+        if self.class_name is None:
+            return str(self.target)
+        name = "".join(c if c.isprintable() else " " for c in self.class_name)
+        short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+        return f"{self.target}, {short}"
 
     def as_dict(self) -> dict[str, Any]:
         """The explanation as JSON, without the arrays."""
@@ -89,6 +103,7 @@ class Explanation:
         return {
             "image": str(self.image),
             "target": self.target,
+            "class_name": self.class_name,
             "logit": finite_or_none(float(self.logits[self.target])),
             "relevance_sum": finite_or_none(summed),
             "limit": finite_or_none(self.limit),
@@ -167,7 +182,8 @@ def explain_images(
         limit = heatmap.limit_of(heatmap.sum_channels(relevance))
         lost = of_map(manifest, logits, chosen, relevance)
         warnings += [f"{file}, class {chosen}: {lost}"] if lost else []
-        one = Explanation(file, shown, relevance, logits, chosen, limit, npz, png, warnings)
+        name = manifest["class_names"][chosen] if manifest.get("class_names") else None
+        one = Explanation(file, shown, relevance, logits, chosen, limit, npz, png, warnings, name)
         found.append(one)
         if not shared_scale:
             write_explanation(one, manifest)
@@ -291,7 +307,7 @@ def write_pair(found: Explanation, manifest: Mapping[str, Any]) -> None:
         found.shown,
         heatmap.sum_channels(found.relevance),
         found.limit,
-        ("input", f"relevance for class {found.target} (logit {logit:.4g})"),
+        ("input", f"relevance for class {found.title} (logit {logit:.4g})"),
     )
     text = {
         "Description": "Relevance summed over channels: red positive, blue negative, white zero",
@@ -300,6 +316,8 @@ def write_pair(found: Explanation, manifest: Mapping[str, Any]) -> None:
         "Logit": repr(logit),
         "Method": str(manifest.get("method", "")),
     }
+    if found.class_name is not None:
+        text["Class"] = found.class_name
     heatmap.write_png(drawn, found.png, text)
 
 

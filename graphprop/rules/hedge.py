@@ -83,6 +83,11 @@ def hedge(
     if not 1 <= gamma <= 2:
         raise MethodError(f"gamma lies between 1 and 2, not {gamma:g}")
     chosen = chosen_terms(terms)
+    if layer.budget is None:
+        raise MethodError(
+            "it normalizes relevance to a budget, and the method keeps none here: use another rule "
+            "for this layer, or the method 'hedge', which gives it to every layer below its layer L"
+        )
     tau, w = layer.budget, absolute(layer.weight)
     above, below = positive(r), negative(r)
     p = layer.named("plus", above * divide_or_zero(tau, total(above)))

@@ -66,20 +66,21 @@ def test_folders_in_alphabetical_order(tmp_path):
 
 
 def test_mask_and_picture_go_through_the_same_geometry(tmp_path):
-    """A white object on black: after any fit, the mask is where the picture is bright."""
+    """A white object on black: resized in any way, the mask is where the picture is bright."""
     pixels = np.zeros((40, 64, 3), dtype=np.uint8)
     pixels[10:30, 24:56] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
     box = [24, 10, 32, 20]
     content = coco([{"image_id": 1, "category_id": 1, "bbox": box}], size=(64, 40))
     (tmp_path / "data.json").write_text(json.dumps(content))
-    for fit in ("crop", "stretch"):
-        (case,) = read(tmp_path / "data.json", reading(fit=fit))
+    for resize in ("cover", "stretch"):
+        (case,) = read(tmp_path / "data.json", reading(resize=resize))
         bright = case.image.mean(0).numpy() > 0
-        assert (case.mask == bright).mean() > 0.98, fit
+        assert (case.mask == bright).mean() > 0.98, resize
         assert case.mask.any()
     crop, stretch = (
-        read(tmp_path / "data.json", reading(fit=fit))[0].mask for fit in ("crop", "stretch")
+        read(tmp_path / "data.json", reading(resize=resize))[0].mask
+        for resize in ("cover", "stretch")
     )
     assert crop.sum() != stretch.sum()  # of the cropped picture, the object covers more
 
@@ -105,7 +106,7 @@ def test_boxes_and_their_edges():
 def test_an_object_outside_of_the_crop_is_empty():
     mask = np.zeros((8, 40), dtype=bool)
     mask[:, :3] = True
-    assert not fitted_mask(mask, (8, 8), "crop").any()
+    assert not fitted_mask(mask, (8, 8), "cover").any()
     assert fitted_mask(mask, (8, 8), "stretch").any()
 
 
@@ -114,8 +115,8 @@ def test_a_pixel_belongs_to_an_object_that_covers_half_of_it():
     fine[0, 0] = fine[0, 4:6] = fine[4:6, 2:4] = True  # of 2 x 2: a quarter, a half, all
     expected = np.zeros((4, 4), dtype=bool)
     expected[0, 2] = expected[2, 1] = True
-    for fit in ("crop", "stretch"):
-        assert np.array_equal(fitted_mask(fine, (4, 4), fit), expected)
+    for resize in ("cover", "stretch"):
+        assert np.array_equal(fitted_mask(fine, (4, 4), resize), expected)
 
 
 def test_polygons_by_half_coverage():
@@ -355,7 +356,15 @@ def test_what_is_no_data(tmp_path):
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(InputError, match="a file of an unknown kind"):
         read(tmp_path / "a.txt", reading())
-    with pytest.raises(InputError, match="fit is 'crop' or 'stretch'"):
-        reading(fit="squeeze")
+    with pytest.raises(InputError, match="resize is 'cover' or 'stretch'"):
+        reading(resize="squeeze")
     with pytest.raises(InputError, match="stands for the class 5"):
         reading(named={"cow": 5}).class_of("cow")
+
+
+def test_a_name_of_two_classes():
+    twice = reading(class_names=["crane", "dog", "crane"])
+    assert twice.class_of("dog") == 1
+    with pytest.raises(InputError, match="'crane' is the name of the classes 0, 2: say which"):
+        twice.class_of("crane")
+    assert reading(class_names=twice.class_names, named={"crane": 2}).class_of("crane") == 2

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import save_file
 
+from graphprop import builtin
 from graphprop.cli import main
 from graphprop.errors import InputError
 from graphprop.evaluation import METRICS, Evaluation
+from graphprop.evaluation.baselines import BASELINES
 from graphprop.evaluation.plots import write_plots
 
 MODEL = """
@@ -222,6 +225,7 @@ def test_list_of_metrics(place):
         (["DIR", "--model", "m.py", "--data", "x"], "name either compiled directories or --model"),
         (["DIR", "-m", "rap", "--data", "x"], "--method compiles a model: name it by --model"),
         (["DIR", "--sweep", "a=1", "--data", "x"], "--sweep compiles a model"),
+        (["DIR", "--fit", "x", "--data", "x"], "--fit compiles a model"),
         (["--model", "m.py", "--data", "x"], "name the methods to compile --model with"),
         (["DIR", "--data", "none"], "there is no data none"),
         (["DIR", "DIR", "--data", "x"], "is given twice"),
@@ -242,3 +246,96 @@ def test_a_folder_of_something_else_is_left_alone(place, tmp_path):
     assert "is not empty and holds no evaluation: name another folder by -o" in found.stderr
     found = run(place, place / "gradient", "--data", "x", "-o", tmp_path / "letter.txt", code=2)
     assert "is a file: name a folder by -o" in found.stderr
+
+
+def test_one_capture_for_all_methods(place, tmp_path, monkeypatch):
+    from graphprop.frontend import captured
+
+    original, calls = captured.capture, []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(captured, "capture", counted)
+    arguments = ["--model", place / "model.py", "-m", "lrp_epsilon", "-m", "rap", "-m", "gradient"]
+    arguments += ["--sweep", "batch_norm=merge,pass", "--metric", "gini", "--no-plots"]
+    run(place, *arguments, "--data", place / "data.npz", "-o", tmp_path / "out")
+    assert len(calls) == 1
+
+
+def test_methods_fitted_to_data(place, tmp_path):
+    arguments = ["--model", place / "model.py", "-m", "pattern_net", "-m", "gradient"]
+    arguments += ["--metric", "mu", "--no-plots", "--data", place / "data.npz", "--json"]
+    arguments += ["-o", tmp_path / "out"]
+    found = run(place, *arguments, code=2)
+    assert "`graphprop compile --fit DATA`" in found.stderr
+    rows = json.loads(run(place, *arguments, "--fit", place / "data.npz").stdout)["rows"]
+    assert [row["explainer"] for row in rows][-2:] == ["pattern_net", "gradient"]
+    arguments = [*arguments[:2], *arguments[4:], "--fit", place / "data.npz"]
+    found = run(place, *arguments, code=2)
+    assert "none of the methods 'gradient' fits anything to data" in found.stderr
+
+
+def test_baselines_that_are_named(place, tmp_path):
+    assert (*BASELINES, "occlusion") == builtin.BASELINES
+    arguments = [place / "gradient", "--data", place / "data.npz", "--metric", "mu", "--json"]
+    arguments += ["--metric", "morf", "--no-plots", "-o", tmp_path / "out"]
+    named = ["--baseline", "occlusion", "--baseline", "edge", "--baseline", "edge"]
+    rows = json.loads(run(place, *arguments, *named).stdout)["rows"]
+    assert [row["explainer"] for row in rows][::2] == ["occlusion", "edge", "gradient"]
+    found = run(place, *arguments, *named, "--no-baselines", code=2)
+    assert "give either --baseline or --no-baselines" in found.stderr
+
+
+def test_names_of_classes_in_the_models_file(place, tmp_path):
+    (tmp_path / "named.py").write_text(MODEL + "class_names = ['zero', 'one', 'two']\n")
+    for name in ("one", "two"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("L", (8, 8), 99).save(tmp_path / "data" / name / "a.png")
+    compiled = ["compile", str(tmp_path / "named.py"), "-m", "gradient", "--no-check"]
+    found = CliRunner().invoke(main, [*compiled, "-o", str(tmp_path / "named")])
+    assert found.exit_code == 0, found.output
+    shared = ["--data", tmp_path / "data", "--metric", "gini", "--no-plots"]
+    for number, network in enumerate(
+        ([tmp_path / "named"], ["--model", tmp_path / "named.py", "-m", "gradient"])
+    ):
+        run(place, *network, *shared, "-o", tmp_path / f"out{number}")
+        cases = (tmp_path / f"out{number}/cases.csv").read_text().splitlines()
+        assert {line.split(",")[2] for line in cases[1:]} == {"1", "2"}
+    (tmp_path / "classes.json").write_text(json.dumps({"one": 0, "two": 2}))
+    given = ["--classes", tmp_path / "classes.json", "-o", tmp_path / "given"]
+    run(place, tmp_path / "named", *shared, *given)
+    cases = (tmp_path / "given/cases.csv").read_text().splitlines()
+    assert {line.split(",")[2] for line in cases[1:]} == {"0", "2"}
+    (tmp_path / "named.py").write_text(MODEL + "class_names = ['zero', 'one']\n")
+    found = CliRunner().invoke(main, [*compiled, "-o", str(tmp_path / "few")])
+    assert found.exit_code == 2
+    assert (
+        "give one name for each of the 3 classes, not 2 (class_names; in a model's" in found.stderr
+    )
+
+
+def test_results_so_far_of_other_weights_are_refused(place, tmp_path, monkeypatch):
+    from graphprop.evaluation import runner
+
+    namespace = {}
+    exec(MODEL, namespace)
+    state = namespace["model"].state_dict()
+    save_file({key: tensor.half() for key, tensor in state.items()}, tmp_path / "a.safetensors")
+    save_file({key: tensor * 2 for key, tensor in state.items()}, tmp_path / "b.safetensors")
+    original = runner.records_of
+
+    def stopped(cases, name, *rest):
+        if name == "gradient":
+            raise KeyboardInterrupt
+        return original(cases, name, *rest)
+
+    arguments = ["--model", place / "model.py", "-m", "gradient", "--data", place / "data.npz"]
+    arguments += ["--metric", "mu", "--no-plots", "-o", tmp_path / "out", "--weights"]
+    monkeypatch.setattr(runner, "records_of", stopped)
+    run(place, *arguments, tmp_path / "a.safetensors", code=130)
+    monkeypatch.setattr(runner, "records_of", original)
+    found = run(place, *arguments, tmp_path / "b.safetensors", code=2)
+    assert "the results so far of another evaluation (explainers differ)" in found.stderr
+    run(place, *arguments, tmp_path / "a.safetensors")

@@ -714,3 +714,56 @@ def test_weights_that_do_not_fit(tmp_path):
     assert text(**many) == (
         "8 unexpected: 'layer0', 'layer1', 'layer2', 'layer3', 'layer4' and 3 more"
     )
+
+
+# Names of classes
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("class_names = ['a', 'b', 'c']", ("a", "b", "c")),
+        ("classes = ('a', 'b', 'c')", ("a", "b", "c")),
+        ("classes = ['x']\nclass_names = ['a', 'b', 'c']", ("a", "b", "c")),
+        ("def class_names():\n    return ['a', 'b', 'c']", ("a", "b", "c")),
+        ("classes = 3", None),
+        ("classes = [0, 1, 2]", None),
+        ("def classes(model):\n    return ['a']", None),
+        ("", None),
+    ],
+)
+def test_names_of_classes(write, text, names):
+    assert load_source(write(NET + EXAMPLE + text)).class_names == names
+
+
+def test_names_of_classes_of_another_kind(write):
+    assert refusal(write(NET + EXAMPLE + "class_names = {0: 'a'}")) == (
+        "class_names in net.py is a dict: it must be a list of texts, one for each class, or a "
+        "function without arguments that returns one"
+    )
+    text = refusal(write(NET + EXAMPLE + "def class_names():\n    return open('none')"))
+    assert text.startswith("class_names() in net.py fails")
+
+
+# Weights of another type
+
+
+@pytest.mark.parametrize("name", ["half.safetensors", "half.pt"])
+def test_weights_in_half_precision(write, tmp_path, name):
+    source = write(NET + EXAMPLE)
+    half = {key: tensor.half() for key, tensor in load_source(source).model.state_dict().items()}
+    save = safetensors.torch.save_file if name.endswith(".safetensors") else torch.save
+    save(half, tmp_path / name)
+    state = load_source(source, weights=tmp_path / name).model.state_dict()
+    for key, tensor in state.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, half[key].float())
+
+
+def test_quantized_weights_are_refused(write, tmp_path):
+    source = write(NET + EXAMPLE)
+    state = load_source(source).model.state_dict()
+    state["fc.weight"] = state["fc.weight"].to(torch.int8)
+    torch.save(state, tmp_path / "int8.pt")
+    text = refusal(source, WeightsError, weights=tmp_path / "int8.pt")
+    assert text.startswith("int8.pt holds whole or complex numbers (int8) for 'fc.weight'")

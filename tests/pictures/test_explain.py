@@ -503,3 +503,36 @@ def test_a_full_disk_is_one_message(color, photo, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert said == f"{tmp_path / 'o'} can't be written to: File too large"
     assert os.listdir(tmp_path / "o") == []
+
+
+def test_the_name_of_the_class(tmp_path, photo):
+    torch.manual_seed(0)
+    names = ["cat", "two\nlines \x1b[31m and more than thirty-two characters", "M\u00fcnze"]
+    explainer = graphprop.compile(
+        Tiny(3).eval(), torch.zeros(2, 3, 6, 8), "gradient", class_names=names
+    )
+    preprocessing = {"size": [6, 8], "mean": MEAN, "std": STD}
+    folder = explainer.save(
+        tmp_path / "named", onnx=False, check=False, preprocessing=preprocessing
+    )
+    for target, name in enumerate(names):
+        (found,) = explain_images(folder, [photo], target=target, output=tmp_path / "maps")
+        assert found.as_dict()["class_name"] == name
+        assert found.title.startswith(f"{target}, ")
+        assert found.title.isprintable()
+        assert len(found.title) <= 35
+        with Image.open(found.png) as image:
+            assert image.text["Class"] == name
+            assert image.text["Target"] == str(target)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["class_names"] == names
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"class_names": names[:2]}))
+    with pytest.raises(OutputError, match="class_names has 2 entries for 3 classes"):
+        explain_images(folder, [photo])
+
+
+def test_no_names_of_classes(color, photo, tmp_path):
+    (found,) = explain_images(color[1], [photo], target=1, output=tmp_path / "maps")
+    assert (found.class_name, found.title) == (None, "1")
+    with Image.open(found.png) as image:
+        assert "Class" not in image.text

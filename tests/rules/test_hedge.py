@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -16,6 +18,7 @@ from torch import nn
 
 import graphprop
 from graphprop import Layer
+from graphprop.cli import main
 from graphprop.errors import MethodError
 from graphprop.frontend.capture import capture
 from graphprop.frontend.load import load_source
@@ -636,3 +639,18 @@ def test_source_names_what_it_computes() -> None:
     assert rules["add1.add"] == "hedge_share"
     assert rules["bn1"] == "pass"
     assert rules["dense"] == "gradient"
+
+
+@pytest.mark.parametrize("method", ["epsilon_plus_flat", "gradient", "rap-bn"])
+def test_the_rule_in_a_method_without_budgets(method: str, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "import torch\nfrom torch import nn\nmodel = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), "
+        "nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(32, 3)).eval()\n"
+        "example_input = torch.zeros(1, 1, 8, 8)\n"
+    )
+    arguments = ["compile", str(tmp_path / "model.py"), "-m", method, "--rule", "2=hedge"]
+    found = CliRunner().invoke(main, [*arguments, "-o", str(tmp_path / "out")])
+    assert found.exit_code == 2
+    assert "rule hedge(gamma=1, terms=CAUS) at '2'" in found.stderr
+    assert "use another rule for this layer, or the method 'hedge'" in found.stderr
+    assert not (tmp_path / "out").exists()

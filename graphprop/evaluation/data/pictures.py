@@ -14,7 +14,7 @@ from graphprop.errors import InputError
 from graphprop.evaluation.sample import Bools, Case
 from graphprop.pictures.preprocessing import Preprocessing, opened
 
-FITS = ("crop", "stretch")
+RESIZES = ("cover", "stretch")
 MASKS = ("objects", "boxes")
 Region: TypeAlias = Callable[[], Bools]
 """Returns where the objects of a class are, ``[H, W]`` at the size of the picture's file."""
@@ -34,8 +34,8 @@ class Reading:
         Their names, in order, where they are known.
     named
         A name to a class, before ``class_names``.
-    fit
-        ``"crop"``: scaled to cover the input's size, and cropped to its center; ``"stretch"``:
+    resize
+        ``"cover"``: scaled to cover the input's size, and cropped to its center; ``"stretch"``:
         scaled to it in each direction. Masks and boxes go with their picture.
     masks
         ``"objects"``: as exact as the data has them; ``"boxes"``: the boxes of the objects.
@@ -47,20 +47,26 @@ class Reading:
     classes: int
     class_names: Sequence[str] | None = None
     named: Mapping[str, int] = field(default_factory=dict)
-    fit: str = "crop"
+    resize: str = "cover"
     masks: str = "objects"
     images: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("fit", FITS), ("masks", MASKS)):
+        for name, known in (("resize", RESIZES), ("masks", MASKS)):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {' or '.join(map(repr, known))}")
 
     def class_of(self, name: str) -> int | None:
         """The class that a name stands for, by the names given or as a number; else None."""
         found = self.named.get(name)
-        if found is None and self.class_names is not None and name in self.class_names:
-            found = list(self.class_names).index(name)
+        if found is None and self.class_names is not None:
+            called = [index for index, other in enumerate(self.class_names) if other == name]
+            if len(called) > 1:
+                raise InputError(
+                    f"{name!r} is the name of the classes {', '.join(map(str, called))}: say which "
+                    f'is meant by --classes FILE, a JSON file such as {{"{name}": {called[0]}}}'
+                )
+            found = called[0] if called else None
         if found is None and name.isdecimal():
             found = int(name)
         if found is not None and not 0 <= found < self.classes:
@@ -131,11 +137,11 @@ class Pictures(Sequence[Case]):
         if isinstance(index, slice):
             return Pictures(self.entries[index], self.reading)
         entry = self.entries[index]
-        preprocessing, fit = self.reading.preprocessing, self.reading.fit
+        preprocessing, resize = self.reading.preprocessing, self.reading.resize
         width, height = opened(entry.file).size
         # read in its own size first: picture and mask then go through the same geometry
         picture, _ = replace(preprocessing, size=(height, width)).read(entry.file)
-        shown = fitted(picture, preprocessing.size, fit, Image.Resampling.BILINEAR)
+        shown = fitted(picture, preprocessing.size, resize, Image.Resampling.BILINEAR)
         mask = None
         if entry.region is not None:
             region = entry.region()
@@ -146,7 +152,7 @@ class Pictures(Sequence[Case]):
                 )
             if self.reading.masks == "boxes":
                 region = box_of(region)
-            mask = fitted_mask(region, preprocessing.size, fit)
+            mask = fitted_mask(region, preprocessing.size, resize)
         image = preprocessing.tensor(shown)[0]
         return Case(image, entry.target, mask, entry.labels, str(entry.file))
 
@@ -155,19 +161,19 @@ class Pictures(Sequence[Case]):
 
 
 def fitted(
-    image: Image.Image, size: tuple[int, int], fit: str, resample: Image.Resampling
+    image: Image.Image, size: tuple[int, int], resize: str, resample: Image.Resampling
 ) -> Image.Image:
-    """Bring a picture to ``(height, width)``, by cropping or stretching."""
+    """Bring a picture to ``(height, width)``, by covering it and cropping, or by stretching."""
     height, width = size
-    if fit == "stretch":
+    if resize == "stretch":
         return image.resize((width, height), resample)
     return ImageOps.fit(image, (width, height), resample)
 
 
-def fitted_mask(mask: Bools, size: tuple[int, int], fit: str) -> Bools:
+def fitted_mask(mask: Bools, size: tuple[int, int], resize: str) -> Bools:
     """Bring a mask to ``(height, width)`` as its picture; a pixel that is half covered belongs."""
     image = Image.fromarray(mask.astype(np.uint8) * 255)
-    scaled = np.asarray(fitted(image, size, fit, Image.Resampling.BOX))
+    scaled = np.asarray(fitted(image, size, resize, Image.Resampling.BOX))
     result: Bools = scaled >= 128
     return result
 
