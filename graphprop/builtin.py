@@ -1,4 +1,4 @@
-"""The names of graphprop's own methods and rules, known without importing torch.
+"""The names of graphprop's own methods, rules and figures, known without importing torch.
 
 The command line shows and completes them at once: importing torch takes seconds. That the names
 are those that `graphprop.rules` registers is tested.
@@ -94,3 +94,4 @@ RULES = (
     "signal",
     "affine",
 )
+FIGURES = ("panel", "layers", "flows", "signs", "topk", "sanity", "curves", "size")

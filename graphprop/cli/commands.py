@@ -337,6 +337,13 @@ def run_evaluate(as_json: bool, **options: Any) -> None:
     run(as_json, **options)
 
 
+def run_figure(as_json: bool, **options: Any) -> None:
+    """Draw a figure; what that needs is imported when it is asked for."""
+    from graphprop.cli.figure import run_figure as run
+
+    run(as_json, **options)
+
+
 def list_metrics() -> None:
     """Print the metrics with their parameters."""
     from graphprop.cli.evaluation import say_metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -177,8 +177,13 @@ def compiled_from(
     result: str | None,
     say: Callable[[str], None],
     fit: Path | None = None,
+    *,
+    record: Sequence[str] = (),
+    more: Mapping[str, tuple[str, Mapping[str, Any]]] | None = None,
 ) -> Opened:
     """Compile a model by each method, and by each value of the parameter that is swept.
+
+    ``more`` are methods with parameters that have names of their own.
 
     Raises
     ------
@@ -194,22 +199,26 @@ def compiled_from(
         shown = ", ".join(map(repr, dict.fromkeys(methods)))
         raise MethodError(f"--fit: none of the methods {shown} fits anything to data: leave it out")
     captured = capture(loaded.model, loaded.example, progress=say)
-    for method in dict.fromkeys(methods):
-        for label, parameters in swept(sweep):
-            name = f"{method}[{label}]" if label else method
-            say(f"compile by {name}")
-            made = compile(
-                captured,
-                method=method,
-                output=result,
-                name=loaded.name,
-                class_names=loaded.class_names,
-                fit=batches_of(fit, loaded) if fit is not None and method in fitted else None,
-                **parameters,
-            )
-            explainers[name] = ModuleExplainer(made)
-            data = None if made.compiled.fitted is None else made.compiled.fitted.sha256
-            identity[name] = [*files, made.settings, data]
+    wanted: dict[str, tuple[str, Mapping[str, Any]]] = {
+        f"{method}[{label}]" if label else method: (method, parameters)
+        for method in dict.fromkeys(methods)
+        for label, parameters in swept(sweep)
+    }
+    for name, (method, parameters) in {**wanted, **(more or {})}.items():
+        say(f"compile by {name}")
+        made = compile(
+            captured,
+            method=method,
+            output=result,
+            name=loaded.name,
+            class_names=loaded.class_names,
+            record=record,
+            fit=batches_of(fit, loaded) if fit is not None and method in fitted else None,
+            **parameters,
+        )
+        explainers[name] = ModuleExplainer(made)
+        data = None if made.compiled.fitted is None else made.compiled.fitted.sha256
+        identity[name] = [*files, made.settings, data]
     content = {
         "input_shape": made.input_shape,
         "input_shapes": made.input_shapes,

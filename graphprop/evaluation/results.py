@@ -105,6 +105,8 @@ class Evaluation:
         ``explainer, metric, n, reason`` of cases without a value.
     curves
         Explainer and metric to the mean curve ``(x, y)``, of metrics that record one.
+    errors
+        To the standard error of each point of that, over the cases; 0 of a single case.
     values
         Explainer and metric to the values of all cases.
     facts
@@ -114,6 +116,7 @@ class Evaluation:
     rows: list[dict[str, Any]]
     skipped: list[dict[str, Any]] = field(default_factory=list)
     curves: dict[Pair, tuple[list[float], list[float]]] = field(default_factory=dict, repr=False)
+    errors: dict[Pair, list[float]] = field(default_factory=dict, repr=False)
     values: dict[Pair, Values] = field(default_factory=dict, repr=False)
     facts: dict[int, Facts] = field(default_factory=dict, repr=False)
 
@@ -179,7 +182,13 @@ class Evaluation:
         """Write ``evaluation.json``, ``evaluation.csv`` and ``cases.csv``; returns the files."""
         columns = ("case", "name", "target", "fraction", "explainer", "metric", "value")
         curves = [
-            {"explainer": explainer, "metric": metric, "x": x, "y": y}
+            {
+                "explainer": explainer,
+                "metric": metric,
+                "x": x,
+                "y": y,
+                "error": self.errors.get((explainer, metric)),
+            }
             for (explainer, metric), (x, y) in self.curves.items()
         ]
         contents = {
@@ -208,6 +217,35 @@ def csv_of(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 @dataclass
+class Moments:
+    """Mean and deviation of numbers that come in one after another (Welford 1962)."""
+
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    count: int = 0
+
+    @classmethod
+    def of(cls, length: int) -> Moments:
+        """Of arrays ``[length]``, none of them seen."""
+        return cls(np.zeros(length), np.zeros(length))
+
+    def add(self, values: Sequence[float]) -> None:
+        """Take one more array."""
+        self.count += 1
+        away = np.asarray(values) - self.mean
+        self.mean = self.mean + away / self.count
+        self.squares = self.squares + away * (np.asarray(values) - self.mean)
+
+    @property
+    def error(self) -> NDArray[np.float64]:
+        """The standard error of the mean; 0 of a single array."""
+        error: NDArray[np.float64] = np.sqrt(
+            self.squares / max(1, self.count - 1) / max(1, self.count)
+        )
+        return error
+
+
+@dataclass
 class Tally:
     """The values of explainers by metric, as they come in.
 
@@ -220,16 +258,14 @@ class Tally:
     reasons
         How many cases have no value, by reason.
     sums
-        The sum of the curves seen so far, and how many there were, by their x.
+        Mean and deviation of the curves seen so far, by their x.
     """
 
     metrics: Sequence[Metric]
     values: dict[Pair, Values] = field(default_factory=dict)
     facts: dict[int, Facts] = field(default_factory=dict)
     reasons: dict[Pair, dict[str, int]] = field(default_factory=dict)
-    sums: dict[Pair, dict[tuple[float, ...], tuple[NDArray[np.float64], int]]] = field(
-        default_factory=dict
-    )
+    sums: dict[Pair, dict[tuple[float, ...], Moments]] = field(default_factory=dict)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take the values of a case by one explainer: what is also written to a file."""
@@ -242,8 +278,7 @@ class Tally:
             counts[reason] = counts.get(reason, 0) + 1
         for label, (x, y) in record["curves"].items():
             by_axis = self.sums.setdefault((explainer, label), {})
-            before, count = by_axis.get(tuple(x), (np.zeros(len(x)), 0))
-            by_axis[tuple(x)] = (before + np.asarray(y), count + 1)
+            by_axis.setdefault(tuple(x), Moments.of(len(x))).add(y)
 
     def result(self, explainers: Sequence[str], seed: int) -> Evaluation:
         """Means with intervals, in the order of the explainers and metrics."""
@@ -265,8 +300,9 @@ class Tally:
                     )
                 by_axis = self.sums.get(key)
                 if by_axis:  # pictures of several sizes have several axes: the most frequent one
-                    axis, (total, count) = max(by_axis.items(), key=lambda item: item[1][1])
-                    found.curves[key] = (list(axis), [float(v) for v in total / count])
+                    axis, moments = max(by_axis.items(), key=lambda item: item[1].count)
+                    found.curves[key] = (list(axis), moments.mean.tolist())
+                    found.errors[key] = moments.error.tolist()
         return found
 
     def row(self, explainer: str, metric: Metric, seed: int) -> dict[str, Any]:
