@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         inspect,
     )
     from graphprop.evaluation import evaluate
+    from graphprop.evaluation.figures import figure
     from graphprop.ops import Operator, Signal, Trait
     from graphprop.ops.base import from_aten
     from graphprop.rules import METHODS, RULES, Layer, Method, method, rule
@@ -39,6 +40,7 @@ else:
             "inspect",
         ),
         "graphprop.evaluation": ("evaluate",),
+        "graphprop.evaluation.figures": ("figure",),
         "graphprop.ops": ("Signal", "Trait"),
         "graphprop.ops.base": ("Operator", "from_aten"),
         "graphprop.rules": ("METHODS", "RULES", "Layer", "Method", "method", "rule"),
@@ -76,6 +78,7 @@ __all__ = [
     "compile",
     "evaluate",
     "explain_images",
+    "figure",
     "from_aten",
     "inspect",
     "method",

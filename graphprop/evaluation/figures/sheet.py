@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprop.errors import InputError
+from graphprop.evaluation.figures.lettering import height_of, wrapped
 from graphprop.evaluation.sample import Bools, Floats
 from graphprop.pictures.heatmap import limit_of, seismic
 
@@ -27,14 +28,8 @@ TALLEST = 3.0
 GAP, MARGIN = 0.08, 0.12
 TITLE, HEAD, SMALL = 10.0, 8.0, 7.0
 """Sizes of letters, in points."""
-LINE = 1.25
-"""The distance of lines, in sizes of letters."""
 CELLS = 400
 """The most cells of a sheet: what is larger can't be looked at, and takes gigabytes to draw."""
-HINTED = 1.08
-"""How much wider than its outlines say a text can be drawn, where letters are fitted to pixels."""
-LONGEST = 6
-"""The most lines that one text gets; the rest of it is cut."""
 INK, FRAME, GROUND, OUTLINE = "#282828", "#969696", "#dcdcdc", "#30d030"
 """Colors of letters, of frames, of what can't be drawn, and around objects: none is a map's."""
 
@@ -96,56 +91,6 @@ def map_cell(values: Floats, head: str = "", caption: str = "", limit: float | N
     colors = seismic(np.clip(values / limit, -1, 1) if limit > 0 else np.zeros(values.shape))
     ends = f"\u00b1{limit:.2g}" if limit > 0 else ""
     return Cell(colors, head, "\n".join(filter(None, (ends, caption))), note)
-
-
-def width_of(text: str, size: float) -> float:
-    """The width of a line of text, in inches."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    font = FontProperties(size=size)
-    return HINTED * float(text_to_path.get_text_width_height_descent(text, font, False)[0]) / 72
-
-
-def wrapped(text: str, width: float, size: float) -> list[str]:
-    """Break text into lines of at most a width, in inches; what is too long is cut.
-
-    Lines end at spaces where they can, else behind punctuation, else anywhere.
-    """
-    lines: list[str] = []
-    for line in text.split("\n"):
-        rest = "".join(c if c.isprintable() else "\ufffd" for c in line)
-        while rest:
-            count = fitting(rest, width, size)
-            if count < len(rest):
-                ends = [i for i in range(1, count + 1) if rest[i - 1] in " _.,/-[(#="]
-                spaces = [i for i in ends if rest[i - 1] == " "]
-                # a break near the beginning would waste the line
-                for places in (spaces, ends):
-                    if places and places[-1] > count / 3:
-                        count = places[-1]
-                        break
-            lines.append(rest[:count].rstrip())
-            rest = rest[count:].lstrip()
-    if len(lines) > LONGEST:
-        lines[LONGEST - 1 :] = ["\u2026"]
-    return lines
-
-
-def fitting(text: str, width: float, size: float) -> int:
-    """How many of the first letters fit into a width; one at least."""
-    if width_of(text, size) <= width:
-        return len(text)
-    low, high = 1, len(text)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if width_of(text[:middle], size) <= width else (low, middle)
-    return low
-
-
-def height_of(lines: int, size: float) -> float:
-    """The height of lines of text, in inches."""
-    return lines * size * LINE / 72
 
 
 def draw(rows: Sequence[Row], title: str, footer: str = "") -> Any:

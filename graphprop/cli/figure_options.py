@@ -1,0 +1,180 @@
+"""The options of ``graphprop figure``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from graphprop import builtin
+from graphprop.cli.options import Command, completing, import_option, parse_shape
+
+FIGURE_OPTIONS = (
+    click.argument("kind", type=click.Choice(builtin.FIGURES), metavar="KIND"),
+    click.argument(
+        "paths", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR...] [IMAGE...]"
+    ),
+    click.option(
+        "-o",
+        "output",
+        required=True,
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Where to write: a .png, .svg or .pdf.",
+    ),
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        metavar="DATA",
+        help="Draw cases of this in place of pictures: what `graphprop evaluate` reads.",
+    ),
+    click.option(
+        "--samples",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Draw so many cases of DATA, chosen at random.  [default: 4]",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="S",
+        help="Of everything random.",
+    ),
+    click.option(
+        "--every-class",
+        is_flag=True,
+        help="Draw all classes of each picture of DATA that is chosen.",
+    ),
+    click.option(
+        "--target",
+        "targets",
+        multiple=True,
+        metavar="K",
+        help="Explain each picture for this class, a number or a name of --classes. Repeatable.  "
+        "[default: DATA's labels, or the largest logit]",
+    ),
+    click.option(
+        "--model",
+        "source",
+        metavar="SOURCE",
+        help="Compile this model, as `graphprop compile` does.",
+    ),
+    click.option(
+        "--method",
+        "-m",
+        "methods",
+        multiple=True,
+        shell_complete=completing(*builtin.METHODS),
+        metavar="NAME",
+        help="By this method. Repeatable.",
+    ),
+    click.option(
+        "--sweep",
+        metavar="KEY=V1,V2",
+        help="By each method with each of these values of a parameter.",
+    ),
+    import_option,
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Trained weights of --model.",
+    ),
+    click.option(
+        "--input-shape",
+        callback=parse_shape,
+        metavar="C,H,W",
+        help="The shape of one input of --model; by default that of the file's example_input.",
+    ),
+    click.option("--output", "result", metavar="NAME", help="Which result of --model to explain."),
+    click.option(
+        "--classes",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Names of the network's classes: a JSON list, or an object of name to class.",
+    ),
+    click.option(
+        "--images",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Where the pictures of a COCO file lie.  [default: beside it]",
+    ),
+    click.option(
+        "--fit",
+        type=click.Choice(["crop", "stretch"]),
+        default="crop",
+        show_default=True,
+        help="Scale a picture of DATA to cover the input and crop it to the center, or stretch it.",
+    ),
+    click.option(
+        "--boxes", is_flag=True, help="Use the boxes of objects where there are masks, too."
+    ),
+    click.option(
+        "--baselines", "with_baselines", is_flag=True, help="Draw random, uniform and edge, too."
+    ),
+    click.option(
+        "--columns",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="panel: methods beside each other.  [default: 8]",
+    ),
+    click.option(
+        "--layer",
+        "layer",
+        multiple=True,
+        metavar="PATTERN",
+        help="layers: draw the layers that this names. Repeatable.  [default: a choice over depth]",
+    ),
+    click.option(
+        "--count",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="layers: how many are chosen where none are named.  [default: 8]",
+    ),
+    click.option(
+        "--pair",
+        "pairs",
+        multiple=True,
+        metavar="A,B",
+        help="signs: set the maps of these two explainers side by side. Repeatable.",
+    ),
+    click.option(
+        "--top",
+        type=click.FloatRange(0, 100, min_open=True),
+        multiple=True,
+        metavar="K",
+        help="topk: keep K % of the pixels. Repeatable.  [default: 10]",
+    ),
+    click.option(
+        "--fill",
+        metavar="NAME",
+        help="topk: what replaces the others: zero, minimum, mean, noise, shuffle, blur or road.  "
+        "[default: blur]",
+    ),
+    click.option(
+        "--value",
+        type=click.Choice(["score", "sigmoid", "logit"]),
+        help="topk: what is written of a prediction.  [default: score]",
+    ),
+    click.option(
+        "--metric",
+        multiple=True,
+        metavar="NAME",
+        help="curves: draw this metric's. Repeatable.  [default: all]",
+    ),
+    click.option(
+        "--depths",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="sanity: maps after so many numbers of layers.  [default: 4]",
+    ),
+)
+
+
+def figure_options(function: Command) -> Command:
+    """Add the arguments and options that say what is drawn, and of what."""
+    for decorate in reversed(FIGURE_OPTIONS):
+        function = decorate(function)
+    return function
