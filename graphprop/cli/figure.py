@@ -69,9 +69,10 @@ def run_figure(
     every_class: bool,
     classes: Path | None,
     images: Path | None,
-    fit: str,
+    fit: Path | None,
+    resize: str,
     boxes: bool,
-    with_baselines: bool,
+    chosen_baselines: Sequence[str],
     **options: Any,
 ) -> None:
     """Draw a figure, and write it."""
@@ -81,8 +82,8 @@ def run_figure(
     refuse_without_matplotlib()
     refuse_file(output, keep=[*files, *([data] if data else [])])
     if kind in MEASURED:
-        given = (data, source, *methods, *targets, *files)
-        if len(folders) != 1 or any(given):
+        of_maps = (data, samples, every_class, source, sweep, fit, weights, input_shape, classes)
+        if len(folders) != 1 or any((*of_maps, *methods, *targets, *files, *chosen_baselines)):
             raise click.UsageError(
                 f"{kind} is drawn of one evaluation: name the folder that `graphprop evaluate -o` "
                 "wrote, and no model, data or pictures"
@@ -90,9 +91,9 @@ def run_figure(
         drawn = figure(kind, evaluation=folders[0], **options)
         say_written(as_json, kind, save_figure(drawn, output))
         return
-    alone = kind == "signs" and source is not None and not methods and sweep is None
+    alone = kind == "signs" and source is not None and not (methods or sweep or fit)
     if not alone:
-        refuse_mixture(folders, source, methods, sweep)
+        refuse_mixture(folders, source, methods, sweep, fit)
     elif folders:
         raise click.UsageError("name either compiled directories or --model SOURCE, not both")
     if kind in RECORDED and folders:
@@ -119,19 +120,21 @@ def run_figure(
                 input_shape,
                 result,
                 say,
+                fit,
                 record=record,
                 more=more,
             )
             if more:
                 options["pairs"] = [PAIR, *options.get("pairs", ())]
-        names, named = read_classes(classes)
+        given, named = read_classes(classes)
+        names = opened.class_names if classes is None else given
         called = {number: name for name, number in named.items()} | dict(enumerate(names or ()))
         reading = Reading(
             opened.preprocessing,
             opened.classes,
             names,
             named,
-            fit,
+            resize,
             "boxes" if boxes else "objects",
             images,
         )
@@ -139,10 +142,9 @@ def run_figure(
         numbers = [number_of(text, reading) for text in targets]
         if kind == "sanity" and len(numbers) == 2:
             options["other"] = numbers.pop()
-        explainers = dict(opened.explainers)
-        if with_baselines:
-            network = next(iter(explainers.values()))
-            explainers = {**baselines(network, seed=seed), **explainers}
+        network = next(iter(opened.explainers.values()))
+        beside = baselines(network, dict.fromkeys(chosen_baselines), seed=seed)
+        explainers = {**beside, **opened.explainers}
         say(f"draw {kind}")
         drawn = figure(
             kind,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from graphprop import builtin
-from graphprop.cli.options import Command, completing, import_option, parse_shape
+from graphprop.cli.options import Command, completing, fit_option, import_option, parse_shape
 
 FIGURE_OPTIONS = (
     click.argument("kind", type=click.Choice(builtin.FIGURES), metavar="KIND"),
@@ -89,6 +89,7 @@ FIGURE_OPTIONS = (
         help="The shape of one input of --model; by default that of the file's example_input.",
     ),
     click.option("--output", "result", metavar="NAME", help="Which result of --model to explain."),
+    fit_option,
     click.option(
         "--classes",
         type=click.Path(path_type=Path),
@@ -102,9 +103,9 @@ FIGURE_OPTIONS = (
         help="Where the pictures of a COCO file lie.  [default: beside it]",
     ),
     click.option(
-        "--fit",
-        type=click.Choice(["crop", "stretch"]),
-        default="crop",
+        "--resize",
+        type=click.Choice(["cover", "stretch"]),
+        default="cover",
         show_default=True,
         help="Scale a picture of DATA to cover the input and crop it to the center, or stretch it.",
     ),
@@ -112,7 +113,11 @@ FIGURE_OPTIONS = (
         "--boxes", is_flag=True, help="Use the boxes of objects where there are masks, too."
     ),
     click.option(
-        "--baselines", "with_baselines", is_flag=True, help="Draw random, uniform and edge, too."
+        "--baseline",
+        "chosen_baselines",
+        multiple=True,
+        type=click.Choice(builtin.BASELINES),
+        help="Draw this map that knows nothing of the network, too. Repeatable.",
     ),
     click.option(
         "--columns",

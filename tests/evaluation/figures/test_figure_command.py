@@ -69,7 +69,7 @@ def size_of(path):
 def test_directories_and_pictures(place, tmp_path):
     out = tmp_path / "new" / "panel.png"
     done = run("figure", "panel", place / "gradient", place / "a.png", place / "b.png",
-               "--baselines", "-o", out)  # fmt: skip
+               "--baseline", "edge", "--baseline", "uniform", "-o", out)  # fmt: skip
     assert done.output == f"written: {out}\n"
     wide, high = size_of(out)
     assert wide > high > 300
@@ -97,6 +97,15 @@ def test_a_model_and_data(kind, methods, options, place, tmp_path):
     text = out.read_text()
     assert "<dc:title>graphprop</dc:title>" in text
     assert text.count("<image") >= 3
+
+
+def test_names_of_classes_are_those_of_the_models_file(place, tmp_path):
+    (tmp_path / "model.py").write_text(MODEL + 'classes = ["ant", "bee", "cow"]\n')
+    out = tmp_path / "figure.svg"
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        run("figure", "panel", "--model", tmp_path / "model.py", "-m", "gradient",
+            place / "a.png", "--target", "bee", "-o", out)  # fmt: skip
+    assert ">bee (1)<" in out.read_text()
 
 
 @pytest.mark.parametrize(("kind", "options"), [("curves", ["--metric", "morf"]), ("size", [])])
@@ -200,6 +209,8 @@ def test_names_that_are_no_figure_are_refused(place, tmp_path):
         (["panel", "evaluation", "a.png"], "manifest.json"),
         (["panel", "gradient", "a.png", "-m", "rap"], "--method compiles a model"),
         (["panel", "--model", "model.py", "a.png"], "name the methods to compile"),
+        (["signs", "--model", "model.py", "a.png", "--fit", "b.png"], "name the methods"),
+        (["panel", "gradient", "a.png", "--fit", "b.png"], "--fit compiles a model"),
         (["signs", "gradient", "--model", "model.py", "a.png"], "not both"),
         (["layers", "gradient", "a.png"], "which compiled directories don't record"),
         (["panel", "gradient", "a.png", "--top", "3"], "--top is of topk, not panel"),
@@ -211,6 +222,7 @@ def test_names_that_are_no_figure_are_refused(place, tmp_path):
         (["topk", "gradient", "a.png", "--fill", "ink"], "fill"),
         (["curves"], "is drawn of one evaluation: name the folder"),
         (["curves", "evaluation", "a.png"], "and no model, data or pictures"),
+        (["size", "evaluation", "--samples", "3"], "and no model, data or pictures"),
         (["curves", "gradient"], "holds no evaluation.json"),
         (["curves", "evaluation", "--metric", "mrof"], "no curve of 'mrof': did you mean 'morf'"),
         (["size", "evaluation", "--metric", "morf"], "--metric is of curves, not size"),
