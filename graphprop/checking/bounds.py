@@ -431,7 +431,9 @@ def compared(operation: Operation) -> Bounds:
         return None
     first, second = operation.args[:2]
     reach = bound_of(operation, first) + bound_of(operation, second)
-    return (first - second).abs() <= reach
+    undecided = (first - second).abs() <= reach
+    # of a mask of numbers, such an entry may be off by 1
+    return undecided.to(operation.result.dtype)
 
 
 @rule("logical_and", "logical_or", "logical_xor", "logical_not", "bitwise_and", "bitwise_or")

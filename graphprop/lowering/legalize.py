@@ -30,9 +30,13 @@ from graphprop.ir.rewrite import (
 from graphprop.ir.writer import Value, Writer
 from graphprop.ops import (
     AdaptiveAvgPool,
+    Add,
     AddBias,
+    AddMultiple,
+    AddProduct,
     ApplyMatrix,
     AvgPool,
+    Cat,
     Conv,
     ConvTranspose,
     Dilate,
@@ -43,7 +47,9 @@ from graphprop.ops import (
     ResampleTranspose,
     Resampling,
     Reshape,
+    Slice,
     Spread,
+    Subtract,
     TransposeWeight,
     Upsample,
 )
@@ -165,6 +171,67 @@ def _pointwise(node: fx.Node, writer: Writer) -> Replacement:
     exchanged = TransposeWeight(target.groups, flip=False)(weight)
     plain = Conv(ones, (0,) * len(kernel), ones, target.groups)(x, exchanged, *bias)
     return Dilate(target.stride, shape_of(node)[2:])(plain) if strided else plain
+
+
+@LEGALIZE_TORCH.rule("product added in one pass", Add, Subtract)
+def _add_product(node: fx.Node, writer: Writer) -> Replacement:
+    if len(node.args) != 2:
+        return None
+    sign = -1.0 if is_call(node, Subtract) else 1.0
+    pairs = [node.args] if sign < 0 else [node.args, node.args[::-1]]
+    for x, product in pairs:
+        if not (is_call(product, Multiply) and same_shape(x, node)) or x is product:
+            continue
+        if len(product.users) > 1 or facts_of(product).named or facts_of(product).records:
+            continue
+        first, second = product.args
+        if not isinstance(first, fx.Node):
+            first, second = second, first
+        if isinstance(second, fx.Node):
+            return writer.write(AddProduct(sign), tuple(writer.values((x, first, second))))
+        return writer.write(AddMultiple(sign * second), tuple(writer.values((x, first))))
+    return None
+
+
+@LEGALIZE_TORCH.rule("two adjoints to few channels as one", ConvTranspose)
+def _side_by_side(node: fx.Node, writer: Writer) -> Replacement:
+    """``opT(w1, q)`` and ``opT(w2, q)`` at an input layer, as ``opT([w1, w2], q)``.
+
+    A convolution to 3 channels takes as long as one to 6.
+    """
+    if not is_narrow(node):
+        return None
+    q, weight = node.args
+    channels = shape_of(weight)[1]
+    for other in q.users:
+        if other.target != node.target or len(other.args) != 2:
+            continue
+        weights = other.args[1]
+        if is_call(weights, Cat) and weight in weights.args and other is not node:
+            index = weights.args.index(weight)
+            return Slice(1, index * channels, (index + 1) * channels)(writer.value(other))
+    for other in q.users:
+        if other is node or other.target != node.target or not is_narrow(other):
+            continue
+        if shape_of(other.args[1]) == shape_of(weight) and other.args[1] < node:
+            both = Cat(1)(*writer.values((weight, other.args[1])))
+            return Slice(1, 0, channels)(node.target(writer.value(q), both))
+    return None
+
+
+NARROW = 4
+"""The number of channels up to which two adjoints are computed as one: those of pictures."""
+
+
+def is_narrow(node: fx.Node) -> bool:
+    """Whether a node is a transposed convolution to few channels, and no other part of it."""
+    return (
+        is_call(node, ConvTranspose)
+        and len(node.args) == 2
+        and node.target.groups == 1
+        and not is_call(node.args[1], Cat)
+        and shape_of(node.args[1])[1] <= NARROW
+    )
 
 
 @LEGALIZE_ONNX.rule("transposed convolution as convolution with flipped weights", ConvTranspose)

@@ -33,6 +33,8 @@ from graphprop.ops import (
     DivideOrZero,
     Expand,
     Item,
+    KeepWhere,
+    Mask,
     MaxPool,
     Multiply,
     Negative,
@@ -161,6 +163,23 @@ def _sum_first(node: fx.Node, writer: Writer) -> Replacement:
     if len(x.users) > 1:
         return Refusal("the quotient is read elsewhere, too")
     return x.target(node.target(writer.value(numerator)), writer.value(denominator))
+
+
+@SIMPLIFY.rule("ones kept by a comparison are a mask", KeepWhere)
+def _mask(node: fx.Node, writer: Writer) -> Replacement:
+    c, x = node.args
+    if is_call(x, OnesLike) and same_shape(c, node):
+        return writer.write(Mask(node.target.comparison), (writer.value(c),))
+    return None
+
+
+@SIMPLIFY.rule("comparison of a known sign", Mask)
+def _mask_of_known_sign(node: fx.Node, writer: Writer) -> Replacement:
+    x = node.args[0]
+    # "!=" takes one node more in ONNX
+    if node.target.comparison == "!=" and range_of(x).low >= 0:
+        return writer.write(Mask(">"), (writer.value(x),))
+    return None
 
 
 @SIMPLIFY.rule("indices that nothing reads", Item)

@@ -13,7 +13,7 @@ from graphprop.ops import (  # of these, no operator is public: they register wh
 from graphprop.ops.activation import Clamp, Elu, Gelu, LeakyRelu, Prelu, Relu
 from graphprop.ops.average import AdaptiveAvgPool, AvgPool
 from graphprop.ops.base import ATEN, Operator, from_aten
-from graphprop.ops.choose import Extremum, Mask, Maximum, Minimum, Where
+from graphprop.ops.choose import Extremum, Maximum, Minimum, Where
 from graphprop.ops.elementwise import (
     Absolute,
     Add,
@@ -27,12 +27,15 @@ from graphprop.ops.elementwise import (
     negative,
     positive,
 )
+from graphprop.ops.fused import AddMultiple, AddProduct
 from graphprop.ops.guarded import (
     DivideOrZero,
     KeepWhere,
+    Mask,
     Stabilize,
     divide_or_zero,
     keep_where,
+    mask,
     stabilize,
 )
 from graphprop.ops.linear import (
@@ -70,6 +73,8 @@ __all__ = [
     "AdaptiveMaxPool",
     "Add",
     "AddBias",
+    "AddMultiple",
+    "AddProduct",
     "ApplyMatrix",
     "AvgPool",
     "BatchNorm",
@@ -148,6 +153,7 @@ __all__ = [
     "from_aten",
     "keep_where",
     "largest",
+    "mask",
     "merge",
     "negative",
     "ones",

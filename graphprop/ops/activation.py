@@ -17,7 +17,7 @@ from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
 from graphprop.ops.base import Array, from_aten
 from graphprop.ops.elementwise import negative
-from graphprop.ops.guarded import keep_where
+from graphprop.ops.guarded import keep_where, mask
 from graphprop.ops.ones import ones_like
 from graphprop.ops.shape import Reshape
 from graphprop.ops.simple import ERF, EXP, TANH, Activation
@@ -44,7 +44,7 @@ class Relu(Activation):
     def gradient(
         self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
     ) -> tuple[Array | None, ...]:
-        return (keep_where(operands[0], ">", r),)
+        return (r * mask(operands[0], ">"),)
 
     def slope_at(self, x: Array, *parameters: Array) -> Array:
         return keep_where(x, ">", ones_like(x))

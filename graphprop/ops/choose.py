@@ -18,13 +18,13 @@ from torch import fx
 
 from graphprop.errors import UnsupportedOperator
 from graphprop.ir.facts import facts_of
-from graphprop.ir.interval import UNIT, Interval
+from graphprop.ir.interval import Interval
 from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
 from graphprop.ops.base import Array, Operator, from_aten, is_value
 from graphprop.ops.constants import one_sample
 from graphprop.ops.elementwise import Subtract
-from graphprop.ops.guarded import KeepWhere, keep_where
+from graphprop.ops.guarded import Mask, keep_where
 from graphprop.ops.merge import _add, _mul, _sub, aligned
 from graphprop.ops.traits import Signal, Trait
 
@@ -97,42 +97,6 @@ class Minimum(Extremum):
     of_two: ClassVar[Callable[[float, float], float]] = min
     torch_name: ClassVar[str] = "minimum"
     onnx_name: ClassVar[str] = "Min"
-
-
-@dataclass(frozen=True)
-class Mask(Operator):
-    """1 where x compares with zero by the given comparison, else 0."""
-
-    comparison: str
-    levels: ClassVar[frozenset[str]] = frozenset({"canonical", "lowered", "torch", "onnx"})
-    piecewise_constant: ClassVar[bool] = True
-    traits: ClassVar[Trait] = Trait.ENTRYWISE
-
-    NAMES: ClassVar[dict[str, str]] = {
-        "==": "eq",
-        "!=": "ne",
-        ">": "gt",
-        ">=": "ge",
-        "<": "lt",
-        "<=": "le",
-    }
-
-    def run(self, x: torch.Tensor) -> torch.Tensor:
-        return KeepWhere.KNOWN[self.comparison][0](x, 0).type_as(x)
-
-    def interval(self, *operands: Interval) -> Interval:
-        return UNIT
-
-    def source(self, *operands: str) -> str:
-        x = operands[0]
-        return f"torch.{self.NAMES[self.comparison]}({x}, 0).type_as({x})"
-
-    def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
-        x = operands[0]
-        one, zero = (graph.number(value, like=x) for value in (1.0, 0.0))
-        condition = graph.node(KeepWhere.KNOWN[self.comparison][1], x, zero)
-        chosen = (zero, one) if self.comparison == "!=" else (one, zero)
-        return graph.node("Where", condition, *chosen)
 
 
 @dataclass(frozen=True)

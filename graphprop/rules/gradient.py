@@ -32,6 +32,7 @@ from graphprop.ops import (
     divide_or_zero,
     keep_where,
     largest,
+    mask,
     positive,
     smallest,
 )
@@ -71,7 +72,7 @@ def guided(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     ----------
     Springenberg et al. 2015, fig. 1; docs/methods.md, section 5.
     """
-    return (keep_where(x, ">", positive(r)),)
+    return (positive(r) * mask(x, ">"),)
 
 
 @rule(everywhere=True)

@@ -19,8 +19,8 @@ from graphprop.ops import (
     absolute,
     divide_or_zero,
     keep_where,
+    mask,
     negative,
-    ones_like,
     positive,
     total,
 )
@@ -92,8 +92,8 @@ def hedge(
     above, below = positive(r), negative(r)
     p = layer.named("plus", above * divide_or_zero(tau, total(above)))
     n = layer.named("minus", below * divide_or_zero(tau, total(-below)))
-    active = layer.named("active", keep_where(x, ">", ones_like(x)))
-    idle = layer.named("idle", keep_where(x, "<=", ones_like(x)))
+    active = layer.named("active", mask(x, ">"))
+    idle = layer.named("idle", mask(x, "<="))
     pointwise = is_pointwise(layer)
     found = []
     if "C" in chosen:
@@ -146,7 +146,7 @@ def hedge_share(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     if isinstance(layer.operator, Subtract):
         branches[1] = positive(-x[1])
     whole = reduce(add, branches)
-    even = keep_where(whole, "==", r) * (1.0 / len(branches))
+    even = r * (mask(whole, "==") * (1.0 / len(branches)))
     q = divide_or_zero(r, whole)
     return tuple(branch * q + even for branch in branches)
 

@@ -16,8 +16,8 @@ from graphprop.ops import (
     Linear,
     Numbers,
     divide_or_zero,
-    keep_where,
     largest,
+    mask,
     negative,
     ones,
     ones_like,
@@ -208,7 +208,7 @@ def gamma(
     ):
         favored = layer.op(above, on_above) + layer.op(below, on_below)
         c = with_bias(layer, favored, bias, lambda b, part=part: b + gamma * part(b))
-        q = quotient(keep_where(y, comparison, r), c, stabilizer)
+        q = quotient(r * mask(y, comparison), c, stabilizer)
         relevance += above * layer.opT(on_above, q) + below * layer.opT(on_below, q)
     return relevance
 

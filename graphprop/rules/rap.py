@@ -15,8 +15,8 @@ from graphprop.ops import (
     Reshape,
     absolute,
     divide_or_zero,
-    keep_where,
-    ones_like,
+    mask,
+    negative,
     positive,
     total,
 )
@@ -24,11 +24,6 @@ from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.lrp import Bound, box
 from graphprop.rules.parameters import one_of
 from graphprop.rules.registry import rule
-
-
-def count_of(c: Tensor) -> Tensor:
-    """How many entries of each sample are not zero."""
-    return total(keep_where(c, "!=", ones_like(c)))
 
 
 @rule
@@ -64,7 +59,8 @@ def rap(
     """RAP below the logit layer: influence normalized, then shifted, bias ignored.
 
     ``Rbar = JP(R) + JN(nu)`` with ``nu = R |N| / (P + |N|)``; the surplus ``sum Rbar - sum R`` is
-    taken off evenly from the active inputs.
+    taken off evenly from the active inputs. JN divides nu by N, which leaves ``R / (N - P)``, and
+    N - P is ``z - 2 P``, z being what the layer computes: so N itself is not needed.
 
     Parameters
     ----------
@@ -88,24 +84,26 @@ def rap(
     above, below = positive(x), negative_part(x)
     w_above, w_below = positive(layer.weight), negative_part(layer.weight)
     p = layer.named("excitatory", layer.op(above, w_above) + layer.op(below, w_below))
+    # dropped where nothing reads it
     n = layer.named("inhibitory", layer.op(above, w_below) + layer.op(below, w_above))
-    # nu / |N|, which is R / (P + |N|) or R / |N|: where N is zero, so is every share of it
-    first, q_n = r, divide_or_zero(r, p + n if nu == "inhibitory" else n)
+    difference = layer.named("difference", layer.op(x, layer.weight) - p * 2.0)
+    # nu / N, which is R / (N - P) or R / N: where N is zero, so is every share of it
+    first, q_n = r, divide_or_zero(r, difference if nu == "inhibitory" else n)
     if negative == "inhibitory" and not isinstance(layer.operator, Linear | LinearTranspose):
-        first, q_n = positive(r), q_n - divide_or_zero(negative_part(r), n)
+        first, q_n = positive(r), q_n + divide_or_zero(negative_part(r), n)
     q_p = divide_or_zero(first, p)
     from_above = layer.opT(w_above, q_p) + layer.opT(w_below, q_n)
     from_below = layer.opT(w_below, q_p) + layer.opT(w_above, q_n)
     spread = above * from_above + below * from_below
-    chosen = x if active == "input" else spread
+    # spread is zero where x is
+    mine = layer.named("active", mask(x if active == "input" else spread, "!="))
     surplus = total(spread) - total(r)
-    shift = layer.named("shift", divide_or_zero(surplus, count_of(chosen)))
-    return keep_where(chosen, "!=", spread - shift)
+    return spread - mine * layer.named("shift", divide_or_zero(surplus, total(mine)))
 
 
 def negative_part(x: Tensor) -> Tensor:
-    """``|x-|``: how far x lies below zero."""
-    return positive(-x)
+    """``x- = min(x, 0)``."""
+    return negative(x)
 
 
 @rule
@@ -153,9 +151,10 @@ def compensate(
     if units == "all":
         whole = (s - total(s) * (1.0 / count)) * (1.0 / count)
         return taken_off(r, layer.named("centered_compensation", whole, shared=True), kappa)
-    mean = divide_or_zero(total(keep_where(r, "!=", s)), count_of(r))
+    mine = mask(r, "!=")
+    mean = divide_or_zero(total(s * mine), total(mine))
     share = layer.named("centered_compensation", (s - mean) * (1.0 / count))
-    return keep_where(r, "!=", taken_off(r, share, kappa))
+    return taken_off(r, share * mine, kappa)
 
 
 @rule
@@ -259,5 +258,5 @@ def recovered(x: Tensor, c: Tensor, r: Tensor, lost: str) -> Tensor:
     one_of("lost", lost)
     if lost == "drop":
         return 0.0
-    active = keep_where(x, "!=", ones_like(x))
-    return active * divide_or_zero(total(keep_where(c, "==", r)), total(active))
+    active = mask(x, "!=")
+    return active * divide_or_zero(total(r * mask(c, "==")), total(active))

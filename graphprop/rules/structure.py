@@ -11,7 +11,7 @@ from graphprop.ops import (
     Where,
     absolute,
     divide_or_zero,
-    keep_where,
+    mask,
     stabilize,
 )
 from graphprop.rules.layer import Layer, Tensor
@@ -84,7 +84,7 @@ def proportional(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0)
     y = layer.op(x)
     if stabilizer:
         return x * layer.opT(None, r / stabilize(y, stabilizer))
-    spread = layer.operator.even(layer.shapes[0])(keep_where(y, "==", r))
+    spread = layer.operator.even(layer.shapes[0])(r * mask(y, "=="))
     return x * layer.opT(None, divide_or_zero(r, y)) + spread
 
 
@@ -112,7 +112,7 @@ def share(
     if residual == "absolute":
         sizes = [absolute(branch) for branch in x]
         whole = Add()(*sizes)
-        even = keep_where(whole, "==", r) * (1.0 / len(sizes))
+        even = r * (mask(whole, "==") * (1.0 / len(sizes)))
         q = divide_or_zero(r, whole)
         return tuple(size * q + even for size in sizes)
     q = quotient(r, layer.operator(*x), stabilizer)

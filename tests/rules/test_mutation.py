@@ -101,10 +101,10 @@ EQUIVALENT = {
     "lrp.box_limit: axis = getattr(layer.operator, 'channel_axis', 2) % len(x.shape)": (
         "every operator with weights has a channel_axis"
     ),
-    "rap.rap: first, q_n = (positive(first), q_n - divide_or_zero(negative_part(r), n))": (
+    "rap.rap: first, q_n = (positive(first), q_n + divide_or_zero(negative_part(r), n))": (
         FIRST_IS_R
     ),
-    "rap.rap: first, q_n = (positive(r), q_n - divide_or_zero(negative_part(first), n))": (
+    "rap.rap: first, q_n = (positive(r), q_n + divide_or_zero(negative_part(first), n))": (
         FIRST_IS_R
     ),
     "rap.rap_bn: if kappa <= 0:": KAPPA,

@@ -405,6 +405,53 @@ def test_division_by_what_is_too_small() -> None:
     torch.testing.assert_close(exact[[0, 3]], (a / c.double())[[0, 3]], rtol=1e-15, atol=0)
 
 
+def hard_layers() -> dict[str, tuple[Conv, torch.Tensor, torch.Tensor]]:
+    """Layers at which a difference of two results might leave a remnant of rounding."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(3, 16, 12, 12), torch.randn(8, 16, 3, 3)
+    x[0, :, :7] = 0.0  # windows of zeros beside others
+    weight[1] = 0.0  # a dead channel
+    weight[2] = weight[2].abs()  # N is zero where x >= 0, and P is where x <= 0
+    weight[3] = -weight[3].abs()
+    weight[4, :8] = weight[4, 8:] = 1.0  # cancels, see x
+    weight[4, 8:] *= -1.0
+    weight[5] *= 1e-20
+    weight[6] *= 1e15
+    above = x.abs()
+    above[2, 8:] = above[2, :8]
+    plain = Conv((1, 1), (1, 1), (1, 1))
+    return {
+        "above": (plain, above, weight),
+        "both": (plain, x, weight),
+        "tiny": (plain, above * 1e-15, weight),
+        "strided": (Conv((2, 2), (0, 0), (1, 1)), above, weight),
+        "pointwise": (Conv((1, 1), (0, 0), (1, 1)), above, weight[:, :, 1:2, 1:2]),
+        "in groups": (Conv((1, 1), (1, 1), (1, 1), 4), above, weight[:, :4]),
+    }
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", hard_layers())
+def test_difference_has_no_remnants(name: str, memory: torch.memory_format) -> None:
+    """``z - 2 P`` is zero just where all terms are, and as exact as a sum of their sizes."""
+    operator, x, weight = hard_layers()[name]
+    x = x.contiguous(memory_format=memory)
+    layer = Layer.of(operator, x, weight)
+    seen: dict[str, torch.Tensor] = {}
+    layer.rename = lambda value, name, shared: seen.setdefault(name, value)
+    r = torch.randn(operator(x, weight).shape)
+    found = RULES["rap"].bind()(layer, x, r)
+    sizes = operator(x.double().abs(), weight.double().abs())
+    assert torch.equal(seen["difference"] == 0, sizes.float() == 0)
+    assert bool(((seen["difference"] + sizes).abs() <= 1e-6 * sizes + 1e-44).all())
+    exact = RULES["rap"].bind()(
+        Layer.of(operator, x.double(), weight.double()), x.double(), r.double()
+    )
+    assert bool(found.isfinite().all())
+    assert bool((found[x == 0] == 0).all())
+    assert error(found, exact) < 1e-5
+
+
 # What is compiled
 
 
@@ -418,6 +465,6 @@ def test_rules_of_the_layers() -> None:
     assert rules["bn1"] == "pass"
     assert rules["add1.add"] == "share(residual=absolute)"
     assert "layers_conv1_excitatory" in explainer.source
-    assert "layers_conv1_inhibitory" in explainer.source
+    assert "layers_conv1_active" in explainer.source
     shared = graphprop.compile(network, network.images(), "rap", residual="signed")
     assert "residual=signed" in shared.source

@@ -20,6 +20,8 @@ from graphprop.ops import (
     AdaptiveMaxPool,
     Add,
     AddBias,
+    AddMultiple,
+    AddProduct,
     ApplyMatrix,
     AvgPool,
     BatchNorm,
@@ -391,6 +393,10 @@ def elementwise() -> Iterator[Case]:
     yield Case(DivideOrZero(), (x, x))
     yield Case(DivideOrZero(), (x, (N, 1, 1)))
     yield Case(DivideOrZero(), (2.0, x))
+    yield Case(AddMultiple(-2.0), (x, x))
+    yield Case(AddMultiple(0.5), (x, (N, 1, 1)))
+    yield Case(AddProduct(), (x, x, x))
+    yield Case(AddProduct(-1.0), (x, x, (N, 1, 1)))
     for comparison in KeepWhere.KNOWN:
         yield Case(KeepWhere(comparison), (x, x))
     yield Case(Ones((1, 3, 1)), ((4, 3, 2),))
