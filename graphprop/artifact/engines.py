@@ -140,6 +140,8 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.enable_cpu_mem_arena = False
+        # planned memory would be one block of the size of all values, a third more at the peak
+        options.enable_mem_pattern = False
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, str(directory.absolute()))
         try:

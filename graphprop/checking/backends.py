@@ -125,7 +125,7 @@ class OnnxRuntime(OnnxFile):
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.use_deterministic_compute = True
-        options.enable_cpu_mem_arena = False
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         options.log_severity_level = 4
         try:
             source = self._with_outputs(options) if names else str(path)
