@@ -226,7 +226,7 @@ def compiled_from(
     }
     return Opened(
         explainers,
-        Preprocessing.of(content),
+        Preprocessing.of_arrays(content),
         made.classes,
         readable(identity),
         loaded.class_names,

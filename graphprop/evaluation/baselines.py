@@ -9,6 +9,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import reduce
+from itertools import product
 
 import numpy as np
 import torch
@@ -69,10 +71,16 @@ def uniform_map(x: torch.Tensor) -> torch.Tensor:
 
 def edge_map(x: torch.Tensor) -> torch.Tensor:
     """The magnitude of the gradient of brightness, by Sobel's filter; edge pixels are repeated."""
-    gray = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    across = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).to(x)
-    kernels = torch.stack([across, across.T])[:, None]
-    return F.conv2d(gray, kernels).square().sum(1, keepdim=True).sqrt()
+    axes = x.dim() - 2
+    gray = F.pad(x.mean(1, keepdim=True), (1, 1) * axes, mode="replicate")
+    change, mean = torch.tensor([-1.0, 0, 1]).to(x), torch.tensor([1.0, 2, 1]).to(x)
+    kernels = []
+    for along in range(axes):
+        parts = [change if axis == along else mean for axis in range(axes)]
+        kernels.append(reduce(lambda a, b: a[..., None] * b, parts))
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
+    found = convolution(gray, torch.stack(kernels)[:, None])
+    return found.square().sum(1, keepdim=True).sqrt()
 
 
 @dataclass
@@ -116,34 +124,34 @@ class SlidingOcclusion:
     def map_of(self, picture: torch.Tensor, target: int) -> torch.Tensor:
         """The map ``[1, H, W]`` of one picture."""
         corners, window = self.corners(*picture.shape[1:])
+        axes = picture.dim() - 1
         fallen, covering = (torch.zeros(picture.shape[1:], dtype=torch.float64) for _ in range(2))
         before = logits_of(self.network, picture[None], target)[0, target]
-        color = picture.mean((1, 2), keepdim=True)
+        color = picture.mean(tuple(range(1, axes + 1)), keepdim=True)
         for start in range(0, len(corners), self.batch_size):
             part = corners[start : start + self.batch_size]
-            covered = picture.repeat(len(part), 1, 1, 1)
-            for one, (top, left) in zip(covered, part, strict=True):
-                one[:, top : top + window, left : left + window] = color
+            covered = picture.repeat(len(part), *[1] * (axes + 1))
+            windows = [tuple(slice(first, first + window) for first in one) for one in part]
+            for one, places in zip(covered, windows, strict=True):
+                one[(slice(None), *places)] = color
             after = logits_of(self.network, covered, target)[:, target]
-            for (top, left), fall in zip(part, before - after, strict=True):
-                fallen[top : top + window, left : left + window] += float(fall)
-                covering[top : top + window, left : left + window] += 1
+            for places, fall in zip(windows, before - after, strict=True):
+                fallen[places] += float(fall)
+                covering[places] += 1
         return torch.where(covering > 0, fallen / covering.clamp(min=1), 0.0)[None].to(picture)
 
-    def corners(self, height: int, width: int) -> tuple[list[tuple[int, int]], int]:
-        """The upper left corners of all windows, and their side."""
-        shorter = min(height, width)
+    def corners(self, *size: int) -> tuple[list[tuple[int, ...]], int]:
+        """The corners of all windows where each axis begins, and their side."""
+        shorter = min(size)
         window = max(1, shorter // 8) if self.window is None else self.window
         stride = max(1, window // 2) if self.stride is None else self.stride
         if not 1 <= window <= shorter or stride < 1:
             raise InputError(
                 f"a window of {window} pixels and a stride of {stride} don't fit a picture of "
-                f"{height} x {width}"
+                f"{' x '.join(map(str, size))}"
             )
-        rows, columns = (
-            [*range(0, size - window, stride), size - window] for size in (height, width)
-        )
-        return [(top, left) for top in rows for left in columns], window
+        firsts = ([*range(0, length - window, stride), length - window] for length in size)
+        return list(product(*firsts)), window
 
 
 BASELINES: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 
 from graphprop.errors import MethodError
@@ -35,8 +37,7 @@ def positive_ratio(sample: Sample) -> float:
 
 def diagonal(sample: Sample) -> float:
     """The longest distance between two pixels."""
-    height, width = sample.size
-    return float(np.hypot(height - 1, width - 1))
+    return float(reduce(np.hypot, (length - 1 for length in sample.size), 0.0))
 
 
 @metric(higher_is_better=False, missing=diagonal)
@@ -67,7 +68,9 @@ def d_k(sample: Sample, *, k: int = 1000) -> float:
     places = np.argwhere(weights > 0)
     shares = weights[tuple(places.T)]
     peaks = np.argwhere(sample.map == sample.map.max())
-    distances = [(np.hypot(*(places - peak).T) * shares).sum() / shares.sum() for peak in peaks]
+    distances = [
+        (np.linalg.norm(places - peak, axis=1) * shares).sum() / shares.sum() for peak in peaks
+    ]
     return float(np.mean(distances))
 
 

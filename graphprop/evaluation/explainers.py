@@ -136,7 +136,7 @@ def open_directories(directories: Sequence[Path]) -> Opened:
     manifests = [read_manifest(directory) for directory in directories]
     for directory, manifest in zip(directories, manifests, strict=True):
         refuse_rejected(directory, manifest)
-    facts = [(Preprocessing.of(m), m["classes"]) for m in manifests]
+    facts = [(Preprocessing.of_arrays(m), m["classes"]) for m in manifests]
     for directory, other in zip(directories, facts, strict=True):
         if other != facts[0]:
             raise InputError(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from graphprop.evaluation.registry import choice
+from graphprop.evaluation.registry import NotApplicable, choice
 from graphprop.evaluation.sample import Bools, Floats, Sample
 
 FILLS = ("zero", "minimum", "mean", "noise", "shuffle", "blur", "road")
@@ -46,6 +46,11 @@ def filler(sample: Sample, fill: str) -> Remove:
         the picture blurred; ``"road"``, noisy linear imputation.
     """
     choice("fill", fill, FILLS)
+    if fill in ("blur", "road") and len(sample.size) != 2:
+        raise NotApplicable(
+            f"the fill {fill!r} is defined for pictures, and these have {len(sample.size)} axes: "
+            "choose another, as fill=mean"
+        )
     if fill in ("shuffle", "road"):
         function = shuffled if fill == "shuffle" else imputed
         return lambda removed: function(sample, removed)
@@ -61,11 +66,16 @@ def canvas(sample: Sample, fill: str) -> torch.Tensor:
     if fill == "blur":
         return blurred(image)
     if fill == "noise":
-        low, high = flat.amin(1)[:, None, None], flat.amax(1)[:, None, None]
+        low, high = per_channel(flat.amin(1), image), per_channel(flat.amax(1), image)
         drawn = torch.from_numpy(sample.random("noise").random(image.shape)).to(image)
         return low + (high - low) * drawn
     level = flat.amin(1) if fill == "minimum" else flat.mean(1)
-    return level[:, None, None].expand_as(image)
+    return per_channel(level, image).expand_as(image)
+
+
+def per_channel(values: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """A value for each channel, in the shape in which it is broadcast over an image's places."""
+    return values.reshape(-1, *[1] * (image.dim() - 1))
 
 
 def replaced(image: torch.Tensor, ground: torch.Tensor, removed: Bools) -> torch.Tensor:

@@ -81,8 +81,10 @@ def grown(mask: Bools, distance: float) -> Bools:
     if reach < 1:
         return mask
     axis = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    disk = (axis[:, None] ** 2 + axis[None] ** 2 < distance**2).float()
-    near = F.conv2d(torch.from_numpy(mask).float()[None, None], disk[None, None], padding=reach)
+    squares = sum(part**2 for part in torch.meshgrid([axis] * mask.ndim, indexing="ij"))
+    ball = (torch.as_tensor(squares) < distance**2).float()[None, None]
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[mask.ndim - 1]
+    near = convolution(torch.from_numpy(mask).float()[None, None], ball, padding=reach)
     found: Bools = (near[0, 0] > 0.5).numpy()
     return found
 

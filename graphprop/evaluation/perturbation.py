@@ -167,6 +167,7 @@ def aopc(
     ----------
     Samek et al. 2017, *Evaluating the Visualization of What a Deep Neural Network Has Learned*.
     """
+    refuse_other_than_pictures(sample, "patches of 9 x 9 pixels")
     labels, sums = patch_sums(sample.map, max(1, round(PATCH * max(sample.size) / 224)))
     shuffled = sample.random("patches").permutation(len(sums))
     order = shuffled[np.argsort(-sums[shuffled], kind="stable")]
@@ -179,6 +180,12 @@ def aopc(
     found = curve(sample, (ranks < n for n in counts), fill, value)
     sample.record("curve", counts / len(sums), found)
     return area(counts, found[0] - found)
+
+
+def refuse_other_than_pictures(sample: Sample, what: str) -> None:
+    """Leave out signals and volumes, where a metric is defined by something that pictures have."""
+    if len(sample.size) != 2:
+        raise NotApplicable(f"is defined for pictures: {what}; these have {len(sample.size)} axes")
 
 
 def patch_sums(values: Floats, side: int) -> tuple[NDArray[np.int64], Floats]:
@@ -397,6 +404,7 @@ def occlusion_agreement(sample: Sample, *, grid: int = 8, fill: str = "mean") ->
     """
     if grid < 2:
         raise MethodError(f"grid is a number from 2, not {grid}")
+    refuse_other_than_pictures(sample, "the patches of a grid of two axes")
     labels, sums = patch_sums(sample.map, -(-max(sample.size) // int(grid)))
     removed = (labels == k for k in range(len(sums)))
     logits = curve(sample, removed, fill, "logit")

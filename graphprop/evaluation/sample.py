@@ -19,8 +19,12 @@ Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
 Explainer: TypeAlias = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """Takes pictures ``[N, C, H, W]`` and classes ``[N]`` (int64); returns logits ``[N, classes]`` and
-relevance ``[N, C, h, w]`` or ``[N, h, w]``. Where it has a method ``logits(x)``, perturbed pictures
-are classified by that, which costs less."""
+relevance ``[N, C, h, w]`` or ``[N, h, w]``. Signals and volumes have one or three axes in place of
+``H, W``, wherever the evaluation speaks of pictures and pixels. Where it has a method
+``logits(x)``, perturbed pictures are classified by that, which costs less."""
+
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""What linear interpolation along so many axes is called."""
 
 PREDICTED = -1
 """The target that stands for the class of the largest logit."""
@@ -33,11 +37,13 @@ class Case:
     Attributes
     ----------
     image
-        ``[C, H, W]``, as the network takes it.
+        ``[C, H, W]``, as the network takes it; ``[C, L]`` of a signal, ``[C, D, H, W]`` of a
+        volume.
     target
         The class; -1 for the class of the largest logit.
     mask
-        ``[H, W]``: where the objects of that class are, or None where that isn't known.
+        ``[H, W]``, the places of the image: where the objects of that class are, or None where
+        that isn't known.
     labels
         All classes that the picture shows, the target among them. Empty where only the target is
         known.
@@ -71,9 +77,10 @@ class Case:
                 f"{kind_of(given)}"
             ) from None
         image = torch.as_tensor(image)
-        if image.dim() != 3:
+        if not 2 <= image.dim() <= 4:
             raise InputError(
-                f"the image of case {index} must have shape [C, H, W], not {list(image.shape)}"
+                f"the image of case {index} must have shape [C, H, W], or one or three axes behind "
+                f"the channels, not {list(image.shape)}"
             )
         if not image.is_floating_point():
             raise InputError(
@@ -102,7 +109,7 @@ class Sample:
     image, target, mask, labels
         Of the case; ``target`` is a class, and ``labels`` holds at least it.
     map
-        ``[H, W]``: relevance summed over channels, at the size of the picture.
+        ``[H, W]``, the places of the image: relevance summed over channels.
     logits
         ``[classes]``.
     index
@@ -124,9 +131,9 @@ class Sample:
     curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.map.shape[0], self.map.shape[1]
+    def size(self) -> tuple[int, ...]:
+        """Height and width: the lengths of the axes behind the channels."""
+        return self.map.shape
 
     @property
     def pixels(self) -> int:
@@ -262,15 +269,17 @@ def maps_of(relevance: torch.Tensor, x: torch.Tensor) -> Floats:
     A map that is made at a layer (Grad-CAM) is smaller, and is interpolated linearly.
     """
     relevance = relevance.detach().cpu().double()
-    if relevance.dim() not in (3, 4) or len(relevance) != len(x):
+    if relevance.dim() not in (x.dim() - 1, x.dim()) or len(relevance) != len(x):
+        wanted = {3: "[N, C, L]", 4: "[N, C, H, W]", 5: "[N, C, D, H, W]"}.get(x.dim(), "")
         raise InputError(
-            f"an explainer must return relevance [N, C, H, W], and returned "
+            f"an explainer must return relevance {wanted}, and returned "
             f"{list(relevance.shape)} for {len(x)} pictures"
         )
-    maps = relevance.sum(1) if relevance.dim() == 4 else relevance
+    maps = relevance.sum(1) if relevance.dim() == x.dim() else relevance
     if maps.shape[1:] != x.shape[2:]:
         size = tuple(x.shape[2:])
-        maps = F.interpolate(maps.unsqueeze(1), size, mode="bilinear", align_corners=False)
+        mode = LINEAR[len(size)]
+        maps = F.interpolate(maps.unsqueeze(1), size, mode=mode, align_corners=False)
         maps = maps.squeeze(1)
     array: Floats = maps.numpy()
     return array

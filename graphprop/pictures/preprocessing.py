@@ -30,9 +30,12 @@ LONGEST_REASON = 200
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes an input: the size ``(height, width)``, and mean and std by channel."""
+    """How a picture becomes an input: the size ``(height, width)``, and mean and std by channel.
 
-    size: tuple[int, int]
+    Of signals and volumes, which are read from arrays, the size has another number of axes.
+    """
+
+    size: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -57,11 +60,29 @@ class Preprocessing:
                 f"the explainer takes inputs of shape {shape}, and a picture has the shape "
                 "(1, H, W) or (3, H, W): call load() of its explainer.py from Python instead"
             )
-        channels, height, width = shape
+        return cls.of_arrays(manifest)
+
+    @classmethod
+    def of_arrays(cls, manifest: Mapping[str, Any]) -> Preprocessing:
+        """The same of an explainer whose input may be a signal or a volume, ``[C, places ...]``.
+
+        Raises
+        ------
+        InputError
+            If it takes several inputs, or one without places.
+        """
+        shapes = manifest.get("input_shapes", [manifest["input_shape"]])
+        if len(shapes) > 1 or not 2 <= len(shapes[0]) <= 4:
+            shown = " and ".join(str(tuple(shape)) for shape in shapes)
+            raise InputError(
+                f"the explainer takes inputs of shape {shown}, and what is evaluated has one to "
+                "three axes behind its channels: call graphprop.evaluate from Python instead"
+            )
+        channels, *size = shapes[0]
         given = manifest.get("preprocessing") or {}
         mean = tuple(given.get("mean") or [0.0] * channels)
         std = tuple(given.get("std") or [1.0] * channels)
-        return cls((height, width), mean, std)
+        return cls(tuple(size), mean, std)
 
     def read(self, file: Path) -> tuple[Image.Image, list[str]]:
         """Read a picture at the size and in the channels of an input; returns warnings, too."""

@@ -316,7 +316,7 @@ def test_results_of_another_evaluation_are_refused(tmp_path):
         ({"explainers": {"a": 1}}, InputError, "the explainer 'a' can't be called"),
         ({"data": []}, InputError, "the data has no cases"),
         ({"data": [1]}, InputError, "case 0 of the data must be"),
-        ({"data": [(torch.zeros(2, 2), 0, None)]}, InputError, r"must have shape \[C, H, W\]"),
+        ({"data": [(torch.zeros(2), 0, None)]}, InputError, r"must have shape \[C, H, W\]"),
         (
             {"data": [(torch.zeros(1, 2, 2, dtype=torch.uint8), 0, None)]},
             InputError,

@@ -14,6 +14,7 @@ from graphprop.evaluation.data.coco import read_coco
 from graphprop.evaluation.data.folders import is_picture, read_class_folders, read_folder
 from graphprop.evaluation.data.pictures import Pictures, Reading
 from graphprop.evaluation.data.voc import ANNOTATIONS, read_voc
+from graphprop.pictures.preprocessing import MODES
 
 __all__ = ["Arrays", "Pictures", "Reading", "read"]
 
@@ -47,11 +48,12 @@ def read(path: str | Path, reading: Reading) -> Pictures | Arrays:
     path = Path(path)
     if not path.exists():
         raise InputError(f"there is no data {path}: {KINDS}")
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return Arrays.read(path, reading)
+    refuse_pictures(path, reading)
     if path.is_file():
         if path.suffix.lower() == ".json":
             return read_coco(path, reading)
-        if path.suffix.lower() == ".npz":
-            return Arrays.read(path, reading)
         raise InputError(f"the data {path} is a file of an unknown kind: {KINDS}")
     if (path / ANNOTATIONS).is_dir():
         return read_voc(path, reading)
@@ -61,3 +63,14 @@ def read(path: str | Path, reading: Reading) -> Pictures | Arrays:
     if any(folder.is_dir() for folder in within):
         return read_class_folders(path, reading)
     raise InputError(f"there is no picture in {path}: {KINDS}")
+
+
+def refuse_pictures(path: Path, reading: Reading) -> None:
+    """Refuse pictures for a network that takes something else."""
+    preprocessing = reading.preprocessing
+    shape = (len(preprocessing.mean), *preprocessing.size)
+    if len(shape) != 3 or shape[0] not in MODES:
+        raise InputError(
+            f"{path} is read as pictures, and the network takes inputs of shape {shape}: give an "
+            f".npz with images [N, {', '.join(map(str, shape))}], labels and masks"
+        )

@@ -25,12 +25,14 @@ class Arrays(Sequence[Case]):
     ----------
     images
         ``[N, C, H, W]`` or ``[N, H, W, C]`` of bytes, which are normalized as pictures are, or
-        ``[N, C, H, W]`` of floating-point numbers, which are inputs as they stand.
+        ``[N, C, H, W]`` of floating-point numbers, which are inputs as they stand. Of signals and
+        volumes ``[N, C, places ...]``.
     labels
         ``[N]`` classes, -1 for the predicted one; or ``[N, classes]`` of zeros and ones, of
         pictures with several.
     masks
-        ``[N, H, W]``, or with several labels ``[N, classes, H, W]``; or None.
+        ``[N, H, W]``, or with several labels ``[N, classes, H, W]``, of the image's places; or
+        None.
     pairs
         Picture and class of each case.
     """
@@ -62,12 +64,12 @@ class Arrays(Sequence[Case]):
         size, channels = reading.preprocessing.size, len(reading.preprocessing.mean)
         first, last = (channels, *size), (*size, channels)
         bytes_given = images.dtype == np.uint8
-        if bytes_given and images.ndim == 3 and channels == 1:
+        if bytes_given and images.ndim == len(first) and channels == 1:
             images = images[:, None]
-        if bytes_given and images.ndim == 4 and images.shape[1:] == last != first:
-            images = images.transpose(0, 3, 1, 2)
+        if bytes_given and images.shape[1:] == last != first:
+            images = np.moveaxis(images, -1, 1)
         if (
-            images.ndim != 4
+            images.ndim != 1 + len(first)
             or images.shape[1:] != first
             or not (bytes_given or images.dtype.kind == "f")
         ):
@@ -101,7 +103,8 @@ class Arrays(Sequence[Case]):
         if image.dtype == torch.uint8:
             preprocessing = self.reading.preprocessing
             mean, std = (torch.tensor(v) for v in (preprocessing.mean, preprocessing.std))
-            image = (image / 255 - mean[:, None, None]) / std[:, None, None]
+            mean, std = (v.reshape(-1, *[1] * (image.dim() - 1)) for v in (mean, std))
+            image = (image / 255 - mean) / std
         several = self.labels.ndim == 2
         labels = np.flatnonzero(self.labels[number]).tolist() if several else []
         mask = None

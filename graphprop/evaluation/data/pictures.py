@@ -161,7 +161,7 @@ class Pictures(Sequence[Case]):
 
 
 def fitted(
-    image: Image.Image, size: tuple[int, int], resize: str, resample: Image.Resampling
+    image: Image.Image, size: tuple[int, ...], resize: str, resample: Image.Resampling
 ) -> Image.Image:
     """Bring a picture to ``(height, width)``, by covering it and cropping, or by stretching."""
     height, width = size
@@ -170,7 +170,7 @@ def fitted(
     return ImageOps.fit(image, (width, height), resample)
 
 
-def fitted_mask(mask: Bools, size: tuple[int, int], resize: str) -> Bools:
+def fitted_mask(mask: Bools, size: tuple[int, ...], resize: str) -> Bools:
     """Bring a mask to ``(height, width)`` as its picture; a pixel that is half covered belongs."""
     image = Image.fromarray(mask.astype(np.uint8) * 255)
     scaled = np.asarray(fitted(image, size, resize, Image.Resampling.BOX))
@@ -180,10 +180,10 @@ def fitted_mask(mask: Bools, size: tuple[int, int], resize: str) -> Bools:
 
 def box_of(mask: Bools) -> Bools:
     """The smallest box around a mask, filled; an empty mask stays empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     found = np.zeros_like(mask)
-    if len(rows):
-        found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    if mask.any():
+        spans = [(places.min(), places.max() + 1) for places in np.nonzero(mask)]
+        found[tuple(slice(*span) for span in spans)] = True
     return found
 
 
