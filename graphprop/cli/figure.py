@@ -24,6 +24,7 @@ from graphprop.evaluation.figures import (
 )
 from graphprop.evaluation.sample import PREDICTED
 from graphprop.frontend.user_code import import_extension
+from graphprop.pictures.preprocessing import MODES
 
 SAMPLES = 4
 """How many cases of --data are drawn where nobody says."""
@@ -191,12 +192,19 @@ def refuse_unknown(files: Iterable[Path]) -> None:
 
 def pictures(files: Iterable[Path], opened: Opened) -> list[Case]:
     """Pictures as `graphprop explain` prepares them, for the class that is predicted."""
-    found = []
+    found: list[Case] = []
+    preprocessing = opened.preprocessing
+    if len(preprocessing.size) != 2 or len(preprocessing.mean) not in MODES:
+        shape = (len(preprocessing.mean), *preprocessing.size)
+        raise InputError(
+            f"the explainer takes inputs of shape {shape}, and a picture has the shape (1, H, W) or "
+            "(3, H, W): give an .npz by --data"
+        )
     for file in files:
-        shown, warnings = opened.preprocessing.read(file)
+        shown, warnings = preprocessing.read(file)
         for text in warnings:
             console.say_warning(text)
-        image = opened.preprocessing.tensor(shown)[0]
+        image = preprocessing.tensor(shown)[0]
         found.append(Case(image, PREDICTED, name=str(file)))
     return found
 

@@ -51,12 +51,12 @@ def recording(name: str, explainer: Explainer) -> ExplainerModule:
 
 
 def explained(module: ExplainerModule, subject: Subject) -> tuple[Floats, dict[str, torch.Tensor]]:
-    """The map ``[H, W]`` of a case, and the relevance of the layers by label."""
+    """The map of a case, summed over channels, and the relevance of the layers by label."""
     x, target = subject.case.image[None], torch.tensor([subject.case.target])
     with torch.no_grad():
         relevance = module(x, target)[1]
     recorded: dict[str, torch.Tensor] = module.module.recorded
-    return central(maps_of(relevance, x)[0]), recorded
+    return maps_of(relevance, x)[0], recorded
 
 
 # Layers
@@ -222,8 +222,8 @@ def at_input(
         relevance = recorded.get(in_flow(label, flow))
         if relevance is None:
             return Cell(head=head)
-        summed = central(relevance[0].detach().double().sum(0).numpy())
-    return map_cell(summed, head, f"sum {float(summed.sum()):.3g}" if summed.ndim == 2 else "")
+        summed = relevance[0].detach().double().sum(0).numpy()
+    return map_cell(central(summed), head, f"sum {float(summed.sum()):.3g}")
 
 
 # Flows
@@ -249,14 +249,15 @@ def flows(scene: Scene) -> Any:
         for name, explainer in scene.explainers.items():
             module = recording(name, explainer)
             maps, together = flows_at_input(name, module, subject)
-            limits = [limit_of(one) for one in (*maps.values(), together)]
+            limits = [limit_of(central(one)) for one in (*maps.values(), together)]
             limit = max((one for one in limits if np.isfinite(one)), default=0.0)
             total = sum(maps.values())
-            same = np.allclose(total, together, rtol=0, atol=SAME * limit)
+            same = np.allclose(total, together, rtol=0, atol=SAME * limit_of(together))
             heads = [*maps, "sum" if same else "map (not their sum)"]
             cells = [subject.cell("picture")]
             for head, values in zip(heads, (*maps.values(), together), strict=True):
-                cells.append(map_cell(values, head, f"sum {float(values.sum()):.3g}", limit))
+                caption = f"sum {float(values.sum()):.3g}"
+                cells.append(map_cell(central(values), head, caption, limit))
             rows.append(Row(scene.label_of(subject, name), cells))
     return draw(
         rows,
@@ -269,7 +270,7 @@ def flows(scene: Scene) -> Any:
 def flows_at_input(
     name: str, module: ExplainerModule, subject: Subject
 ) -> tuple[dict[str, Floats], Floats]:
-    """The maps ``[H, W]`` of the flows by name, and that of the method."""
+    """The maps of the flows by name, and that of the method, summed over channels."""
     flow_names = [flow for flow in module.method.flow_names if flow]
     if len(flow_names) < 2:
         raise InputError(
@@ -285,7 +286,7 @@ def flows_at_input(
             f"record=[{label!r}]; a method whose flows meet at a layer has none there"
         )
     maps = {
-        flow: central(recorded[in_flow(label, flow)][0].detach().double().sum(0).numpy())
+        flow: recorded[in_flow(label, flow)][0].detach().double().sum(0).numpy()
         for flow in flow_names
     }
     return maps, together

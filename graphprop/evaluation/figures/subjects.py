@@ -84,7 +84,10 @@ class Scene:
 
     def label_of(self, subject: Subject, *more: str) -> str:
         """Picture and class, for the beginning of a row."""
-        return "\n".join([subject.name, self.class_of(subject.case.target), *more])
+        lines = [subject.name, self.class_of(subject.case.target), *more]
+        if subject.case.image.dim() > 3:
+            lines.append("central slice")
+        return "\n".join(lines)
 
     def sample(self, name: str, subject: Subject, target: int | None = None) -> Sample:
         """A case explained by an explainer, for its class or another one."""
@@ -157,6 +160,12 @@ def scene_of(
         numbered = with_other_targets(numbered, targets)
     if len(numbered) > MOST:
         raise InputError(f"a figure is of at most {MOST} cases: choose fewer by samples")
+    for index, case in numbered:
+        if case.image.dim() < 3:
+            raise InputError(
+                f"case {index} is a signal, of shape {list(case.image.shape)}: figures are of "
+                "pictures and volumes"
+            )
     with torch.no_grad():
         classes = classes_of(network, numbered[0][1])
         found = with_targets(numbered, network, classes)
