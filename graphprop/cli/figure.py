@@ -197,8 +197,8 @@ def pictures(files: Iterable[Path], opened: Opened) -> list[Case]:
     if len(preprocessing.size) != 2 or len(preprocessing.mean) not in MODES:
         shape = (len(preprocessing.mean), *preprocessing.size)
         raise InputError(
-            f"the explainer takes inputs of shape {shape}, and a picture has the shape (1, H, W) or "
-            "(3, H, W): give an .npz by --data"
+            f"the explainer takes inputs of shape {shape}, and a picture has the shape (1, H, W) "
+            "or (3, H, W): give an .npz by --data"
         )
     for file in files:
         shown, warnings = preprocessing.read(file)

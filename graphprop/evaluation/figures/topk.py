@@ -14,7 +14,7 @@ from graphprop.evaluation.figures.sheet import Cell, Row, draw
 from graphprop.evaluation.figures.subjects import Scene, central
 from graphprop.evaluation.fills import FILLS, filler
 from graphprop.evaluation.perturbation import VALUES, first, values_of
-from graphprop.evaluation.registry import choice
+from graphprop.evaluation.registry import NotApplicable, choice
 from graphprop.evaluation.sample import Bools, Floats, Sample
 
 SCORES = VALUES[1:]  # accuracy is of many pictures
@@ -44,6 +44,20 @@ def keep(sample: Sample, count: int, fill: str) -> Kept:
     mask = first(sample, sample.order, count)
     image = filler(sample, fill)(~mask)
     return Kept(mask, image, sample.predict([image])[0])
+
+
+def without_all(sample: Sample, fill: str) -> torch.Tensor:
+    """The picture of which nothing is kept.
+
+    Raises
+    ------
+    InputError
+        If the fill is not defined for it: a volume can't be blurred.
+    """
+    try:
+        return filler(sample, fill)(np.ones_like(sample.map, dtype=bool))
+    except NotApplicable as reason:
+        raise InputError(str(reason)) from None
 
 
 def topk(
@@ -79,7 +93,7 @@ def topk(
         before = prediction(scene, reference, reference.logits, value)
         for share in shares:
             count = max(1, round(share / 100 * reference.pixels))
-            emptied = filler(reference, fill)(np.ones_like(reference.map, dtype=bool))
+            emptied = without_all(reference, fill)
             without = prediction(scene, reference, reference.predict([emptied])[0], value)
             masks = [subject.cell("picture", before)]
             left = [Cell(subject.show(emptied), "", f"nothing kept\n{without}")]

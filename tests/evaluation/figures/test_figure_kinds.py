@@ -173,6 +173,40 @@ def test_of_a_volume_the_central_slice_is_drawn():
     assert np.array_equal(central(volume[0].numpy()), volume[0, 4].numpy())
 
 
+class Volumes(nn.Module):
+    """A convolution in three dimensions, a pool, and a dense layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool, self.head = nn.Conv3d(1, 3, 3), nn.MaxPool3d(2), nn.Linear(81, 2)
+
+    def forward(self, x):
+        return self.head(self.pool(torch.relu(self.conv(x))).flatten(1))
+
+
+def test_each_figure_of_a_volume_shows_its_central_slice():
+    torch.manual_seed(0)
+    made = graphprop.compile(Volumes().eval(), torch.zeros(1, 1, 8, 8, 8), record=["*"])
+    volume = torch.rand(1, 8, 8, 8)
+    mask = (volume > 0.5)[0].numpy()
+    summed = maps(made, Case(volume, 0))
+    assert summed.shape == (8, 8, 8)
+    for kind in ("panel", "layers", "signs", "sanity"):
+        drawn = graphprop.figure(kind, {"e": made}, [(volume, 0, mask)])
+        assert "central slice" in written(drawn)
+        wanted = np.maximum(summed[4], 0) if kind == "signs" else summed[4]
+        assert any(np.array_equal(one, colors(wanted)) for one in images(drawn)), kind
+    drawn = graphprop.figure("topk", {"e": made}, [(volume, 0, mask)], fill="mean", top=50)
+    assert images(drawn)[1].shape == (8, 8, 3)
+    with pytest.raises(InputError, match="the fill 'blur' is defined for pictures"):
+        graphprop.figure("topk", {"e": made}, [(volume, 0, mask)])
+
+
+def test_signals_are_refused(explainers):
+    with pytest.raises(InputError, match="case 0 is a signal"):
+        scene_of(explainers, [(torch.rand(3, 16), 0, None)])
+
+
 # Layers and flows
 
 
