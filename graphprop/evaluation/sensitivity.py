@@ -149,7 +149,11 @@ PART = re.compile(r"[._](weight|bias|scale|shift|running_mean|running_var|num_ba
 
 @metric("randomisation", higher_is_better=False, missing=1.0, batched=True)
 def randomization(
-    samples: Sequence[Sample], *, similarity: str = "spearman", signed: bool = False
+    samples: Sequence[Sample],
+    *,
+    similarity: str = "spearman",
+    signed: bool = False,
+    depths: int = 0,
 ) -> list[float | NotApplicable]:
     """Cascading randomization: similarity to the map after layers lost their weights.
 
@@ -170,6 +174,9 @@ def randomization(
         ``"spearman"`` or ``"pearson"``.
     signed
         Keep the sign of the correlation.
+    depths
+        After how many of the layers, evenly spaced and the first layer of the network among them,
+        maps are compared; 0: after each. Each costs one explanation.
 
     References
     ----------
@@ -181,12 +188,18 @@ def randomization(
     groups = layers_of(original)
     if not groups:
         raise NotApplicable("the explainer's state has no layers to randomize")
+    if depths < 0:
+        raise MethodError(f"depths is from 0, not {depths}")
+    count = min(int(depths), len(groups)) or len(groups)
+    compared = sorted({round(len(groups) * (i + 1) / count) for i in range(count)})
     similar: list[list[float]] = [[] for _ in samples]
     changed = dict(original)
     try:
-        for names in reversed(list(groups.values())):
+        for depth, names in enumerate(reversed(list(groups.values())), 1):
             for name in names:
                 changed[name] = permuted(original[name], name, samples[0].seed)
+            if depth not in compared:
+                continue
             explainer.load_state_dict(changed)  # type: ignore[attr-defined]
             maps = explained(samples, [s.image for s in samples], [s.target for s in samples])
             for values, sample, one in zip(similar, samples, maps, strict=True):
@@ -196,9 +209,8 @@ def randomization(
                 values.append(alike)
     finally:
         explainer.load_state_dict(original)  # type: ignore[attr-defined]
-    depths = np.arange(1, len(groups) + 1)
     for sample, values in zip(samples, similar, strict=True):
-        sample.record("depth", depths, values)
+        sample.record("depth", compared, values)
     return [
         1.0 if sample.constant else float(np.mean(values))
         for sample, values in zip(samples, similar, strict=True)

@@ -92,6 +92,19 @@ def test_windows_that_do_not_fit_are_refused(options):
         SlidingOcclusion(network(), **options)(pictures(1), torch.tensor([0]))
 
 
+def test_logits_of_perturbed_pictures_cover_nothing():
+    """A metric that classifies pictures costs a forward pass each, not one for every window."""
+    counted = []
+
+    def explainer(x, target):
+        counted.append(len(x))
+        return x.mean((2, 3)), x
+
+    sliding = SlidingOcclusion(explainer, window=4, stride=2)
+    assert sliding.logits(pictures(3)).shape == (3, pictures(3).shape[1])
+    assert counted == [3]
+
+
 def test_in_an_evaluation():
     """Of an additive network, it finds the place that decides, and the other baselines don't."""
     linear = Linear(torch.ones(2, 1, 16, 16))

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import graphprop
 from graphprop.errors import MethodError
+from graphprop.evaluation import evaluate
 from graphprop.evaluation.perturbation import ranks_of
 from graphprop.evaluation.registry import NotApplicable, find_metric
 from graphprop.evaluation.sample import explain_batch
@@ -116,6 +118,29 @@ def test_randomization_by_hand(image):
     assert torch.equal(network.weight, weight)  # put back
     assert sorted(changed.reshape(-1).tolist()) == sorted(weight.reshape(-1).tolist())
     assert found < 0.4
+
+
+def test_randomization_at_some_depths():
+    """Layers are permuted as for all depths; maps are made after some of them and the last."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 1, 3, padding=1) for _ in range(7)]
+    compiled = graphprop.compile(
+        nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 3)).eval(),
+        torch.zeros(2, 1, 8, 8),
+        "input_x_gradient",
+    )
+    data = [(torch.randn(1, 8, 8), 1, None)]
+    curves = {}
+    for depths in (0, 3, 99):
+        found = evaluate({"a": compiled}, data, [("randomisation", {"depths": depths})])
+        ((x, y),) = found.curves.values()
+        curves[depths] = dict(zip(x, y, strict=True))
+    assert list(curves[0]) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert list(curves[3]) == [3, 5, 8]
+    assert curves[3] == {depth: curves[0][depth] for depth in curves[3]}
+    assert curves[99] == curves[0]
+    with pytest.raises(MethodError, match="depths is from 0"):
+        evaluate({"a": compiled}, data, [("randomisation", {"depths": -1})])
 
 
 def test_randomization_of_maps_that_do_not_depend_on_weights(image):
