@@ -225,7 +225,8 @@ def explain(as_json: bool, **options: Any) -> None:
     DIR's explainer.py is code, and is run; of a directory that you don't trust, let ONNX Runtime
     run explainer.onnx, by --backend onnxruntime. Nothing is compiled. A picture is scaled to
     cover the input's size and cropped to its center, turned to grayscale for a network with one
-    channel, and normalized as DIR's manifest says.
+    channel, and normalized as DIR's manifest says. An .npy holds an input as it is; of a volume,
+    the central slice is drawn.
 
     \b
     Written for each picture:

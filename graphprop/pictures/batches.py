@@ -81,13 +81,23 @@ class Arrays:
     Attributes
     ----------
     array
-        ``[N, ...]``; of an ``.npy`` what is used of it is read from the file.
+        ``[N, ...]``; of an ``.npy`` what is used of it is read from the file. With ``alone``, an
+        array of the shape of one input is one.
     """
 
-    def __init__(self, data: Path, manifest: Mapping[str, Any], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        data: Path,
+        manifest: Mapping[str, Any],
+        dtype: torch.dtype,
+        *,
+        alone: bool = False,
+    ) -> None:
         self.dtype, self.given = dtype, manifest.get("preprocessing")
         shape = tuple(manifest["input_shapes"][0])
         self.array = array_in(data)
+        if alone and self.array.ndim == len(shape):
+            self.array = self.array[None]
         self.scaled = self.array.dtype == np.uint8 and dtype.is_floating_point
         if self.scaled and len(shape) == 3 and self.array.shape[1:] == (*shape[1:], shape[0]):
             self.array = np.moveaxis(self.array, -1, 1)

@@ -26,7 +26,7 @@ from graphprop.artifact.engines import Engine, engine_of, largest
 from graphprop.artifact.manifest import read_manifest
 from graphprop.errors import InputError, OutputError
 from graphprop.pictures import heatmap
-from graphprop.pictures.preprocessing import Preprocessing
+from graphprop.pictures.inputs import central_slice, read_input
 
 DEFAULT_FOLDER = Path("explanations")
 """Where explanations go by default."""
@@ -59,9 +59,9 @@ class Explanation:
     image
         The picture's file.
     shown
-        The picture at the size of an input, before mean and std.
+        The picture at the size of an input, before mean and std; of a volume its central slice.
     relevance
-        ``[C, H, W]``, of the type that the explainer computes in.
+        ``[C, H, W]``, of volumes ``[C, D, H, W]``, of the type that the explainer computes in.
     logits
         ``[classes]``; those of a network with an output for each place, summed over them.
     target
@@ -131,7 +131,9 @@ def explain_images(
         What ``graphprop compile`` wrote; its ``explainer.py`` is run by the backend ``python``.
     images
         Picture files. Each is scaled to cover the input's size, cropped to its center, brought to
-        [0, 1], and normalized by the manifest's mean and std.
+        [0, 1], and normalized by the manifest's mean and std. Or arrays, ``.npy`` or ``.npz``, of
+        an input each: floating-point numbers are taken as they are. Volumes are arrays, and their
+        central slice is drawn.
     target
         The class to explain; by default each picture's own largest logit.
     output
@@ -158,13 +160,13 @@ def explain_images(
     manifest = read_manifest(directory)
     refuse_rejected(directory, manifest)
     files = [Path(image) for image in images]
-    preprocessing = Preprocessing.of(manifest)
-    if len(manifest["relevance_shape"]) != 3:
+    if len(manifest["relevance_shape"]) not in (3, 4):
         raise InputError(
             f"the explainer's maps have the shape {tuple(manifest['relevance_shape'])}, and one "
-            "that can be drawn has (C, H, W): call load() of its explainer.py from Python instead"
+            "that can be drawn has (C, H, W) or (C, D, H, W): call load() of its explainer.py from "
+            "Python instead"
         )
-    opened = [preprocessing.read(file) for file in files]
+    opened = [read_input(file, manifest) for file in files]
     classes = manifest["classes"]
     if target is not None and not 0 <= target < classes:
         raise InputError(f"the target must be a class from 0 to {classes - 1}, not {target}")
@@ -175,10 +177,10 @@ def explain_images(
         raise OutputError(f"{output} can't be written to: {error.strerror}") from error
     explainer = engine_of(directory, manifest, backend)
     found = []
-    for file, (shown, warnings), (png, npz) in zip(files, opened, outputs, strict=True):
+    for file, (x, shown, warnings), (png, npz) in zip(files, opened, outputs, strict=True):
         if progress is not None:
             progress(f"explain {file.name}")
-        logits, relevance, chosen = explain_one(explainer, preprocessing.tensor(shown), target)
+        logits, relevance, chosen = explain_one(explainer, x, target)
         limit = heatmap.limit_of(heatmap.sum_channels(relevance))
         lost = of_map(manifest, logits, chosen, relevance)
         warnings += [f"{file}, class {chosen}: {lost}"] if lost else []
@@ -236,11 +238,12 @@ def output_files(files: Sequence[Path], output: Path) -> list[tuple[Path, Path]]
             names.append(output / f"{file.stem}{number}.png")
     given = {file.resolve() for file in files}
     for png in names:
-        if png.resolve() in given:
-            raise OutputError(
-                f"the drawing would replace the picture {png}: name another folder by -o"
-            )
         npz = png.with_suffix(".npz")
+        for path in (png, npz):
+            if path.resolve() in given:
+                raise OutputError(
+                    f"what is written would replace the input {path}: name another folder by -o"
+                )
         for path, own in ((png, heatmap.is_drawing), (npz, is_arrays)):
             if path.exists() and not own(path):
                 raise OutputError(
@@ -303,14 +306,19 @@ def write_pair(found: Explanation, manifest: Mapping[str, Any]) -> None:
         found.warnings.append(trouble)
         return
     logit = float(found.logits[found.target])
+    is_volume = found.relevance.ndim == 4
     drawn = heatmap.side_by_side(
         found.shown,
-        heatmap.sum_channels(found.relevance),
+        heatmap.sum_channels(central_slice(found.relevance)),
         found.limit,
-        ("input", f"relevance for class {found.title} (logit {logit:.4g})"),
+        (
+            "central slice" if is_volume else "input",
+            f"relevance for class {found.title} (logit {logit:.4g})",
+        ),
     )
     text = {
-        "Description": "Relevance summed over channels: red positive, blue negative, white zero",
+        "Description": "Relevance summed over channels: red positive, blue negative, white zero"
+        + (f"; slice {found.relevance.shape[1] // 2} of {found.relevance.shape[1]}" * is_volume),
         "Relevance-Limit": repr(found.limit),
         "Target": str(found.target),
         "Logit": repr(logit),

@@ -58,7 +58,7 @@ class Preprocessing:
         if len(shape) != 3 or shape[0] not in MODES:
             raise InputError(
                 f"the explainer takes inputs of shape {shape}, and a picture has the shape "
-                "(1, H, W) or (3, H, W): call load() of its explainer.py from Python instead"
+                "(1, H, W) or (3, H, W): give an array of that shape, as an .npy"
             )
         return cls.of_arrays(manifest)
 

@@ -316,7 +316,7 @@ def test_own_files_are_replaced_and_others_are_not(color, photo, tmp_path):
     for _ in range(2):
         explain_images(color[1], [photo], output=tmp_path / "o")
     before = photo.read_bytes()
-    with pytest.raises(OutputError, match="would replace the picture"):
+    with pytest.raises(OutputError, match="would replace the input"):
         explain_images(color[1], [photo], output=tmp_path)
     assert photo.read_bytes() == before
     other = tmp_path / "elsewhere"
@@ -389,7 +389,7 @@ def test_inputs_that_are_no_pictures():
         Preprocessing.of({"input_shape": [2, 16, 16]})
     assert str(caught.value) == (
         "the explainer takes inputs of shape (2, 16, 16), and a picture has the shape (1, H, W) or "
-        "(3, H, W): call load() of its explainer.py from Python instead"
+        "(3, H, W): give an array of that shape, as an .npy"
     )
 
 
@@ -536,3 +536,83 @@ def test_no_names_of_classes(color, photo, tmp_path):
     assert (found.class_name, found.title) == (None, "1")
     with Image.open(found.png) as image:
         assert "Class" not in image.text
+
+
+# Arrays
+
+
+def saved(path, array):
+    (np.savez if path.suffix == ".npz" else np.save)(path, array)
+    return path
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+@pytest.mark.parametrize("batch", [False, True])
+def test_an_array_of_numbers_is_explained_as_it_is(color, tmp_path, name, batch):
+    explainer, folder = color
+    x = torch.randn(1, 3, 6, 8)
+    path = saved(tmp_path / name, (x if batch else x[0]).numpy())
+    (found,) = explain_images(folder, [path], target=1, output=tmp_path / "out")
+    torch.testing.assert_close(torch.from_numpy(found.relevance), explainer(x, 1)[1][0])
+    assert found.png.exists()
+
+
+def test_an_array_of_bytes_is_the_picture_of_these_bytes(color, photo, tmp_path):
+    path = saved(tmp_path / "bytes.npy", np.asarray(Image.open(photo)))
+    first, second = explain_images(color[1], [photo, path], output=tmp_path / "out")
+    np.testing.assert_allclose(first.relevance, second.relevance, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(np.asarray(first.shown), np.asarray(second.shown))
+
+
+class Volumetric(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(1, 4, 3, padding=1, bias=False)
+        self.fc = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(x)).mean((2, 3, 4)))
+
+
+def test_of_a_volume_the_central_slice_is_drawn(tmp_path):
+    torch.manual_seed(0)
+    explainer = graphprop.compile(Volumetric().eval(), torch.zeros(2, 1, 5, 6, 7), "lrp_epsilon")
+    explainer.save(tmp_path / "compiled", onnx=False, check=False)
+    x = torch.randn(1, 5, 6, 7)
+    path = saved(tmp_path / "x.npy", x.numpy())
+    (found,) = explain_images(tmp_path / "compiled", [path], target=0, output=tmp_path / "out")
+    torch.testing.assert_close(torch.from_numpy(found.relevance), explainer(x[None], 0)[1][0])
+    assert found.shown.size == (7, 6)
+    slice_2 = x[0, 2].numpy()
+    darkest = np.unravel_index(slice_2.argmin(), slice_2.shape)
+    assert np.asarray(found.shown)[darkest] == 0
+    with Image.open(found.png) as drawing:
+        assert drawing.info["Description"].endswith("slice 2 of 5")
+        assert drawing.info["Relevance-Limit"] == repr(found.limit)
+    assert found.limit == np.abs(found.relevance.astype(np.float64).sum(0)).max()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 6, 9), np.float32), "has the shape"),
+        (np.zeros((2, 3, 6, 8), np.float32), "holds 2 inputs, and one is explained at a time"),
+        (np.full((3, 6, 8), np.nan, np.float32), "holds NaN or infinite numbers"),
+    ],
+    ids=["shape", "several", "nan"],
+)
+def test_arrays_that_are_no_input(color, tmp_path, array, message):
+    path = saved(tmp_path / "x.npy", array)
+    assert message in refusal(InputError, color[1], [path], output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_array_that_is_not_there(color, tmp_path):
+    said = refusal(InputError, color[1], [tmp_path / "x.npy"], output=tmp_path / "out")
+    assert said == f"there is no file {tmp_path / 'x.npy'}"
+
+
+def test_the_arrays_that_are_written_do_not_replace_those_given(color, tmp_path):
+    path = saved(tmp_path / "x.npz", np.zeros((3, 6, 8), np.float32))
+    said = refusal(OutputError, color[1], [path], output=tmp_path)
+    assert "would replace the input" in said
