@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from graphprop.evaluation.figures import figure
     from graphprop.ops import Operator, Signal, Trait
     from graphprop.ops.base import from_aten
+    from graphprop.profiling import profile
     from graphprop.rules import METHODS, RULES, Layer, Method, method, rule
 else:
     # What needs torch is loaded on first use, so that ``graphprop --help`` answers at once.
@@ -43,6 +44,7 @@ else:
         "graphprop.evaluation.figures": ("figure",),
         "graphprop.ops": ("Signal", "Trait"),
         "graphprop.ops.base": ("Operator", "from_aten"),
+        "graphprop.profiling": ("profile",),
         "graphprop.rules": ("METHODS", "RULES", "Layer", "Method", "method", "rule"),
     }
 
@@ -82,5 +84,6 @@ __all__ = [
     "from_aten",
     "inspect",
     "method",
+    "profile",
     "rule",
 ]

@@ -443,6 +443,55 @@ def figure(as_json: bool, **options: Any) -> None:
     command("run_figure")(as_json, **options)
 
 
+@main.command("profile", short_help="Show where the time of an explanation goes.")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Explain so many samples of noise at once.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["python", "onnxruntime"]),
+    default="python",
+    show_default=True,
+    help="What computes: DIR's explainer.py, or ONNX Runtime, which runs no code from DIR.",
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Take medians over so many runs.",
+)
+@click.option(
+    "-o",
+    "trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write one run as a Chrome trace (JSON).",
+)
+@json_option
+@debug_option
+def profile(as_json: bool, **options: Any) -> None:
+    """Show how long each layer of what was compiled takes, its result and its rule apart.
+
+    Prints a table, the layers that take longest first, and the peak of memory during a call.
+
+    \b
+    Examples:
+      graphprop profile build/vgg16-rap
+      graphprop profile build/vgg16-rap --batch 8 --backend onnxruntime -o trace.json
+    """
+    with ending_at_once():
+        from graphprop.cli.profile import run_profile
+    run_profile(as_json, **options)
+
+
 @main.command("inspect", short_help="Show layers, rules and batch norms.")
 @model_options
 @json_option

@@ -1,0 +1,1 @@
+"""What ``python tools/bench.py`` is made of: bound, contestants, clock, comparison, scaling."""
