@@ -28,6 +28,7 @@ class Stabilize(Elementwise):
     epsilon: float
     levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
     helpers: ClassVar[tuple[str, ...]] = ("stabilize",)
+    calls: ClassVar[tuple[str, ...]] = ("clone", "ge_", "sub_")
 
     def run(self, z: torch.Tensor) -> torch.Tensor:
         return helpers.stabilize(z, self.epsilon)
@@ -60,6 +61,7 @@ class DivideOrZero(Elementwise):
 
     levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
     helpers: ClassVar[tuple[str, ...]] = ("divide_or_zero",)
+    calls: ClassVar[tuple[str, ...]] = ("mul_",)
 
     def run(self, a: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         return helpers.divide_or_zero(a, c)

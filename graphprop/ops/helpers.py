@@ -124,13 +124,16 @@ def start(logits: torch.Tensor, target: Any, kind: str = "logit") -> torch.Tenso
 
 def stabilize(z: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Move z away from zero by epsilon: up where z >= 0, else down."""
-    return torch.where(z >= 0, z + epsilon, z - epsilon)
+    half = z.clone().ge_(0).sub_(0.5)
+    return torch.add(z, half, alpha=2 * epsilon)
 
 
 def divide_or_zero(a: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     """Divide a by c, giving exactly 0 where c is 0, or so small that the quotient is infinite."""
     inverse = c.reciprocal().nan_to_num_(torch.nan, posinf=0.0, neginf=0.0)
-    return (a * inverse).nan_to_num_(torch.nan, posinf=0.0, neginf=0.0)
+    wider = isinstance(a, torch.Tensor) and a.shape != c.shape
+    quotient = a * inverse if wider else inverse.mul_(a)
+    return quotient.nan_to_num_(torch.nan, posinf=0.0, neginf=0.0)
 
 
 def batch_norm(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:

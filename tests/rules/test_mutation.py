@@ -107,6 +107,7 @@ EQUIVALENT = {
     "rap.rap: first, q_n = (positive(r), q_n + divide_or_zero(negative_part(first), n))": (
         FIRST_IS_R
     ),
+    "helpers.divide_or_zero: wider = isinstance(a, torch.Tensor)": "in place is faster",
     "rap.rap_bn: if kappa <= 0:": KAPPA,
     "rap.rap_bn: if kappa < 1:": KAPPA,
     "rap.rap_bn: w_above, w_below, compensated = "
@@ -957,6 +958,10 @@ def helper_cases() -> Iterator[tuple[str, tuple[Any, ...], torch.Tensor]]:
     c = numbers(0.0, -0.0, 0.0, 4.0, 1e-320, -1e-320, 1e-100, 1e-100, 1.0)
     quotients = numbers(0.0, 0.0, 0.0, -0.5, 0.0, 0.0, 0.0, 0.0, torch.nan)
     yield "divide_or_zero", (a, c), quotients
+    halves = numbers([0.5, 1.0], [1.5, 2.0])
+    yield "divide_or_zero", (numbers([1.0, 2.0], [3.0, 4.0]), numbers(2.0)), halves
+    yield "divide_or_zero", (numbers(2.0), numbers([4.0, 0.0])), numbers([0.5, 0.0])
+    yield "divide_or_zero", (2.0, numbers(4.0, 0.0)), numbers(0.5, 0.0)
     x = numbers([[1.0, -3.0], [5.0, 2.0]], [[-1.0, -2.0], [-4.0, -1.0]])
     yield "total", (x,), numbers([[5.0]], [[-8.0]])
     yield "smallest", (x,), numbers([[-3.0]], [[-4.0]])
