@@ -2,9 +2,9 @@
 
     python tools/golden.py
 
-For each model and method, ``tests/golden`` holds the network as it is printed at four levels, and
-the generated module. A change of the compiler shows there as a diff, to be read before it is
-committed. ``tests/test_golden.py`` compares.
+For each model and method, ``tests/golden`` holds the network as it is printed at three levels, the
+generated module, and the nodes of the ONNX model. A change of the compiler shows there as a diff,
+to be read before it is committed. ``tests/test_golden.py`` compares.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import onnx_ir
 import torch
 from torch import nn
 
 import graphprop
+from graphprop.emit.onnx import to_onnx
 from graphprop.ir.show import show
-from graphprop.lowering.legalize import legalize
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "golden"
 METHODS = ("epsilon_plus_flat", "epsilon_alpha2_beta1_flat")
+MORE_METHODS = {"residual": ("rap", "rap-bn", "hedge"), "chain": ("rap", "smoothgrad")}
 REFRESH = "python tools/golden.py"
 
 
@@ -95,23 +97,73 @@ def golden_texts() -> dict[str, str]:
     return {name: text for model in MODELS for name, text in texts_of(model).items()}
 
 
+def methods_of(name: str) -> tuple[str, ...]:
+    """The methods that a model is compiled by."""
+    return METHODS + MORE_METHODS.get(name, ())
+
+
+def onnx_text(model: onnx_ir.Model) -> str:
+    """An ONNX model as text: inputs, tensors, a node a line, outputs."""
+    graph = model.graph
+    lines = [f"input {value.name}: {shown(value)}" for value in graph.inputs]
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        content = f" = {tensor.numpy().tolist()}" if is_ours(str(value.name), tensor) else ""
+        lines.append(f"tensor {value.name}: {shown(value)}{content}")
+    lines += lines_of(graph)
+    return "\n".join([*lines, *(f"output {v.name}: {shown(v)}" for v in graph.outputs)]) + "\n"
+
+
+def is_ours(name: str, tensor: onnx_ir.TensorProtocol) -> bool:
+    """Whether a tensor is a small constant of the compiler's, not a weight."""
+    return name.startswith("constant") and tensor.size <= 4
+
+
+def lines_of(graph: onnx_ir.Graph, indent: str = "") -> list[str]:
+    """The nodes of a graph, those of a loop's body further in."""
+    lines = []
+    for node in graph:
+        inputs = ", ".join("" if value is None else str(value.name) for value in node.inputs)
+        plain = {k: a.value for k, a in node.attributes.items() if a.type.name != "GRAPH"}
+        options = ", ".join(f"{k}={text_of_attribute(v)}" for k, v in plain.items())
+        outputs = ", ".join(str(value.name) for value in node.outputs)
+        name = f"  # {node.name}"
+        lines.append(
+            f"{indent}{outputs} = {node.op_type}({inputs}){f' {options}' if options else ''}{name}"
+        )
+        for attribute in node.attributes.values():
+            if attribute.type.name == "GRAPH":
+                lines += lines_of(attribute.value, indent + "    ")
+    return lines
+
+
+def text_of_attribute(value: object) -> str:
+    """An attribute; a tensor by its entries."""
+    return str(value.numpy().tolist()) if isinstance(value, onnx_ir.TensorProtocol) else str(value)
+
+
+def shown(value: onnx_ir.Value) -> str:
+    """A value's type and shape."""
+    return f"{value.dtype.name.lower()}[{', '.join(map(str, value.shape))}]"
+
+
 def texts_of(name: str) -> dict[str, str]:
     """The golden files of one model: file name -> text."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = MODELS[name]().eval()
     found = {}
-    for method in METHODS:
+    for method in methods_of(name):
         explainer = graphprop.compile(model, torch.zeros(2, 3, 8, 8), method, name=name)
         stem = f"{name}.{method}"
         networks = {
             "annotated": explainer.network,
             "lowered": explainer.lowered,
             "torch": explainer.legal,
-            "onnx": legalize(explainer.lowered, "onnx"),
         }
         for level, network in networks.items():
             found[f"{stem}.{level}.txt"] = show(network)
+        found[f"{stem}.onnx.txt"] = onnx_text(to_onnx(explainer.compiled.legal_onnx))
         # not .py: neither ours to format nor to lint
         found[f"{stem}.explainer.txt"] = explainer.source
     return found

@@ -198,7 +198,7 @@ def layer_entries(compiled: Compiled) -> list[dict[str, Any]]:
     the layers that the rule sends relevance to, None for the input.
     """
     generated = compiled.generated
-    variables = set(generated.variables)
+    variables = {*generated.variables, *generated.places.values()}
 
     def local(name: str | None) -> str | None:
         return name if name in variables else None
@@ -225,11 +225,14 @@ def layer_entries(compiled: Compiled) -> list[dict[str, Any]]:
 
 
 def onnx_names(compiled: Compiled) -> dict[str, str]:
-    """Variable of ``forward`` -> ONNX value, for those that aren't called alike."""
+    """Variable of ``forward``, or of a function it calls -> ONNX value, where the names differ."""
     logits, _, relevances = compiled.legal.output.args[0]
     label = facts_of(logits).records
     assert label is not None
-    renamed = {compiled.generated.results[label]: "logits"}
+    known = {node.name for node in compiled.legal_onnx.layers}
+    places = compiled.generated.places
+    renamed = {place: name for name, place in places.items() if "." in place and name in known}
+    renamed[compiled.generated.results[label]] = "logits"
     recorded = compiled.recorded_nodes(compiled.legal)
     for name, node in emit_onnx.named_outputs(compiled.legal, recorded).items():
         labels = [label for label, other in relevances.items() if other is node]

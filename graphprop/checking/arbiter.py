@@ -201,7 +201,9 @@ class GraphArbiter:
         compiled = self.compiled
         network = compiled.legal if level == "torch" else compiled.legal_onnx
         nodes = [n for n in network.layers if facts_of(n).batched and has_shape(n)]
-        names = {n: n.name for n in nodes if facts_of(n).value.is_floating_point()}
+        called = compiled.generated.places if level == "torch" else {n.name: n.name for n in nodes}
+        floating = [n for n in nodes if facts_of(n).value.is_floating_point()]
+        names = {n: called[n.name] for n in floating if n.name in called}
         output: Any = network.output.args[0]
         outputs = named_outputs(network, compiled.recorded_nodes(network))
         if level == "torch":
@@ -270,7 +272,8 @@ class GraphArbiter:
         if stage:
             return Divergence(layers or stage.layers, stage_name(stage), error, allowed)
         part = "the result" if facts_of(node).section == "forward" else "the rule"
-        place = f"{shown(name)}, in {part} of {shown(label or '')}"
+        inner = name.rpartition(".")[2] if "." in name else name
+        place = f"{shown(inner)}, in {part} of {shown(label or '')}"
         return Divergence(layers, place, error, allowed)
 
 

@@ -12,7 +12,8 @@ A script for a process of its own: ``python -I runner.py JOB``. JOB is a JSON fi
 ``runs``
     A list; each has a ``name``, the ``input`` it reads, a ``dtype`` (None: as ``load()`` gives it),
     how many ``threads``, and ``batches``, a list of ``rows`` and a ``target``, see
-    `graphprop.checking.probes.Batch`. ``watch`` are local variables of ``forward`` to look at,
+    `graphprop.checking.probes.Batch`. ``watch`` are local variables of ``forward`` to look at
+    (and of functions that it calls, as `local_variables` names them),
     ``keep`` says whether to write all of them or only to `measure` them, ``samples``, as
     ``[from, to]``, of which samples of a batch. With ``force``, the input ``force/<variable>``,
     where there is one, takes the place of the variable's value once that is written; with
@@ -29,7 +30,7 @@ import ast
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -103,6 +104,7 @@ class Watch:
         self.names, self.keep, self.forced = set(step["watch"]), step["keep"], forced
         self.samples = slice(*step["samples"])
         self.seen: dict[str, torch.Tensor] = {}
+        self.result = ""
         self.running: Any = bounds().RunningBounds() if step["judge"] else None
         self.kind = "verdict" if step["judge"] else "value" if self.keep else "measure"
 
@@ -113,6 +115,18 @@ class Watch:
             found = bounds().judge(own, value, self.running.of(value))
             numbers = (found.error, found.allowed, found.drift, found.drift_allowed)
             self.seen[name] = torch.tensor([numbers], dtype=torch.float64)
+
+    def within(self, result: str, function: Any, *arguments: Any, **options: Any) -> Any:
+        """Call a function that gives a variable of ``forward`` its value."""
+        self.result = result
+        try:
+            return function(*arguments, **options)
+        finally:
+            self.result = ""
+
+    def inner(self, name: str, value: Any) -> Any:
+        """Look at a value of the function that is called; see `__call__`."""
+        return self(f"{self.result}.{name}", value) if self.result else value
 
     def __call__(self, name: str, value: Any) -> Any:
         """Look at a value; returns what the variable shall hold."""
@@ -147,28 +161,92 @@ def forward_of(tree: ast.AST) -> ast.FunctionDef | None:
     return None
 
 
+def called(statement: ast.stmt, functions: Mapping[str, ast.FunctionDef]) -> str | None:
+    """The function of the module that a statement assigns the results of, if it is such a call."""
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Call):
+        return None
+    function = statement.value.func
+    return function.id if isinstance(function, ast.Name) and function.id in functions else None
+
+
+def functions_of(tree: ast.Module) -> dict[str, ast.FunctionDef]:
+    """The functions of a module, by name."""
+    return {part.name: part for part in tree.body if isinstance(part, ast.FunctionDef)}
+
+
 def local_variables(source: str | bytes) -> list[str]:
-    """The variables that ``Explainer.forward`` assigns, in order."""
-    forward = forward_of(ast.parse(source))
-    statements = forward.body if forward else []
-    return list(dict.fromkeys(name for part in statements for name in assigned(part)))
+    """The variables that ``Explainer.forward`` assigns, in order.
+
+    Before the results of a function of the module that it calls come the variables which that
+    assigns, as ``result.variable``, by the first result.
+    """
+    tree = ast.parse(source)
+    forward, functions = forward_of(tree), functions_of(tree)
+    found: list[str] = []
+    for statement in forward.body if forward else []:
+        names, function = assigned(statement), called(statement, functions)
+        if function is not None and names:
+            inner = (n for part in plain(functions[function]) for n in assigned(part))
+            found += [f"{names[0]}.{name}" for name in inner]
+        found += names
+    return list(dict.fromkeys(found))
+
+
+def plain(function: ast.FunctionDef) -> list[ast.stmt]:
+    """The statements of a function that are run once whenever it is called."""
+    return [part for part in function.body if isinstance(part, ast.Assign)]
 
 
 def watched(source: bytes) -> ast.Module:
-    """The source with a call of ``_watch`` after each assignment in ``forward``."""
+    """The source with a call of ``_watch`` after each assignment in ``forward``.
+
+    So are the functions that it calls: there, ``_watch.inner`` is called.
+    """
     tree = ast.parse(source)
-    forward = forward_of(tree)
-    if forward is not None:
+    forward, functions = forward_of(tree), functions_of(tree)
+    if forward is None:
+        return tree
+    entered = {name for part in forward.body if (name := called(part, functions)) is not None}
+    for statement in forward.body:
+        if called(statement, functions) is not None and assigned(statement):
+            within(statement, assigned(statement)[0])
+    forward.body = looked_at(forward.body, "_watch")
+    for name in entered:
+        function = functions[name]
+        assignments = set(plain(function))
         body: list[ast.stmt] = []
-        for statement in forward.body:
-            body.append(statement)
-            for name in assigned(statement):
-                call = ast.parse(f"{name} = _watch({name!r}, {name})").body[0]
-                for node in ast.walk(call):
-                    ast.copy_location(node, statement)
-                body.append(call)
-        forward.body = body
+        for statement in function.body:
+            body += looked_at([statement], "_watch.inner" if statement in assignments else None)
+        function.body = body
     return tree
+
+
+def within(statement: Any, result: str) -> None:
+    """Let a call of a function be made by ``_watch.within``, with the name of what it gives."""
+    call = statement.value
+    other = ast.parse(f"_watch.within({result!r})", mode="eval").body
+    assert isinstance(other, ast.Call)
+    other.args += [call.func, *call.args]
+    other.keywords = call.keywords
+    for node in (other, other.func, other.args[0]):
+        ast.copy_location(node, call)
+        for part in ast.walk(node):
+            if not hasattr(part, "lineno") and isinstance(part, ast.expr):
+                ast.copy_location(part, call)
+    statement.value = ast.fix_missing_locations(other)
+
+
+def looked_at(statements: Sequence[ast.stmt], watch: str | None) -> list[ast.stmt]:
+    """Statements, each followed by a call of ``watch`` for every variable it assigns."""
+    body: list[ast.stmt] = []
+    for statement in statements:
+        body.append(statement)
+        for name in assigned(statement) if watch else ():
+            call = ast.parse(f"{name} = {watch}({name!r}, {name})").body[0]
+            for node in ast.walk(call):
+                ast.copy_location(node, statement)
+            body.append(call)
+    return body
 
 
 def load_explainer(

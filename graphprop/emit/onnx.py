@@ -29,6 +29,7 @@ from graphprop.ops.onnx_writer import (
     OPSET,
     SAMPLES_NAME,
     OnnxWriter,
+    name_nodes,
     with_type_of,
 )
 from graphprop.ops.start import chosen_classes, nan_without_class
@@ -114,8 +115,7 @@ def to_onnx(
             value = writer.node("Identity", value)
         value.name = name
         outputs.append(with_type_of(value, node))
-    for written in writer.nodes:
-        written.name = written.outputs[0].name
+    name_nodes(writer.nodes, writer.groups)
     graph = ir.Graph(
         inputs,
         outputs,
@@ -228,8 +228,7 @@ def mean_over_samples(
     body = ir.Graph(
         [trip, go_on, total], [still, added], nodes=nodes, name="one_chunk_of_the_samples"
     )
-    for written in nodes:
-        written.name = written.outputs[0].name
+    name_nodes(nodes, writer.groups)
     writer.stem("loop")
     mean = writer.node("Loop", trips, writer.true(), zeros, body=body)
     mean.type, mean.shape = x.type, x.shape

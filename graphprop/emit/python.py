@@ -18,6 +18,7 @@ from graphprop.emit.templates import FORWARD_DOC, HEADER, LOAD, REFRESHING, SING
 from graphprop.emit.text import comment as comment
 from graphprop.emit.text import heading_of as heading_of
 from graphprop.emit.text import text_of
+from graphprop.emit.weights import deriving, registering, tables
 from graphprop.ir.facts import facts_of
 from graphprop.ir.network import Network
 from graphprop.ir.samples import Samples
@@ -39,12 +40,17 @@ class PythonModule:
     variables
         The local variables that ``forward`` assigns, each once, in the order of computation. What
         is nested in an expression, or is an attribute of the module, is not among them.
+    places
+        The name of a node of the legal network -> the variable that holds its value: one of
+        ``forward``, or ``"result.variable"``, a variable of the function whose call assigns the
+        ``result`` first.
     """
 
     source: str
     results: dict[str, str] = field(default_factory=dict)
     relevances: dict[str, str] = field(default_factory=dict)
     variables: tuple[str, ...] = ()
+    places: dict[str, str] = field(default_factory=dict)
 
 
 def to_python(
@@ -72,7 +78,9 @@ def to_python(
         If an operator's helpers can't stand in it.
     """
     printer = Printer(network, record or {})
-    body = printer.statements.body()
+    statements = printer.statements
+    body = statements.body()
+    outlined = ["\n".join(function.lines) for function in statements.functions]
     operators = [node.target for node in network.layers]
     sampled = ("check_target", "mean_over_samples", "target_of") if network.samples else ()
     functions = functions_of(operators, "check_finite", "check_input", "check_weights", *sampled)
@@ -80,22 +88,27 @@ def to_python(
     parts = [
         HEADER.format(title=comment(title), summary=comment(summary), version=version),
         *map(text_of_function, functions.values()),
+        *outlined,
         printer.class_text(body),
         LOAD,
     ]
     source = formatted("\n\n".join(parts))
     methods = {method for operator in operators for method in operator.calls}
-    check_calls(source, {*functions, "explain"} if network.samples else functions, methods)
+    known = {*functions, *(function.name for function in statements.functions)}
+    check_calls(source, {*known, "explain"} if network.samples else known, methods)
+    places = statements.places()
+    called = statements.names | places
     results = {
-        records: printer.names[node]
+        records: called[node]
         for node in network.layers
-        if (records := facts_of(node).records) is not None and node in printer.names
+        if (records := facts_of(node).records) is not None
     }
     return PythonModule(
         source,
         results,
-        {label: printer.names[node] for label, node in relevances.items()},
-        printer.statements.variables(),
+        {label: called[node] for label, node in relevances.items()},
+        statements.variables(),
+        {} if network.samples else {node.name: place for node, place in places.items()},
     )
 
 
@@ -113,11 +126,10 @@ class Printer:
         shapes = "\n        ".join(f"{node.name}: {text_of(node)}" for node in self.images)
         fields = {"shapes": shapes, "logits": text_of(self.logits)}
         given = ", ".join(node.name for node in self.images)
-        stored = {name: tuple(tensor.shape) for name, tensor in self.network.stored.items()}
+        samples = self.network.samples
+        shown = tables(self.network, self.names)
         lines = [
-            "SHAPES = {",
-            *(f"    {name!a}: {shape}," for name, shape in stored.items()),
-            "}",
+            *shown,
             "",
             "",
             "class Explainer(torch.nn.Module):",
@@ -126,17 +138,9 @@ class Printer:
             "    def __init__(self, weights):",
             "        super().__init__()",
             "        check_weights(weights, SHAPES)",
+            *indented(registering(shown), 2),
+            *indented(self.deriving()),
         ]
-        for node in self.network.graph.nodes:
-            if node.op == "get_attr":
-                name = self.names[node].removeprefix("self.")
-                lines.append(f"        self.register_buffer({name!r}, weights[{node.target!a}])")
-        samples = self.network.samples
-        if samples is not None:
-            for name in samples.tensors:
-                attribute = name.rpartition(".")[2]
-                lines.append(f"        self.register_buffer({attribute!r}, weights[{name!r}])")
-        lines += indented(self.deriving())
         if samples is not None:
             lines += ["", *indented(self.averaging(samples))]
         name = "forward" if samples is None else "single"
@@ -150,14 +154,16 @@ class Printer:
                 f"        {node.name} = {node.name}.contiguous(memory_format={CHANNELS_LAST})"
                 for node in self.statements.reordered
             ),
+            "        # fmt: off",
             *indented(body, 2),
+            "",
+            "        # fmt: on",
         ]
         if self.record:
             recorded = ", ".join(
                 f"{label!a}: {self.names[node]}" for label, node in self.record.items()
             )
             lines.append(f"        self.recorded = {{{recorded}}}")
-        lines.append("")
         results = [self.names[node] for node in (self.logits, *self.network.maps)]
         if samples is None:
             lines.append(f"        check_finite({', '.join(results)})")
@@ -168,16 +174,7 @@ class Printer:
 
     def deriving(self) -> list[str]:
         """The end of ``__init__`` and the methods that compute what follows from the weights."""
-        lines = []
-        for node in self.network.layers:
-            if facts_of(node).batched:
-                continue
-            value, name = self.statements.expression(node), self.names[node]
-            if self.statements.is_temporary(node):
-                lines.append(f"    {name} = {value}")
-            else:
-                name = name.removeprefix("self.")
-                lines.append(f"    self.register_buffer({name!r}, {value}, persistent=False)")
+        lines = indented(deriving(self.network, self.names))
         if self.statements.is_planar():
             lines += [
                 "    for name, tensor in self._buffers.items():",

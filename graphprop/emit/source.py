@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from ruff import __main__ as ruff
 
+from graphprop.emit.layout import WIDTH
 from graphprop.errors import OperatorError, VerificationError
 from graphprop.ops import Operator, helpers
 from graphprop.ops.source import name_of
@@ -84,14 +85,23 @@ def text_of_function(function: Callable[..., Any]) -> str:
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
+LEFT_ALONE = f"# fmt: off: lines have up to {WIDTH} letters, so that a layer fits on one"
+"""The comment behind the imports: a formatter would put each argument on a line of its own."""
+
+AS_IT_IS = ("# fmt: off", "# fmt: on")
+"""Between these comments source is laid out already; they are removed."""
+
+
 def formatted(source: str) -> str:
-    """The source as ruff formats it."""
-    # 88 letters: ruff's default, given so that the text follows from nothing outside
-    command = [ruff.find_ruff_bin(), "format", "--isolated", "--line-length=88", "-"]
+    """The source as ruff formats it, but for what is laid out already."""
+    # the length is given so that the text follows from nothing outside
+    command = [ruff.find_ruff_bin(), "format", "--isolated", f"--line-length={WIDTH}", "-"]
     done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
     if done.returncode:
         raise VerificationError(f"the generated source is no Python: {done.stderr.strip()}")
-    return done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.strip() not in AS_IT_IS]
+    behind = 1 + max(i for i, line in enumerate(lines) if line.startswith(("import ", "from ")))
+    return "\n".join([*lines[:behind], "", LEFT_ALONE, *lines[behind:], ""])
 
 
 IMPORTS = {"torch", "torch.nn.functional", "safetensors", "safetensors.torch", "pathlib"}
@@ -109,7 +119,7 @@ CALLABLE_METHODS = frozenset(
     "__init__ register_buffer eval items to new_ones new_tensor new_zeros reshape permute flip "
     "expand sum clamp abs dim amin amax transpose flatten unsqueeze scatter scatter_add_ "
     "gather argmax reciprocal nan_to_num_ contiguous is_floating_point numel single derive "
-    "_apply _load_from_state_dict is_complex is_file join keys".split()
+    "_apply _load_from_state_dict is_complex is_file join keys replace get split".split()
 )
 
 

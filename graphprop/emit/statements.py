@@ -1,27 +1,32 @@
-"""The statements of generated source: one for each node, short expressions nested in others.
+"""The statements of ``forward``: one for each node, or a call for what many layers compute alike.
 
-What depends on the input becomes a variable of ``forward``, which is deleted after its last use;
-what does not becomes an attribute of the module.
+What depends on the input becomes a variable of ``forward``, which is deleted right behind its last
+use; what does not becomes an attribute of the module.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 from torch import fx
 
+from graphprop.emit.block import Block, Statement
+from graphprop.emit.headings import headings_of
+from graphprop.emit.layout import deleting, filled
+from graphprop.emit.lifetimes import deleted_after
+from graphprop.emit.outline import Call, Function, elements, outlined
+from graphprop.emit.sections import Part, parts_of
 from graphprop.emit.text import comment, heading_of
 from graphprop.ir.facts import facts_of
+from graphprop.ir.names import RESERVED
 from graphprop.ir.network import Network
-from graphprop.ir.writer import Argument
+from graphprop.ir.operation import reserved_names
 from graphprop.ops import Item
 
-WIDEST_INLINE = 72
-"""How long a nested expression may be, in letters: with what it is nested in, it stays on the 88
-letters of a line that the formatter allows."""
+WORTH_DELETING = 1 / 50
+"""How much of all values together, at least, is deleted by a statement of its own."""
 
 
 class Statements:
@@ -31,6 +36,10 @@ class Statements:
     ----------
     names
         The variable of each node; weights are attributes of the module.
+    parts
+        The nodes that depend on the input, in the order in which they are printed.
+    calls, functions
+        The parts that are calls, and the functions that they call.
     """
 
     def __init__(self, network: Network, record: Mapping[str, fx.Node]) -> None:
@@ -38,10 +47,15 @@ class Statements:
         self.record = record
         self.logits, _, self.relevances = network.output.args[0]
         self.maps = network.maps
-        self.kept = {self.logits, *self.maps, *self.relevances.values()}
         self.names = self._names()
-        self.inlined: dict[fx.Node, str] = {}
-        self.compound: set[fx.Node] = set()
+        returned = {self.logits, *self.maps, *record.values()}
+        self.kept = returned | set(self.relevances.values())
+        self.returned = returned
+        self.parts = parts_of([n for n in network.layers if facts_of(n).batched])
+        taken = {node.name for node in network.graph.nodes} | RESERVED | reserved_names()
+        self.calls: dict[Part, Call]
+        self.functions: list[Function]
+        self.calls, self.functions = outlined(self.parts, returned, self.relevances, taken)
 
     def _names(self) -> dict[fx.Node, str]:
         """The variable of each node; weights are attributes of the module."""
@@ -71,113 +85,65 @@ class Statements:
         first = [user for user in pair.users if user.target == Item(0)]
         return first[0].name if first else pair.name
 
+    @cached_property
+    def printed(self) -> list[tuple[Part, Statement]]:
+        """The statements, with the parts they belong to."""
+        order = [node for part in self.parts if part not in self.calls for node in part.nodes]
+        place = {node: part for part in self.parts for node in part.nodes}
+
+        def nested(node: fx.Node, user: fx.Node) -> bool:
+            alone = place[node].applied is None and place[user].applied is None
+            return place[node] is place[user] or (alone and heading_of(node) == heading_of(user))
+
+        block = Block(order, self.names, self.kept, nested=nested)
+        own = {statement.nodes[-1]: statement for statement in block.statements()}
+        found = []
+        for part in self.parts:
+            if part in self.calls:
+                found.append((part, self.calls[part].statement(self.names)))
+            else:
+                found += [(part, own[node]) for node in part.nodes if node in own]
+        return found
+
     def body(self) -> list[str]:
         """The statements of ``forward``, with headings, and what is no longer needed deleted."""
-        nodes = [n for n in self.network.layers if facts_of(n).batched]
-        last_use = self._last_uses(nodes)
+        statements = [statement for _, statement in self.printed]
+        sizes = [float(elements(n)) for s in statements for n in s.results]
+        dead = deleted_after(statements, self.returned, elements, WORTH_DELETING * sum(sizes))
         lines: list[str] = []
-        heading = None
-        pending: list[str] = []
-        for node in nodes:
-            section, statement = heading_of(node), self._statement(node)
-            if statement and section is not None and section != heading:
-                lines += self._deleted(pending)
-                pending = []
-                lines += ["", f"# {comment(section)}"]
-                heading = section
-            lines += statement
-            pending += [self.names[dead] for dead in last_use.get(node, ())]
+        before = None
+        headings = headings_of([(part, s, part in self.calls) for part, s in self.printed])
+        for statement, heading, gone in zip(statements, headings, dead, strict=True):
+            if heading is not before:
+                listed = before is not None and heading.listed and before.listed
+                if not (listed and before is not None and heading.block == before.block):
+                    lines.append("")
+                lines.append(f"# {comment(heading.text)}")
+                before = heading
+            lines += filled(statement.line)
+            if gone:
+                lines += deleting(self.names[node] for node in gone)
         return lines
 
-    def _deleted(self, names: list[str]) -> list[str]:
-        return [f"del {', '.join(names)}"] if names else []
-
-    def _last_uses(self, nodes: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
-        """For each node, the variables that nothing behind it needs."""
-        self._choose_inlined(nodes)
-        seen: set[fx.Node] = set()
-        result: dict[fx.Node, list[fx.Node]] = {}
-        returned = {self.logits, *self.maps, *self.record.values()}
-        for node in reversed(nodes):
-            for operand in self._variables(node):
-                if operand not in seen:
-                    seen.add(operand)
-                    if operand.op == "call_function" and operand not in returned:
-                        result.setdefault(node, []).append(operand)
-        for node in result:
-            result[node].sort(key=nodes.index)
-        return result
-
-    def _variables(self, node: fx.Node) -> Iterator[fx.Node]:
-        """The variables that a node's statement reads, those of inlined operands included."""
-        if node in self.inlined:
-            return
-        for operand in node.all_input_nodes:
-            if operand in self.inlined:
-                yield from self._inner_variables(operand)
-            elif facts_of(operand).batched and not isinstance(facts_of(operand).value, tuple):
-                yield operand
-
-    def _inner_variables(self, node: fx.Node) -> Iterator[fx.Node]:
-        for operand in node.all_input_nodes:
-            if operand in self.inlined:
-                yield from self._inner_variables(operand)
-            elif facts_of(operand).batched:
-                yield operand
-
-    def _choose_inlined(self, nodes: list[fx.Node]) -> None:
-        """Nest an expression in the one statement that uses it, where it stays short."""
-        for node in nodes:
-            users = list(node.users)
-            if not node.target.inline or node in self.kept or len(users) != 1:
-                continue
-            user = users[0]
-            if user.op == "output" or heading_of(user) not in (heading_of(node), None):
-                continue
-            text = self.expression(node)
-            if len(text) <= WIDEST_INLINE:
-                self.inlined[node] = text
-                if node.target.infix:
-                    self.compound.add(node)
-
-    def expression(self, node: fx.Node) -> str:
-        """The source of one node, inlined operands nested in it."""
-        marks = [f"\0{index}\0" for index in range(len(node.args))]
-        text = node.target.source(*marks)
-        for mark, operand in zip(marks, node.args, strict=True):
-            text = re.sub(mark, partial(self._operand, operand), text)
-        return text
-
-    def _operand(self, operand: Argument, found: re.Match[str]) -> str:
-        if not isinstance(operand, fx.Node):
-            return f"({operand!r})" if operand < 0 else repr(operand)
-        if operand not in self.inlined:
-            return self.names[operand]
-        text = self.inlined[operand]
-        before, after = found.string[: found.start()], found.string[found.end() :]
-        alone = before.endswith(("(", ", ", "[")) and after.startswith((")", ",", "]"))
-        return text if alone or operand not in self.compound else f"({text})"
-
-    def _targets(self, node: fx.Node) -> list[str]:
-        """The variables that a node's statement assigns; none if it has no statement."""
-        if node in self.inlined or isinstance(node.target, Item):
-            return []
-        if isinstance(facts_of(node).value, tuple):
-            items = {user.target.index: self.names[user] for user in node.users}
-            return [items.get(i, "_") for i in range(len(facts_of(node).value))]
-        return [self.names[node]]
-
-    def _statement(self, node: fx.Node) -> list[str]:
-        targets = self._targets(node)
-        return [f"{', '.join(targets)} = {self.expression(node)}"] if targets else []
-
     def variables(self) -> tuple[str, ...]:
-        """The local variables that ``forward`` assigns, each once, in order; after `body`."""
+        """The local variables that ``forward`` assigns, each once, in order."""
         if self.network.samples is not None:
             return ("logits", "_", *["recorded"] * bool(self.record), "relevance")
-        nodes = (n for n in self.network.layers if facts_of(n).batched)
-        assigned = (name for node in nodes for name in self._targets(node))
+        assigned = (name for _, statement in self.printed for name in statement.targets)
         return tuple(dict.fromkeys([*(node.name for node in self.reordered), *assigned]))
+
+    def places(self) -> dict[fx.Node, str]:
+        """Where each node's value is found: a variable of ``forward``, or of a function it calls.
+
+        The latter as ``result.variable``, by the first result of the call.
+        """
+        found: dict[fx.Node, str] = {}
+        for part, statement in self.printed:
+            if part in self.calls:
+                inner = self.calls[part].inner_names()
+                found |= {node: f"{statement.targets[0]}.{name}" for node, name in inner.items()}
+            found |= {node: self.names[node] for node in statement.results}
+        return found
 
     @property
     def images(self) -> list[fx.Node]:

@@ -32,9 +32,19 @@ def heading_of(node: fx.Node) -> str | None:
     return section or None
 
 
+def escaped(text: str) -> str:
+    """Text as printable ASCII on one line that can't end a comment or a docstring."""
+    return "".join(pieces_of(text))
+
+
+def pieces_of(text: str) -> list[str]:
+    """The letters of a text, each escaped."""
+    return ["'" if letter == '"' else ascii(letter)[1:-1] for letter in text]
+
+
 def comment(text: str) -> str:
     """Text as one line of printable ASCII that can't end a comment or a docstring."""
-    pieces = ["'" if letter == '"' else ascii(letter)[1:-1] for letter in text]
+    pieces = pieces_of(text)
     shown = "".join(pieces)
     if len(shown) <= LONGEST_COMMENT:
         return shown

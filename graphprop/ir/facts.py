@@ -51,6 +51,29 @@ class AssignedRule(Protocol):
         """Compute the relevance of x, see `graphprop.rules.registry.Rule`."""
 
 
+@dataclass(frozen=True)
+class Applied:
+    """A rule applied to a layer: what a part of a lowered graph computes.
+
+    Attributes
+    ----------
+    label, operator
+        The layer's label, and the name of its operator.
+    rule
+        The rule with its parameters in the flow.
+    flow
+        Which flow of relevance, where a method has several.
+    prefix
+        What the names of its nodes begin with.
+    """
+
+    label: str
+    operator: str
+    rule: AssignedRule
+    flow: str
+    prefix: str
+
+
 @dataclass(slots=True)
 class Facts:
     """What is known about a node.
@@ -90,6 +113,8 @@ class Facts:
         `passes.assign_rules`.
     section
         In a lowered graph: the heading under which the node is printed.
+    applied
+        In a lowered graph: the rule that the node was written by, and the layer it was applied to.
     named
         Whether the name was chosen, and must not be simplified.
     records
@@ -116,6 +141,7 @@ class Facts:
     below: bool = False
     place_in_stack: float = inf
     section: str = ""
+    applied: Applied | None = None
     named: bool = False
     records: str | None = None
 

@@ -108,7 +108,8 @@ class RewriteTable:
 
 def apply_one(entry: Rewrite, node: fx.Node, writer: Writer) -> Argument | Refusal | None:
     """Try one rule on one node; return what took its place, a refusal, or None."""
-    context = {**origin_of(node), "section": facts_of(node).section}
+    facts = facts_of(node)
+    context = {**origin_of(node), "section": facts.section, "applied": facts.applied}
     with writer.graph.inserting_before(node), writer.at(prefix=node.name, **context):
         found = entry.function(node, writer)
     if found is None or isinstance(found, Refusal):
@@ -145,12 +146,19 @@ def hand_on_record(node: fx.Node, replacement: fx.Node) -> None:
 
 
 def merge_equal(network: Network) -> bool:
-    """Let equal subexpressions be computed once; say whether there were any."""
-    seen: dict[tuple[Operation, tuple[Argument, ...]], fx.Node] = {}
+    """Let equal subexpressions be computed once; say whether there were any.
+
+    What rules compute entry by entry at different layers stays apart: it costs little, and a layer
+    that reads another's values could not be printed as a function of its own.
+    """
+    seen: dict[tuple[Operation, tuple[Argument, ...]], list[fx.Node]] = {}
     merged = False
     for node in network.layers:
-        first = seen.setdefault((node.target, node.args), node)
-        if first is not node:
+        known = seen.setdefault((node.target, node.args), [])
+        first = next((other for other in known if may_be_one(other, node)), node)
+        if first is node:
+            known.append(node)
+        else:
             network.log.fired.append(
                 f"equal subexpressions: {described(node)} -> {described(first)}"
             )
@@ -159,6 +167,14 @@ def merge_equal(network: Network) -> bool:
             network.graph.erase_node(node)
             merged = True
     return merged
+
+
+def may_be_one(first: fx.Node, second: fx.Node) -> bool:
+    """Whether two nodes that compute the same are to be computed once."""
+    owners = facts_of(first).applied, facts_of(second).applied
+    if owners[0] is None or owners[1] is None or owners[0].label == owners[1].label:
+        return True
+    return first.target.weighted or not facts_of(first).batched
 
 
 def eliminate(network: Network) -> None:

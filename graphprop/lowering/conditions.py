@@ -9,6 +9,7 @@ from torch import fx
 from graphprop.ir.facts import facts_of, has_shape, shape_of
 from graphprop.ir.names import is_keyword
 from graphprop.ir.network import Network
+from graphprop.ir.rewrite import may_be_one
 from graphprop.ir.verify import Condition, Fault, for_each_layer
 from graphprop.lowering.flow import in_flow
 from graphprop.ops import Operator
@@ -34,13 +35,15 @@ def relevances_written(method: Method) -> Condition:
 
 
 def _repeated(network: Network) -> Iterator[Fault]:
-    seen: dict[object, fx.Node] = {}
+    seen: dict[object, list[fx.Node]] = {}
     for node in network.layers:
         if not node.users:
             yield Fault(node, "nothing reads it")
-        first = seen.setdefault((node.target, node.args), node)
-        if first is not node:
-            yield Fault(node, f"{first.name} is the same")
+        known = seen.setdefault((node.target, node.args), [])
+        for first in known:
+            if may_be_one(first, node):
+                yield Fault(node, f"{first.name} is the same")
+        known.append(node)
 
 
 SIMPLIFIED = Condition("nothing is computed twice, or in vain", _repeated)

@@ -17,7 +17,7 @@ from typing import Any
 from torch import fx
 
 from graphprop.errors import GraphpropError, MethodError
-from graphprop.ir.facts import AssignedRule, facts_of, inherited_facts, range_of, where
+from graphprop.ir.facts import Applied, AssignedRule, facts_of, inherited_facts, range_of, where
 from graphprop.ir.interval import ZERO
 from graphprop.ir.network import Network
 from graphprop.ir.writer import Value, Writer
@@ -156,7 +156,9 @@ class Flow:
         heading = f"{facts_of(node).label}: {node.target.__name__}, {rule}"
         if self.name:
             heading = f"{self.name} flow, {heading}"
-        with self.writer.at(prefix=prefix, **{**inherited_facts(node), "section": heading}):
+        one = Applied(facts_of(node).label, node.target.__name__, rule, self.name, prefix)
+        given = {**inherited_facts(node), "section": heading, "applied": one}
+        with self.writer.at(prefix=prefix, **given):
             result = applied(rule, node, layer, x, carried.r)
             parts = list(result) if isinstance(result, tuple) else [result]
             with rule_errors(rule, node, node.target.__name__):

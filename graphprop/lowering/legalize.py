@@ -3,8 +3,8 @@
 - A bias goes into its layer's call where nothing else reads the sum without it.
 - Adjoints of averages and resizing become a division where all results are equal, else one matrix
   product per axis.
-- torch: a 1x1 transposed convolution is a convolution with its channels exchanged, dilated where
-  it has a stride.
+- torch: a 1x1 transposed convolution is a product with the matrix of its channels, or, in one or
+  three dimensions or with groups, a convolution with them exchanged; dilated where it has a stride.
 - ONNX: a transposed convolution of stride 1 and 8 or more channels is a convolution with flipped
   weights; resizing and irregular averages are matrix products.
 """
@@ -44,6 +44,7 @@ from graphprop.ops import (
     Expand,
     Linear,
     Multiply,
+    PointwiseTranspose,
     ResampleTranspose,
     Resampling,
     Reshape,
@@ -156,6 +157,17 @@ def _scale_inside(node: fx.Node, writer: Writer) -> Replacement:
 def is_pointwise(target: ConvTranspose, kernel: tuple[int, ...]) -> bool:
     """Whether a transposed convolution reads one place at a time."""
     return all(length == 1 for length in kernel) and not any(target.padding)
+
+
+@LEGALIZE_TORCH.rule("1x1 transposed convolution as matrix product", ConvTranspose)
+def _pointwise_product(node: fx.Node, writer: Writer) -> Replacement:
+    target, kernel = node.target, shape_of(node.args[1])[2:]
+    if len(kernel) != 2 or target.groups > 1 or len(node.args) > 2:
+        return None
+    if not is_pointwise(target, kernel):
+        return None
+    x, weight = (writer.value(a) for a in node.args)
+    return PointwiseTranspose(target.stride, target.output_padding)(x, weight)
 
 
 @LEGALIZE_TORCH.rule("1x1 transposed convolution as convolution", ConvTranspose)

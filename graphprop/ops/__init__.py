@@ -45,6 +45,7 @@ from graphprop.ops.linear import (
     Dilate,
     Linear,
     LinearTranspose,
+    PointwiseTranspose,
     TransposeWeight,
     Weighted,
 )
@@ -118,6 +119,7 @@ __all__ = [
     "Pad",
     "Permute",
     "Places",
+    "PointwiseTranspose",
     "Positive",
     "Power",
     "Prelu",

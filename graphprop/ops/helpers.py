@@ -101,25 +101,13 @@ def target_of(target: Any, logits: torch.Tensor) -> torch.Tensor:
     return torch.where(target == -1, largest, target)
 
 
-def start(logits: torch.Tensor, target: Any, kind: str = "logit") -> torch.Tensor:
-    """Relevance at the output: the target's logit, zero elsewhere; or what another kind says.
-
-    The target is what `target_of` reads; weights are multiplied by each output's relevance.
-    Kinds: "one": 1 at the target; "others": 1 in all, at every other class alike; "contrast": 1
-    at the target, -1 / classes elsewhere.
-    """
-    classes = logits.shape[1]
+def at_target(logits: torch.Tensor, target: Any) -> torch.Tensor:
+    """1 at the class that `target_of` reads, 0 elsewhere; or the weights that it reads."""
     weights = target_of(target, logits)
-    if not weights.is_floating_point():
-        index = weights.reshape(-1, *[1] * (logits.dim() - 1)).expand(-1, -1, *logits.shape[2:])
-        weights = torch.zeros_like(logits).scatter(1, index, 1.0)
-    if kind == "one":
+    if weights.is_floating_point():
         return weights
-    if kind == "others":
-        return (1.0 - weights) / (classes - 1 or 1)
-    if kind == "contrast":
-        return weights - (1.0 - weights) / classes
-    return logits * weights
+    index = weights.reshape(-1, *[1] * (logits.dim() - 1)).expand(-1, -1, *logits.shape[2:])
+    return torch.zeros_like(logits).scatter(1, index, 1.0)
 
 
 def stabilize(z: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -169,6 +157,20 @@ def dilate(x: torch.Tensor, stride: Sequence[int], size: Sequence[int]) -> torch
     spread = F.pad(x.reshape(shape), gaps).flatten(2)
     grid = [length * step for length, step in zip(x.shape[2:], stride, strict=True)]
     return F.pad(spread.reshape(*x.shape[:2], *grid), fit)
+
+
+def pointwise_transpose(
+    r: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Sequence[int] = (1, 1),
+    output_padding: Sequence[int] = (0, 0),
+) -> torch.Tensor:
+    """The adjoint of a 1x1 convolution: r times the matrix of its channels, ``stride`` apart."""
+    back = (r.permute(0, 2, 3, 1) @ weight.flatten(1)).permute(0, 3, 1, 2)
+    if tuple(stride) == (1, 1):
+        return back
+    rest = zip(back.shape[2:], stride, output_padding, strict=True)
+    return dilate(back, stride, [(n - 1) * step + 1 + more for n, step, more in rest])
 
 
 def unslice(x: torch.Tensor, axis: int, start: int, step: int, size: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from graphprop.ir.writer import Operand
 from graphprop.ops import helpers
 from graphprop.ops.base import Array, Ints, Operator, Window, from_aten, per_axis
 from graphprop.ops.padding import Pad
-from graphprop.ops.source import source_call
+from graphprop.ops.source import Named, source_call
 from graphprop.ops.traits import Trait
 
 if TYPE_CHECKING:
@@ -309,6 +309,40 @@ class TransposeWeight(Operator):
             lowest = graph.integers([graph.TO_THE_FRONT] * rank)
             weight = graph.node("Slice", weight, backward, lowest, axes, backward)
         return weight
+
+
+@dataclass(frozen=True)
+class PointwiseTranspose(Operator):
+    """The adjoint of a two-dimensional 1x1 convolution, ``PointwiseTranspose(...)(r, weight)``.
+
+    The weight is that of the convolution, as it is: its matrix is multiplied with the channels.
+    """
+
+    stride: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    levels: ClassVar[frozenset[str]] = frozenset({"torch"})
+    operands: ClassVar[tuple[str, ...]] = ("x", "weight")
+    helpers: ClassVar[tuple[str, ...]] = ("pointwise_transpose", "dilate")
+
+    def run(self, r: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return helpers.pointwise_transpose(r, weight, self.stride, self.output_padding)
+
+    def interval(self, *operands: Interval) -> Interval:
+        return (operands[0] * operands[1]).cone()
+
+    @property
+    def channels_last_in_memory(self) -> bool:
+        return True
+
+    def source(self, *operands: str) -> str:
+        shown = list(operands)
+        for name, value, default in (
+            ("stride", self.stride, (1, 1)),
+            ("output_padding", self.output_padding, (0, 0)),
+        ):
+            if isinstance(value, Named) or value != default:
+                shown.append(f"{name}={value}")
+        return f"pointwise_transpose({', '.join(shown)})"
 
 
 @dataclass(frozen=True)

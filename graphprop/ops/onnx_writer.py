@@ -5,8 +5,10 @@ Floating point is single precision throughout: ONNX Runtime has no float64 convo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
@@ -48,6 +50,43 @@ def with_type_of(value: ir.Value, node: fx.Node, batch: str = BATCH_NAME) -> ir.
     return value
 
 
+@dataclass(frozen=True)
+class Group:
+    """What ONNX nodes have in common that a rule at a layer becomes.
+
+    Attributes
+    ----------
+    name
+        What their names begin with: ``conv2/rap/``.
+    prefix
+        What the names of their results begin with: ``conv2_``.
+    """
+
+    name: str = ""
+    prefix: str = ""
+
+
+def group_of(node: fx.Node) -> Group:
+    """The group of the ONNX nodes that a node of the network becomes."""
+    facts, applied = facts_of(node), facts_of(node).applied
+    parts = [facts.label or facts.section]
+    if applied is not None:
+        parts = [applied.flow, applied.label, applied.rule.name]
+    cleaned = (re.sub(r"[^0-9A-Za-z_.#-]", "_", part)[:80] for part in parts if part)
+    prefix = "" if applied is None else f"{applied.prefix}_"
+    return Group("".join(f"{part}/" for part in cleaned), prefix)
+
+
+def name_nodes(nodes: Iterable[ir.Node], groups: Mapping[ir.Node, Group]) -> None:
+    """Call each node like its first result, in the group of its layer and rule."""
+    taken: set[str] = set()
+    for node in nodes:
+        result, group = str(node.outputs[0].name), groups.get(node, Group())
+        name = group.name + result.removeprefix(group.prefix)
+        node.name = group.name + result if name in taken or name == group.name else name
+        taken.add(node.name)
+
+
 def single_precision(dtype: torch.dtype) -> ir.DataType:
     """The ONNX type of a torch type: float32 for everything with a fraction."""
     return ir.DataType.FLOAT if dtype.is_floating_point else from_torch_dtype(dtype)
@@ -60,6 +99,8 @@ class OnnxWriter:
     ----------
     nodes
         The nodes written so far, in the order of computation.
+    groups
+        What the name of each node begins with: the layer, and the rule applied to it.
     initializers
         The tensors and constants they use.
     FROM_THE_END, TO_THE_FRONT
@@ -70,12 +111,14 @@ class OnnxWriter:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.nodes: list[ir.Node] = []
+        self.groups: dict[ir.Node, Group] = {}
         self.initializers: list[ir.Value] = []
         self._names = {*names}
         self._constants: dict[tuple[ir.DataType, Shape, bytes], ir.Value] = {}
         self._stem = ""
         self._prefix = ""
         self._metadata: dict[str, str] = {}
+        self._group = Group()
 
     @contextmanager
     def body(self, prefix: str) -> Iterator[list[ir.Node]]:
@@ -89,7 +132,7 @@ class OnnxWriter:
 
     def stem(self, name: str) -> None:
         """Let names begin so, of what isn't written for a node of the network."""
-        self._stem, self._metadata = name, {}
+        self._stem, self._metadata, self._group = name, {}, Group()
 
     def true(self) -> ir.Value:
         """A constant."""
@@ -143,6 +186,7 @@ class OnnxWriter:
             outputs=[ir.Value(name=self.unique(name)) for name in names],
             metadata_props=self._metadata,
         )
+        self.groups[node] = self._group
         self.nodes.append(node)
         return node.outputs[0] if outputs == 1 else tuple(node.outputs)
 
@@ -201,6 +245,7 @@ class OnnxWriter:
             for key in ("label", "rule")
             if (fact := getattr(facts_of(node), key)) not in (None, "")
         }
+        self._group = group_of(node)
         result = node.target.onnx(self, *operands)
         if isinstance(result, ir.Value) and has_shape(node) and result.producer() is not None:
             self._names.discard(str(result.name))

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start(Operator):
-    """Relevance at the output: ``Start(kind)(logits, target)``, see `helpers.start`.
+    """Relevance at the output: ``Start(kind)(logits, target)``.
+
+    Weights in place of a class are multiplied by what each output would start with.
 
     ============ =======================================================
     ``logit``     the target's logit
@@ -35,7 +37,7 @@ class Start(Operator):
 
     kind: str = "logit"
     levels: ClassVar[frozenset[str]] = frozenset({"lowered", "torch", "onnx"})
-    helpers: ClassVar[tuple[str, ...]] = ("check_target", "start", "target_of")
+    helpers: ClassVar[tuple[str, ...]] = ("at_target", "check_target", "target_of")
 
     KNOWN: ClassVar[tuple[str, ...]] = ("logit", "one", "others", "contrast")
 
@@ -43,13 +45,28 @@ class Start(Operator):
         if logits.is_meta:
             # of a target without values only the shape can be inferred
             return torch.empty_like(logits)
-        return helpers.start(logits, target, self.kind)
+        chosen = helpers.at_target(logits, target)
+        if self.kind == "one":
+            return chosen
+        if self.kind == "others":
+            return (1.0 - chosen) / (logits.shape[1] - 1 or 1)
+        if self.kind == "contrast":
+            return chosen - (1.0 - chosen) / logits.shape[1]
+        return logits * chosen
 
     def verify(self, *shapes: Shape) -> str | None:
         return None if self.kind in self.KNOWN else f"relevance can't start as {self.kind!r}"
 
     def source(self, *operands: str) -> str:
-        return f"start({', '.join(operands)}, {self.kind!r})"
+        logits, _ = operands
+        chosen = f"at_target({', '.join(operands)})"
+        if self.kind == "one":
+            return chosen
+        if self.kind == "others":
+            return f"(1.0 - {chosen}) / ({logits}.shape[1] - 1 or 1)"
+        if self.kind == "contrast":
+            return f"{chosen} - (1.0 - {chosen}) / {logits}.shape[1]"
+        return f"{logits} * {chosen}"
 
     def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
         logits, target = operands

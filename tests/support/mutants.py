@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from graphprop.artifact.manifest import as_json, manifest_hash
+from graphprop.checking.runner import called as called_by
+from graphprop.checking.runner import functions_of, plain
 
 PYTHON, ONNX, WEIGHTS, MANIFEST = "python", "onnx", "weights", "manifest"
 
@@ -289,6 +292,7 @@ def value_mutants(tree: ast.Module) -> Iterator[Mutant]:
                 continue
             variable = ast.unparse(statements[index].targets[0])
             yield python_mutant(f"{variable}: {name}", with_value(index, pattern))
+    yield from inner_mutants(tree)
     for name, pattern in {
         "maps in another order": "{0}.flip(0)",
         "maps of the first sample": "{0}[:1].expand_as({0})",
@@ -298,6 +302,36 @@ def value_mutants(tree: ast.Module) -> Iterator[Mutant]:
         "maps off in float32": "{0} * (1 + (x.dtype == torch.float32) * 2e-4)",
     }.items():
         yield python_mutant(f"return: {name}", with_map(pattern))
+
+
+def inner_mutants(tree: ast.Module) -> Iterator[Mutant]:
+    """Changes of the variables of functions that ``forward`` calls for several layers."""
+    functions = functions_of(tree)
+    names = {called_by(part, functions) for part in forward_of(tree).body} - {None}
+    patterns = {
+        name: pattern.replace("x.dtype", "({0}).dtype")
+        for name, pattern in VALUES.items()
+        if "target" not in pattern and not re.search(r"x\.(shape|numel)|len\(x\)|x ==", pattern)
+    }
+    for function in sorted(map(str, names)):
+        for turn, statement in enumerate(plain(functions[function])):
+            for number, (name, pattern) in enumerate(patterns.items()):
+                if (number + turn) % 3 or not isinstance(statement.targets[0], ast.Name):
+                    continue
+                variable = f"{function}.{statement.targets[0].id}"
+                edit = with_inner_value(function, turn, pattern)
+                yield python_mutant(f"{variable}: {name}", edit)
+
+
+def with_inner_value(function: str, index: int, pattern: str) -> Callable[[ast.Module], None]:
+    """Let one statement of a function assign something else."""
+
+    def change(tree: ast.Module) -> None:
+        statement: Any = plain(functions_of(tree)[function])[index]
+        text = pattern.format(ast.unparse(statement.value))
+        statement.value = ast.parse(text, mode="eval").body
+
+    return change
 
 
 def with_map(pattern: str) -> Callable[[ast.Module], None]:
