@@ -85,13 +85,11 @@ def against_python(source: bytes, manifest: Json) -> Iterator[str]:
     """What ``explainer.py`` says otherwise."""
     text = source.decode("ascii", "replace")
     settings = manifest["parameters"]
-    # a long line is cut: what stands last in it says nothing then
-    stated = re.search(r"^Method (.*?) \((.*?)(\)\.|\.\.\.)$", text, re.MULTILINE)
+    stated = re.search(r"^Method (.*?) \((.*?)\)\.$", text, re.MULTILINE | re.DOTALL)
     if stated:
         if stated[1] != manifest["method"]:
             yield f"manifest.json says method {manifest['method']}, and explainer.py {stated[1]}"
-        pairs = stated[2].split(", ")
-        for pair in pairs if stated[3] == ")." else pairs[:-1]:
+        for pair in " ".join(stated[2].split()).split(", "):
             key, _, value = pair.partition("=")
             if key in settings and plain_text(settings[key]) not in (value, None):
                 yield f"manifest.json says {key}={settings[key]}, and explainer.py {value}"

@@ -30,7 +30,7 @@ def docstring(applied: Sequence[Applied]) -> list[str]:
     if len(flows) == 1:
         notes.append(f"In the {flows[0]} flow.")
     paragraphs += [" ".join(notes)] if notes else []
-    first, *rest = wrapped('"""' + summary)
+    first, *rest = wrapped(summary, '"""')
     lines = [first, *rest]
     for paragraph in paragraphs:
         lines += ["", *wrapped(paragraph)]
@@ -51,8 +51,7 @@ def source_of(text: str) -> list[str]:
     return [f"Source: {' '.join(found[1].split())}"] if found else []
 
 
-def wrapped(text: str) -> list[str]:
-    """Text as lines of printable ASCII that can't end a docstring."""
-    opening = '"""' if text.startswith('"""') else ""
-    shown = opening + escaped(text.removeprefix('"""'))
+def wrapped(text: str, opening: str = "") -> list[str]:
+    """Text as lines of printable ASCII that can't end a docstring, behind what opens it."""
+    shown = opening + escaped(text)
     return textwrap.wrap(shown, WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -8,6 +8,9 @@ from torch import fx
 
 from graphprop.emit.block import Statement
 
+NOT_WORTH = 1 / 20
+"""Which part of what is worth a statement a value is at least that is deleted at all."""
+
 
 def deleted_after(
     statements: Sequence[Statement],
@@ -25,7 +28,7 @@ def deleted_after(
         How much memory a node's value takes.
     least
         How much must have come together to be deleted: what is smaller waits for more, and is not
-        deleted where no more comes.
+        deleted where no more comes. What is smaller by `NOT_WORTH` by itself is not deleted.
     """
     last: dict[fx.Node, int] = {}
     for index, statement in enumerate(statements):
@@ -38,7 +41,10 @@ def deleted_after(
         pending += [
             node
             for node in dict.fromkeys((*statement.reads, *statement.results))
-            if last[node] == index and node in place and node not in kept
+            if last[node] == index
+            and node in place
+            and node not in kept
+            and size(node) >= least * NOT_WORTH
         ]
         if index < len(statements) - 1 and sum(map(size, pending)) >= least:
             found[index] = sorted(pending, key=place.__getitem__)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from graphprop.emit.documentation import wrapped
 from graphprop.emit.source import check_calls, formatted, functions_of, text_of_function
 from graphprop.emit.statements import Statements
 from graphprop.emit.templates import FORWARD_DOC, HEADER, LOAD, REFRESHING, SINGLE_DOC
@@ -86,7 +87,7 @@ def to_python(
     functions = functions_of(operators, "check_finite", "check_input", "check_weights", *sampled)
     relevances = network.output.args[0][2]
     parts = [
-        HEADER.format(title=comment(title), summary=comment(summary), version=version),
+        printer.header(title, summary, version),
         *map(text_of_function, functions.values()),
         *outlined,
         printer.class_text(body),
@@ -120,6 +121,18 @@ class Printer:
         self.statements = Statements(network, record)
         self.names, self.logits = self.statements.names, self.statements.logits
         self.images = self.statements.images
+
+    def header(self, title: str, summary: str, version: str) -> str:
+        """The module's docstring, and its imports."""
+        shown = [f"{node.name} {text_of(node)}" for node in self.images]
+        maps = " and ".join(text_of(node) for node in self.network.maps)
+        shapes = f"Shapes: {', '.join(shown)}; logits {text_of(self.logits)}; relevance {maps}."
+        return HEADER.format(
+            title=comment(title),
+            summary="\n".join(wrapped(summary)),
+            version=version,
+            shapes="\n".join(wrapped(shapes)),
+        )
 
     def class_text(self, body: list[str]) -> str:
         """The class with its buffers and ``forward``."""

@@ -25,7 +25,7 @@ from graphprop.ir.network import Network
 from graphprop.ir.operation import reserved_names
 from graphprop.ops import Item
 
-WORTH_DELETING = 1 / 50
+WORTH_DELETING = 1 / 30
 """How much of all values together, at least, is deleted by a statement of its own."""
 
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import re
 from math import prod
 
 import torch
@@ -67,22 +66,7 @@ def legalize(network: Network, target: str) -> Network:
     (LEGALIZE + (LEGALIZE_TORCH if target == "torch" else LEGALIZE_ONNX)).apply(legal)
     legal.level = target
     eliminate(legal)
-    tidy_names(legal)
     return legal
-
-
-def tidy_names(network: Network) -> None:
-    """Drop the numbers from names where the node without a number has been simplified away.
-
-    The name of a layer, or one that a rule chose, keeps its number.
-    """
-    names = {node.name for node in network.graph.nodes}
-    for node in network.graph.nodes:
-        stem = re.sub(r"_\d+$", "", node.name)
-        given = facts_of(node).records is not None or facts_of(node).named
-        if node.op == "call_function" and not given and stem not in names:
-            names = names - {node.name} | {stem}
-            node.name = stem
 
 
 @LEGALIZE.rule("bias inside the call", AddBias)

@@ -22,6 +22,7 @@ from graphprop.ir.rewrite import (
     same_shape,
 )
 from graphprop.ir.writer import Writer
+from graphprop.lowering.naming import name_values
 from graphprop.ops import (
     Absolute,
     AdaptiveMaxPool,
@@ -50,8 +51,9 @@ SIMPLIFY = RewriteTable()
 
 
 def simplify(network: Network) -> Network:
-    """Simplify a lowered network in place."""
+    """Simplify a lowered network in place, and name what is left by what it is."""
     SIMPLIFY.apply(network)
+    name_values(network)
     return network
 
 

@@ -92,13 +92,15 @@ def rap(
     if negative == "inhibitory" and not isinstance(layer.operator, Linear | LinearTranspose):
         first, q_n = positive(r), q_n + divide_or_zero(negative_part(r), n)
     q_p = divide_or_zero(first, p)
-    from_above = layer.opT(w_above, q_p) + layer.opT(w_below, q_n)
+    from_above = layer.named("back_excitatory", layer.opT(w_above, q_p))
+    from_above += layer.named("back_inhibitory", layer.opT(w_below, q_n))
     from_below = layer.opT(w_below, q_p) + layer.opT(w_above, q_n)
-    spread = above * from_above + below * from_below
+    spread = layer.named("spread", above * from_above + below * from_below)
     # spread is zero where x is
     mine = layer.named("active", mask(x if active == "input" else spread, "!="))
-    surplus = total(spread) - total(r)
-    return spread - mine * layer.named("shift", divide_or_zero(surplus, total(mine)))
+    surplus = layer.named("received", total(spread)) - layer.named("given", total(r))
+    shift = layer.named("shift", divide_or_zero(surplus, layer.named("count", total(mine))))
+    return spread - mine * shift
 
 
 def negative_part(x: Tensor) -> Tensor:
