@@ -238,7 +238,8 @@ def onnx_names(compiled: Compiled) -> dict[str, str]:
         labels = [label for label, other in relevances.items() if other is node]
         if labels and name != "logits":
             renamed[compiled.generated.relevances[labels[0]]] = name
-    return {name: other for name, other in renamed.items() if name != other}
+    variables = {*compiled.generated.variables, *places.values()}
+    return {n: other for n, other in renamed.items() if n != other and n in variables}
 
 
 def plain(value: Any) -> Any:
