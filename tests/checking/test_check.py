@@ -199,7 +199,12 @@ def test_no_onnx_to_check(tmp_path):
             "the result of 'stem'",
         ),
         # the start
-        ("logits * weights", "0.9 * logits * weights", (), "the start: the relevance of the res"),
+        (
+            "= head * at_target",
+            "= 0.9 * head * at_target",
+            (),
+            "the start: the relevance of the res",
+        ),
     ],
 )
 def test_altered_module_is_found(directory, old, new, layers, place):
