@@ -85,8 +85,9 @@ def text_of_function(function: Callable[..., Any]) -> str:
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
-LEFT_ALONE = f"# fmt: off: lines have up to {WIDTH} letters, so that a layer fits on one"
-"""The comment behind the imports: a formatter would put each argument on a line of its own."""
+LEFT_ALONE = "# fmt: off"
+"""The comment behind the imports: a formatter would put each argument on a line of its own. It is
+one to formatters only if nothing else stands in it."""
 
 AS_IT_IS = ("# fmt: off", "# fmt: on")
 """Between these comments source is laid out already; they are removed."""
