@@ -260,7 +260,7 @@ def test_names_are_those_of_the_user() -> None:
     explainer = subject("alexnet").compile("epsilon_plus_flat")
     legal = legalize(explainer.lowered, "onnx")
     model = to_onnx(legal)
-    written = {node.name for node in model.graph}
+    written = {output.name for node in model.graph for output in node.outputs}
     assert {"features_0", "features_12", "r_features_11", "r_features_12", "view"} <= written
     assert {"features_0_weight", "features_0_bias", "classifier_6_weight"} <= {
         *model.graph.initializers
