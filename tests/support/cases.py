@@ -62,6 +62,7 @@ from graphprop.ops import (
     Pad,
     Permute,
     Places,
+    PointwiseTranspose,
     Positive,
     Power,
     Prelu,
@@ -205,6 +206,8 @@ def dense_layers() -> Iterator[Case]:
     for groups, flip, rank in product((1, 2), (False, True), (1, 2, 3)):
         yield Case(TransposeWeight(groups, flip), ((4, 3, 3, 2, 3)[: rank + 2],))
     yield Case(TransposeWeight(1, True), ((4, 3, 1, 1),), "pointwise")
+    for stride, more in (((1, 1), (0, 0)), ((2, 3), (0, 0)), ((2, 2), (1, 0))):
+        yield Case(PointwiseTranspose(stride, more), ((N, 4, 3, 5), (4, 3, 1, 1)))
     yield Case(Dilate((2,), (8,)), ((N, 3, 4),))
     yield Case(Dilate((2, 3), (6, 7)), ((N, 3, 3, 3),))
     yield Case(Dilate((1, 2, 2), (3, 5, 4)), ((N, 3, 3, 3, 2),))
