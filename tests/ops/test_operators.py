@@ -651,7 +651,7 @@ def test_onnx_is_single_precision() -> None:
     logits, relevance = run(session, x, target)
     conv = F.conv1d(x, network.tensors["features.0.weight"].float())
     assert_equal(logits, 2 * conv.flatten(1), 1e-5)
-    assert_equal(relevance, 2 * helpers.start(logits, target), 1e-5)
+    assert_equal(relevance, 2 * logits * helpers.at_target(logits, target), 1e-5)
 
 
 def test_onnx_constants_are_written_once() -> None:
