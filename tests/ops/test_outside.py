@@ -464,7 +464,7 @@ def with_a_global(x, slope):
     return F.relu(x) * LIMIT
 
 
-def start(x, slope):
+def at_target(x, slope):
     return F.relu(x)
 
 
@@ -473,7 +473,7 @@ def start(x, slope):
     [
         (with_a_global, "the helper 'with_a_global' uses 'LIMIT', which a generated module"),
         (bent_line, "the helper 'bent_line' uses 'squeezed', which a generated module doesn't"),
-        (start, "the helper 'start' means two functions: name a function of your own"),
+        (at_target, "the helper 'at_target' means two functions: name a function of your own"),
         ("nowhere", "the helper 'nowhere' is none of graphprop's: name a function of your own"),
         (lambda x, slope: x, "the helper '<lambda>' must be a plain function, defined by `def`"),
     ],

@@ -113,7 +113,7 @@ EQUIVALENT = {
     "rap.rap_bn: w_above, w_below, compensated = "
     "(w_below, w_above, compensated / inversion_sign)": "inversion_sign is 1 or -1",
     "rap.taken_off: return r - share if kappa >= 0 else r + share": KAPPA,
-    "helpers.start: index = weights.reshape(-1, *[1] * (logits.dim() - 1))"
+    "helpers.at_target: index = weights.reshape(-1, *[1] * (logits.dim() - 1))"
     ".expand(-1, 1, *logits.shape[2:])": "that axis has length 1",
     "methods: [('depth:flat_layers', 'flat'), DENSE, (EVERYWHERE, 'alpha_beta')] -> "
     "[DENSE, ('depth:flat_layers', 'flat'), (EVERYWHERE, 'alpha_beta')]": (
