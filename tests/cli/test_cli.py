@@ -19,7 +19,7 @@ from graphprop.rules import METHODS, RULES
 from support.processes import signaled
 from support.sources import NET
 
-COMMANDS = ["compile", "check", "explain", "evaluate", "figure", "inspect", "methods"]
+COMMANDS = ["compile", "check", "explain", "evaluate", "figure", "profile", "inspect", "methods"]
 
 
 def graphprop_command(*arguments):
