@@ -3,6 +3,7 @@
 # make test-fast  the tests that are not marked slow: about two and a half minutes on two cores
 # make mutants  change what was compiled in every way, one at a time: the check must notice (minutes)
 # make fuzz   compile random networks and check them: N of them, from SEED on
+# make evidence  train, measure every method by every metric, and write docs/evidence.md (an hour)
 # make zoo    compile and check every convolutional network of torchvision (an hour)
 # make docs   build the documentation into build/site
 # make package  build wheel and sdist, install them into an empty environment, and test them there
@@ -32,7 +33,7 @@ PHOTOGRAPHS := build/photographs
 N ?= 1000
 SEED ?= 1000
 
-.PHONY: help install demo test test-fast format lint types pytest mutants fuzz zoo docs package lowest clean
+.PHONY: help install demo test test-fast format lint types pytest mutants fuzz zoo evidence docs package lowest clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -130,6 +131,10 @@ fuzz: $(INSTALLED_DEV)
 zoo: $(INSTALLED_DEV)
 	@mkdir -p build
 	$(BIN)/python tools/zoo.py --json build/zoo.json $(ZOO)
+
+# Results are kept in build/evidence: a run that was stopped continues.
+evidence: $(INSTALLED_DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/evidence $(EVIDENCE)
 
 docs: $(INSTALLED_DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -293,7 +293,7 @@ def test_every_kind_of_error_is_in_troubleshooting():
 def test_every_page_is_in_the_navigation_and_nothing_is_fetched_from_elsewhere():
     config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     navigation = re.findall(r": ([\w/-]+\.md)$", config, flags=re.MULTILINE)
-    assert sorted(navigation) == [page.relative_to(DOCS).as_posix() for page in PAGES]
+    assert sorted(navigation) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
     assert re.search(r"^  font: false", config, flags=re.MULTILINE)
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

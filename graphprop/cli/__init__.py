@@ -518,10 +518,11 @@ def inspect(as_json: bool, **options: Any) -> None:
     metavar="[NAME]",
     shell_complete=completing(*dict.fromkeys((*builtin.METHODS, *builtin.RULES))),
 )
+@click.option("--recommend", is_flag=True, help="Which method to use for what, as measured.")
 @import_option
 @json_option
 @debug_option
-def methods(as_json: bool, name: str | None, imports: tuple[str, ...]) -> None:
+def methods(as_json: bool, name: str | None, imports: tuple[str, ...], recommend: bool) -> None:
     """List the methods and rules with their parameters, defaults and sources.
 
     With NAME, show one of them in full: its table and formulas, and what each parameter can be.
@@ -534,8 +535,9 @@ def methods(as_json: bool, name: str | None, imports: tuple[str, ...]) -> None:
     \b
     Examples:
       graphprop methods epsilon_plus_flat
+      graphprop methods --recommend
       graphprop methods --import my_rules.py
     """
     with ending_at_once():  # without the compiler: listing takes little more than importing torch
         from graphprop.cli.catalog import run_methods
-    run_methods(as_json, name, imports)
+    run_methods(as_json, name, imports, recommend)

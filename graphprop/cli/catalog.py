@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from math import inf
 from typing import Any
+
+import click
 
 from graphprop.builtin import DEFAULT_METHOD
 from graphprop.cli import console
@@ -29,14 +33,25 @@ WORDS: Mapping[str, tuple[str, ...]] = {
 """Parameters whose values are words, those of compiler passes and maps among them."""
 
 
-def run_methods(as_json: bool, name: str | None = None, imports: Iterable[str] = ()) -> None:
+def run_methods(
+    as_json: bool,
+    name: str | None = None,
+    imports: Iterable[str] = (),
+    recommend: bool = False,
+) -> None:
     """Print every method and every rule, or those of one name."""
     if imports:
         from graphprop.frontend.user_code import import_extension
 
         for module in imports:
             import_extension(module)
-    if as_json:
+    if recommend and name is not None:
+        raise click.UsageError("--recommend compares all methods: leave NAME out")
+    if recommend and as_json:
+        console.say_json("recommended", recommended())
+    elif recommend:
+        say_recommended()
+    elif as_json:
         console.say_json("methods", catalog(name))
     elif name is None:
         say_all()
@@ -221,6 +236,46 @@ def values_of(name: str, default: Any, method: Method | None = None) -> str:
         words += f" to {high:g}" if high < inf else ""
         return words + (", or several" if method and name in method.arrays else "")
     return "a word" if isinstance(default, str) else "-"
+
+
+# Which one for what.
+
+RECOMMENDED = "recommended.json"
+"""A file of the package, which ``make evidence`` writes."""
+
+
+def recommended() -> dict[str, Any]:
+    """Which method for what, by what was measured: purposes with methods in order."""
+    text = resources.files("graphprop").joinpath(RECOMMENDED).read_text(encoding="utf-8")
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def say_recommended() -> None:
+    """Print which method to use for what, with the metrics and the cost that say so."""
+    content = recommended()
+    networks = ", ".join(content["networks"])
+    console.say(f"Measured on {networks}, seeds {', '.join(map(str, content['seeds']))}.")
+    console.say("rank: from 0 (best) to 1, mean over metrics and networks; cost: forward passes")
+    for purpose in content["purposes"].values():
+        console.say(f"\n{purpose['title']}")
+        rows = [
+            (
+                "-" if one["place"] is None else one["place"],
+                one["method"] + (" (default)" if one["method"] == DEFAULT_METHOD else ""),
+                f"{one['rank']:.2f}",
+                f"{one['cost']:.1f}",
+                *(f"{one['means'][metric]:.3g}" for metric in purpose["metrics"][:SHOWN_METRICS]),
+            )
+            for one in purpose["methods"]
+        ]
+        heads = ("", "method", "rank", "cost", *purpose["metrics"][:SHOWN_METRICS])
+        console.say_table(heads, rows, indent=2)
+    console.say("\nAll metrics, intervals, other networks and the papers' claims: docs/evidence.md")
+
+
+SHOWN_METRICS = 4
+"""Metrics of a purpose that fit beside each other; all of them count."""
 
 
 def without_markup(text: str) -> str:

@@ -1,0 +1,1 @@
+"""The evidence: every method by every metric on trained networks, and what the papers claim."""
