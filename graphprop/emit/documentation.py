@@ -11,7 +11,7 @@ from graphprop.emit.text import escaped
 from graphprop.ir.facts import Applied
 from graphprop.rules.registry import BoundRule, assignments
 
-WIDTH = 100
+WIDTH = 112
 """How long a line of a docstring is, in letters."""
 
 

@@ -192,8 +192,8 @@ class Printer:
             lines += [
                 "    for name, tensor in self._buffers.items():",
                 "        if tensor.dim() == 4:",
-                f"            tensor = tensor.contiguous(memory_format={CHANNELS_LAST})",
-                "            self._buffers[name] = tensor",
+                "            self._buffers[name] = "
+                f"tensor.contiguous(memory_format={CHANNELS_LAST})",
             ]
         if not lines:
             return []

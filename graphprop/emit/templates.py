@@ -50,8 +50,8 @@ def load(directory=None, device="cpu", dtype=None):
 FORWARD_DOC = '''"""Compute logits and relevance.
 
         {shapes}
-        target: None for the largest logit; a class, or one per sample (int64 [N], -1 for
-        the largest logit); or weights (float {logits}) that the logits are multiplied by.
+        target: None for the largest logit; a class, one per sample (int64 [N], -1: the largest); or
+        weights (float {logits}) that the logits are multiplied by.
         """'''
 
 REFRESHING = """

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from graphprop.emit.block import Block
-from graphprop.emit.layout import names_in_lines, table
+from graphprop.emit.layout import filled, names_in_lines, table
 from graphprop.ir.facts import facts_of
 from graphprop.ir.names import RESERVED
 from graphprop.ir.network import Network
@@ -105,14 +105,15 @@ def deriving(network: Network, names: Mapping[fx.Node, str]) -> list[str]:
     order = {node: index for index, node in enumerate(nodes)}
     alone.sort(key=order.__getitem__)
     block = Block(alone, names, set(alone))
+    lines.append("# fmt: off")
     for node in alone:
         name, value = names[node], block.expression(node)
         if name.startswith("self."):
             name = name.removeprefix("self.")
-            lines.append(f"self.register_buffer({name!r}, {value}, persistent=False)")
+            lines += filled(f'self.register_buffer("{name}", {value}, persistent=False)')
         else:
-            lines.append(f"{name} = {value}")
-    return lines
+            lines += filled(f"{name} = {value}")
+    return [*lines, "# fmt: on"] if nodes else []
 
 
 def recipes_of(
@@ -134,10 +135,11 @@ def recipes_of(
         local[node] = suffixes[node] + "_" * (suffixes[node] in reserved)
     if len(set(local.values())) < len(local) or "name" in local.values():
         return None
-    block = Block(members, local, set(members))
+    block = Block(members, local, {n for n in members if names[n].startswith("self.")})
     return tuple(
         Recipe(local[node], suffixes[node], block.expression(node), names[node].startswith("self."))
         for node in members
+        if node not in block.inlined
     )
 
 
