@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from graphprop.artifact.schema import Json
 from graphprop.emit.text import comment
+from graphprop.ir.names import identifier
 from graphprop.profiling.result import FORWARD, RELEVANCE
 
 RUN = ("forward", "single")
@@ -44,7 +45,11 @@ class Owners:
 
     def __init__(self, layers: list[Json]) -> None:
         self.labels = {comment(layer["label"]): layer["label"] for layer in layers}
-        self.values = {layer["value"]: layer["label"] for layer in layers if layer["value"]}
+        # of a map that is averaged the manifest names no variables: those of one sample are named
+        # after the layers all the same
+        named = {identifier(layer["path"]): layer["label"] for layer in reversed(layers)}
+        given = {layer["value"]: layer["label"] for layer in layers if layer["value"]}
+        self.values = given or named
         senders: dict[str, list[str]] = {}
         for layer in layers:
             for source in layer["signal"] if layer["rule"] else ():
