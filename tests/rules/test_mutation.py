@@ -973,24 +973,19 @@ def helper_cases() -> Iterator[tuple[str, tuple[Any, ...], torch.Tensor]]:
     logits = numbers([1.0, 3.0, -2.0], [4.0, 0.0, 5.0])
     weights = numbers([1.0, 0.5, 0.0], [0.0, 7.0, -1.0])
     index = torch.tensor([2, 0])
-    yield "start", (logits, None), numbers([0.0, 3.0, 0.0], [0.0, 0.0, 5.0])
-    yield "start", (logits, 0), numbers([1.0, 0.0, 0.0], [4.0, 0.0, 0.0])
-    yield "start", (logits, index), numbers([0.0, 0.0, -2.0], [4.0, 0.0, 0.0])
-    yield "start", (logits, index, "one"), numbers([0.0, 0.0, 1.0], [1.0, 0.0, 0.0])
-    yield "start", (logits, weights), numbers([1.0, 1.5, 0.0], [0.0, 0.0, -5.0])
-    yield "start", (logits, weights.float(), "one"), weights
-    yield "start", (logits, index, "others"), numbers([0.5, 0.5, 0.0], [0.0, 0.5, 0.5])
-    yield "start", (logits[:, :1], numbers([0.0], [0.5]), "others"), numbers([1.0], [0.5])
+    yield "at_target", (logits, None), numbers([0.0, 1.0, 0.0], [0.0, 0.0, 1.0])
+    yield "at_target", (logits, 0), numbers([1.0, 0.0, 0.0], [1.0, 0.0, 0.0])
+    yield "at_target", (logits, index), numbers([0.0, 0.0, 1.0], [1.0, 0.0, 0.0])
+    yield "at_target", (logits, weights), weights
+    yield "at_target", (logits[:, :1], numbers([0.0], [0.5])), numbers([0.0], [0.5])
     places = numbers([[1.0, 2.0], [4.0, -3.0]], [[1.0, 1.0], [9.0, 9.0]])
-    yield "start", (places, None), numbers([[1.0, 2.0], [0.0, 0.0]], [[0.0, 0.0], [9.0, 9.0]])
+    yield "at_target", (places, None), numbers([[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]])
     ones = numbers([[0.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [0.0, 0.0]])
-    yield "start", (places, torch.tensor([1, 0]), "one"), ones
+    yield "at_target", (places, torch.tensor([1, 0])), ones
     yield "target_of", (None, logits), torch.tensor([1, 2])
     yield "target_of", (torch.tensor([0, -1]), logits), torch.tensor([0, 2])
     yield "target_of", (torch.tensor([-1, 1]), places), torch.tensor([0, 1])
     yield "target_of", (weights.float(), logits), weights
-    third = -1.0 / 3.0
-    yield "start", (logits, index, "contrast"), numbers([third, third, 1.0], [1.0, third, third])
 
 
 def helper_complaint(functions: Mapping[str, Any]) -> str | None:

@@ -378,15 +378,17 @@ def test_compensation_terms_have_names() -> None:
     stem = "rap_bn_input(kappa=1, inversion_sign=-1, lost=spread, input=zB, low=per_sample"
     assert rules["layers.stem"].startswith(stem)
     assert rules["layers.dense"] == "rap_bn_start"
+    names = {node.name for node in explainer.legal.layers}
     for name in ("bn", "bn1", "bn2", "bn3", "bn4"):
-        assert f"layers_{name}_compensation = " in explainer.source
+        assert f"layers_{name}_compensation" in names
     for name in ("conv1", "conv2", "conv3", "wide"):
-        assert f'"layers_{name}_bias_compensation"' in explainer.source
+        assert f"layers_{name}_bias_compensation" in names
     # without bias there is none; at the logit layer it isn't taken off
     assert "layers_stem_bias_compensation" not in explainer.source
     assert "layers_dense_bias_compensation" not in explainer.source
     for flow in ("normal", "inversed"):
-        assert f"# {flow} flow, layers.conv1: conv, rap_bn(kappa=" in explainer.source
+        assert f"rap_bn_conv_{flow}(" in explainer.source
+        assert f"# {flow} flow, layers.conv3: conv, rap_bn" in explainer.source
 
     nodes = {node.name: node for node in explainer.lowered.graph.nodes}
     assert {f"layers_bn1_{flow}_centered_compensation" for flow in ("normal", "inversed")} < set(
