@@ -200,15 +200,15 @@ def _side_by_side(node: fx.Node, writer: Writer) -> Replacement:
     q, weight = node.args
     channels = shape_of(weight)[1]
     for other in q.users:
-        if other.target != node.target or len(other.args) != 2:
+        if other.target != node.target or len(other.args) != 2 or not other < node:
             continue
         weights = other.args[1]
-        if is_call(weights, Cat) and weight in weights.args and other is not node:
+        if is_call(weights, Cat) and weight in weights.args:
             index = weights.args.index(weight)
             return Slice(1, index * channels, (index + 1) * channels)(writer.value(other))
     for other in q.users:
-        if other is node or other.target != node.target or not is_narrow(other):
-            continue
+        if other.target != node.target or not is_narrow(other) or not node < other:
+            continue  # the two are computed where the first one was
         if shape_of(other.args[1]) == shape_of(weight) and other.args[1] < node:
             both = Cat(1)(*writer.values((weight, other.args[1])))
             return Slice(1, 0, channels)(node.target(writer.value(q), both))
