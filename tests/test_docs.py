@@ -92,8 +92,9 @@ def test_every_method_and_rule_has_a_section_with_its_parameters_and_defaults(ki
 
 def operations_of(rule: str, activation: nn.Module) -> int:
     """How many convolutions a rule adds at a hidden layer: those of the source, less the others."""
+    # adjoints to four channels or fewer would be computed together
     model = nn.Sequential(
-        nn.Conv2d(2, 4, 3), activation, nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3)
+        nn.Conv2d(2, 8, 3), activation, nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 3)
     )
     rules = {"0": "epsilon", "2": rule}
     explainer = graphprop.compile(model.eval(), torch.zeros(1, 2, 8, 8), "lrp_z", rules=rules)
