@@ -17,13 +17,13 @@ import click
 from graphprop import builtin
 from graphprop.cli.figure_options import figure_options
 from graphprop.cli.options import (
+    compared_options,
     completing,
     debug_option,
     fit_option,
     import_option,
     json_option,
     model_options,
-    parse_shape,
 )
 from graphprop.cli.program import Program
 from graphprop.signals import ending_at_once
@@ -291,47 +291,7 @@ def list_metrics(ctx: click.Context, parameter: click.Parameter, value: bool) ->
     metavar="S",
     help="Of everything random.",
 )
-@click.option(
-    "--model", "source", metavar="SOURCE", help="Compile this model, as `graphprop compile` does."
-)
-@click.option(
-    "--method",
-    "-m",
-    "methods",
-    multiple=True,
-    shell_complete=completing(*builtin.METHODS),
-    metavar="NAME",
-    help="By this method. Repeatable.",
-)
-@click.option(
-    "--sweep",
-    metavar="KEY=V1,V2",
-    help="By each method with each of these values of a parameter.",
-)
-@import_option
-@click.option(
-    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Trained weights of --model."
-)
-@click.option(
-    "--input-shape",
-    callback=parse_shape,
-    metavar="C,H,W",
-    help="The shape of one input of --model; by default that of the file's example_input.",
-)
-@click.option("--output", "result", metavar="NAME", help="Which result of --model to explain.")
-@fit_option
-@click.option(
-    "--classes",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Names of the network's classes: a JSON list, or an object of name to class.",
-)
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where the pictures of a COCO file lie.  [default: beside it]",
-)
+@compared_options
 @click.option(
     "--resize",
     type=click.Choice(["cover", "stretch"]),

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from graphprop import builtin
-from graphprop.cli.options import Command, completing, fit_option, import_option, parse_shape
+from graphprop.cli.options import COMPARED_OPTIONS, Command
 
 FIGURE_OPTIONS = (
     click.argument("kind", type=click.Choice(builtin.FIGURES), metavar="KIND"),
@@ -55,53 +55,7 @@ FIGURE_OPTIONS = (
         help="Explain each picture for this class, a number or a name of --classes. Repeatable.  "
         "[default: DATA's labels, or the largest logit]",
     ),
-    click.option(
-        "--model",
-        "source",
-        metavar="SOURCE",
-        help="Compile this model, as `graphprop compile` does.",
-    ),
-    click.option(
-        "--method",
-        "-m",
-        "methods",
-        multiple=True,
-        shell_complete=completing(*builtin.METHODS),
-        metavar="NAME",
-        help="By this method. Repeatable.",
-    ),
-    click.option(
-        "--sweep",
-        metavar="KEY=V1,V2",
-        help="By each method with each of these values of a parameter.",
-    ),
-    import_option,
-    click.option(
-        "--weights",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Trained weights of --model.",
-    ),
-    click.option(
-        "--input-shape",
-        callback=parse_shape,
-        metavar="C,H,W",
-        help="The shape of one input of --model; by default that of the file's example_input.",
-    ),
-    click.option("--output", "result", metavar="NAME", help="Which result of --model to explain."),
-    fit_option,
-    click.option(
-        "--classes",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Names of the network's classes: a JSON list, or an object of name to class.",
-    ),
-    click.option(
-        "--images",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="Where the pictures of a COCO file lie.  [default: beside it]",
-    ),
+    *COMPARED_OPTIONS,
     click.option(
         "--resize",
         type=click.Choice(["cover", "stretch"]),

@@ -134,3 +134,63 @@ def model_options(function: Command) -> Command:
     for decorate in reversed(MODEL_OPTIONS):
         function = decorate(function)
     return function
+
+
+COMPARED_OPTIONS = (
+    click.option(
+        "--model",
+        "source",
+        metavar="SOURCE",
+        help="Compile this model, as `graphprop compile` does.",
+    ),
+    click.option(
+        "--method",
+        "-m",
+        "methods",
+        multiple=True,
+        shell_complete=completing(*builtin.METHODS),
+        metavar="NAME",
+        help="By this method. Repeatable.",
+    ),
+    click.option(
+        "--sweep",
+        metavar="KEY=V1,V2",
+        help="By each method with each of these values of a parameter.",
+    ),
+    import_option,
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Trained weights of --model.",
+    ),
+    click.option(
+        "--input-shape",
+        callback=parse_shape,
+        metavar="C,H,W",
+        help="The shape of one input of --model; by default that of the file's example_input.",
+    ),
+    click.option("--output", "result", metavar="NAME", help="Which result of --model to explain."),
+    fit_option,
+    click.option(
+        "--classes",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Names of the network's classes: a JSON list, or an object of name to class.",
+    ),
+    click.option(
+        "--images",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Where the pictures of a COCO file lie.  [default: beside it]",
+    ),
+)
+"""Which model is compiled by which methods, and what its classes and pictures are: of the commands
+that compare methods."""
+
+
+def compared_options(function: Command) -> Command:
+    """Add the options of the commands that compare methods."""
+    for decorate in reversed(COMPARED_OPTIONS):
+        function = decorate(function)
+    return function
