@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import first_line
 from timm_families import ATTENTION, CONVOLUTIONAL
 from timm_families import SIZES as TIMM_SIZES
 from torch import nn
@@ -49,6 +48,7 @@ from graphprop.checking.check import BACKENDS
 from graphprop.checking.ledger import TOLERANCE, LedgerEntry
 from graphprop.cli.console import say, say_table
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
+from graphprop.frontend.user_code import first_line
 
 JSON_VERSION = 1
 """The version of what --json writes."""

@@ -26,6 +26,7 @@ from torch import nn
 from benching.clock import Run
 from graphprop.artifact.manifest import read_manifest
 from graphprop.frontend.load import LoadedModel, load_source
+from graphprop.frontend.user_code import first_line
 
 ROOT = Path(__file__).resolve().parents[2]
 SAME = 1e-3
@@ -341,8 +342,3 @@ def imported(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise LeftOut(f"{name.split('.')[0]} can't be imported: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
