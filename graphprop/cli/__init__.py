@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from graphprop import builtin
+from graphprop.cli.explain_options import explain_options
 from graphprop.cli.figure_options import figure_options
 from graphprop.cli.options import (
     compared_options,
@@ -193,43 +194,21 @@ def check(as_json: bool, **options: Any) -> None:
 
 
 @main.command("explain", short_help="Explain pictures by a compiled model.")
-@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
-@click.argument(
-    "images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE..."
-)
-@click.option(
-    "--target", type=int, metavar="K", help="The class to explain.  [default: the largest logit]"
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="OUT",
-    help="A folder, or for one picture a name ending in .png.  [default: explanations]",
-)
-@click.option(
-    "--shared-scale", is_flag=True, help="Draw all pictures on one scale, to compare their colors."
-)
-@click.option(
-    "--backend",
-    type=click.Choice(["python", "onnxruntime"]),
-    default="python",
-    show_default=True,
-    help="What computes: DIR's explainer.py, or ONNX Runtime, which runs no code from DIR.",
-)
+@explain_options
 @json_option
 @debug_option
 def explain(as_json: bool, **options: Any) -> None:
-    """Explain pictures with what was compiled into DIR.
+    """Explain pictures with what was compiled into DIR, or into several.
 
-    DIR's explainer.py is code, and is run; of a directory that you don't trust, let ONNX Runtime
-    run explainer.onnx, by --backend onnxruntime. Nothing is compiled. A picture is scaled to
-    cover the input's size and cropped to its center, turned to grayscale for a network with one
+    IMAGE is a file, a folder of pictures or a glob; a DIR is told from it by the manifest.json that
+    it holds. DIR's explainer.py is code, and is run; of a directory that you don't trust, let ONNX
+    Runtime run explainer.onnx, by --backend onnxruntime. Nothing is compiled. A picture is scaled
+    to cover the input's size and cropped to its center, turned to grayscale for a network with one
     channel, and normalized as DIR's manifest says. An .npy holds an input as it is; of a volume,
     the central slice is drawn.
 
     \b
-    Written for each picture:
+    Written for each picture (of several DIRs, into a folder for each):
       <name>.npz   relevance [C,H,W], logits, target and scale, as computed
       <name>.png   the input, and its relevance summed over channels: red positive, blue
                    negative, white zero, darkest at the scale's limit, which stands in the
@@ -241,7 +220,7 @@ def explain(as_json: bool, **options: Any) -> None:
     Examples:
       graphprop explain build/digits-epsilon_plus_flat models/digits_examples/3.png
       graphprop explain build/vgg16-epsilon_plus_flat cat.jpg --target 281 -o cat_281.png
-      graphprop explain build/vgg16-epsilon_plus_flat photos/*.jpg --shared-scale -o maps
+      graphprop explain build/vgg16-rap build/vgg16-hedge photos --shared-scale -o maps
     """
     command("run_explain")(as_json, **options)
 

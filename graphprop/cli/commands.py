@@ -219,44 +219,11 @@ def run_check(
     return max(one.exit_code for one in checked)
 
 
-def run_explain(
-    as_json: bool,
-    *,
-    directory: Path,
-    images: tuple[Path, ...],
-    target: int | None,
-    output: Path | None,
-    shared_scale: bool,
-    backend: str,
-) -> None:
-    """Explain pictures, and print what was written."""
-    with console.progress("load the explainer") as progress:
-        found = api.explain_images(
-            directory,
-            images,
-            target=target,
-            output=output,
-            shared_scale=shared_scale,
-            backend=backend,
-            progress=progress,
-        )
-    for one in found:
-        for warning in one.warnings:
-            console.say_warning(warning)
-    results = [one.as_dict() for one in found]
-    if as_json:
-        console.say_json("explain", {"directory": directory, "images": results})
-        return
-    headers = ("picture", "class", "logit", "relevance sum", "scale", "written")
-    rows = []
-    for result in results:
-        numbers = (result["logit"], result["relevance_sum"], result["limit"])
-        shown = ["NaN" if number is None else f"{number:.4g}" for number in numbers]
-        name = "" if result["class_name"] is None else f" {result['class_name']}"
-        rows.append(
-            (result["image"], f"{result['target']}{name}", *shown, result["png"] or result["npz"])
-        )
-    console.say_table(headers, rows)
+def run_explain(as_json: bool, **options: Any) -> None:
+    """Explain pictures; see `graphprop.cli.explain`."""
+    from graphprop.cli.explain import run_explain as run
+
+    run(as_json, **options)
 
 
 def run_inspect(

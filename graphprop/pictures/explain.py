@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -230,12 +229,7 @@ def output_files(files: Sequence[Path], output: Path) -> list[tuple[Path, Path]]
             )
         names = [output]
     else:
-        seen: Counter[str] = Counter()
-        names = []
-        for file in files:
-            seen[file.stem] += 1
-            number = f"_{seen[file.stem]}" if seen[file.stem] > 1 else ""
-            names.append(output / f"{file.stem}{number}.png")
+        names = [output / f"{stem}.png" for stem in unique([file.stem for file in files])]
     given = {file.resolve() for file in files}
     for png in names:
         npz = png.with_suffix(".npz")
@@ -250,6 +244,22 @@ def output_files(files: Sequence[Path], output: Path) -> list[tuple[Path, Path]]
                     f"{path} exists and was not written by graphprop: name another folder by -o"
                 )
     return [(png, png.with_suffix(".npz")) for png in names]
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """Names, the second of a kind numbered: of ``a, a, a_2`` it is ``a, a_3, a_2``."""
+    names = list(names)
+    taken = set(names)
+    seen: set[str] = set()
+    found = []
+    for name in names:
+        number, own = 1, name
+        while own in seen or (number > 1 and own in taken):
+            number += 1
+            own = f"{name}_{number}"
+        seen.add(own)
+        found.append(own)
+    return found
 
 
 def is_arrays(npz: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -478,15 +479,34 @@ def test_explain_warns_on_stderr(net, tmp_path):
 def test_explain_refuses(compiled, digit, tmp_path):
     folder = compiled[0]
     assert one_error(graphprop_command("explain", folder, tmp_path / "no.png"), 2) == (
-        f"there is no picture {tmp_path / 'no.png'}"
+        f"there is neither a compiled directory nor a picture {tmp_path / 'no.png'}"
     )
     assert one_error(graphprop_command("explain", folder, digit, "--target", 3), 2) == (
         "the target must be a class from 0 to 2, not 3"
     )
-    assert str(tmp_path) in one_error(graphprop_command("explain", tmp_path, digit), 2)
+    assert "is a compiled directory" in one_error(graphprop_command("explain", tmp_path, digit), 2)
     done = graphprop_command("explain", folder)
     assert done.exit_code == 2
     assert "Missing argument 'IMAGE...'" in done.stderr
+
+
+def test_explain_takes_directories_folders_and_globs_in_any_order(compiled, digit, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(compiled[0], other)
+    (tmp_path / "more").mkdir()
+    shutil.copy(digit, tmp_path / "more" / "digit.png")
+    shutil.copy(digit, tmp_path / "more" / "digit_2.png")
+    arguments = (digit, compiled[0], tmp_path / "more", tmp_path / "d*.png", other)
+    done = graphprop_command("explain", *arguments, "-o", tmp_path / "o", "--json")
+    assert done.exit_code == 0, done.output
+    images = json.loads(done.stdout)["images"]
+    assert [one["image"] for one in images[:3]] == [
+        str(digit),
+        str(tmp_path / "more" / "digit.png"),
+        str(tmp_path / "more" / "digit_2.png"),
+    ]
+    written = {one["npz"] for one in images}
+    assert len(written) == len(images) == 6  # none replaces another
 
 
 # inspect
