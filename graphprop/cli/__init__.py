@@ -334,7 +334,7 @@ def evaluate(as_json: bool, **options: Any) -> None:
     Written to OUT:
       evaluation.json, evaluation.csv   the table, and with it mean curves
       cases.csv                         the value of each case
-      *.png                             plots, if matplotlib is installed
+      *.png                             plots
 
     An evaluation that was stopped continues when it is started again with the same OUT.
 
@@ -355,7 +355,7 @@ def figure(as_json: bool, **options: Any) -> None:
     """Draw explanations side by side, or what an evaluation measured.
 
     Takes compiled directories, whose explainer.py is run, or a model to compile by several methods;
-    and pictures, or cases of --data as `graphprop evaluate` reads them. Needs matplotlib.
+    and pictures, or cases of --data as `graphprop evaluate` reads them.
 
     \b
     KIND is one of

@@ -22,7 +22,7 @@ from graphprop.evaluation.baselines import BASELINES
 from graphprop.evaluation.data import Arrays, Pictures, Reading, read
 from graphprop.evaluation.explainers import ModuleExplainer, Opened, open_directories
 from graphprop.evaluation.occlusion import occlusion
-from graphprop.evaluation.plots import available, write_plots
+from graphprop.evaluation.plots import write_plots
 from graphprop.evaluation.registry import METRICS, Metric
 from graphprop.evaluation.runner import PARTIAL, Progress
 from graphprop.evaluation.sample import Explainer
@@ -122,7 +122,7 @@ def run_evaluate(
     if occluded is not None:
         (output / "occlusion.csv").write_text(occluded.as_csv(), encoding="utf-8")
         written.append(output / "occlusion.csv")
-    if not no_plots and available():
+    if not no_plots:
         written += write_plots(found, output, occluded)
     # complete: there is nothing to resume
     (output / PARTIAL).unlink(missing_ok=True)
@@ -134,8 +134,6 @@ def run_evaluate(
     describe(found, chosen, data, cases, written)
     if occluded is not None:
         say_occlusion(occluded.summary)
-    if not no_plots and not available():
-        console.say("no plots: they need matplotlib, pip install 'graphprop[evaluate]'")
 
 
 def refuse_mixture(

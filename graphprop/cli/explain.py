@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,7 +22,7 @@ def run_explain(
     *,
     paths: Sequence[Path],
     output: Path | None,
-    **options: object,
+    **options: Any,
 ) -> None:
     """Explain what the paths name, and print what was written."""
     named = explained(paths)

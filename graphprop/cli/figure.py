@@ -19,7 +19,6 @@ from graphprop.evaluation.figures import (
     RECORDED,
     figure,
     refuse_file,
-    refuse_without_matplotlib,
     save_figure,
 )
 from graphprop.evaluation.sample import PREDICTED
@@ -80,7 +79,6 @@ def run_figure(
     options = chosen_options(kind, options)
     folders = [path for path in paths if path.is_dir()]
     files = [path for path in paths if not path.is_dir()]
-    refuse_without_matplotlib()
     refuse_file(output, keep=[*files, *([data] if data else [])])
     if kind in MEASURED:
         of_maps = (data, samples, every_class, source, sweep, fit, weights, input_shape, classes)

@@ -1,15 +1,13 @@
-"""Plots of an evaluation; they need matplotlib, an optional extra."""
+"""Plots of an evaluation."""
 
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from graphprop.errors import InputError
 from graphprop.evaluation.occlusion import Occlusion
 from graphprop.evaluation.results import Evaluation
 
@@ -34,24 +32,12 @@ STYLES = ("-", "--", ":", "-.")
 REMOVED = ("share of pixels removed", "value")
 
 
-def available() -> bool:
-    """Whether matplotlib is installed."""
-    return find_spec("matplotlib") is not None
-
-
 def write_plots(found: Evaluation, folder: Path, occluded: Occlusion | None = None) -> list[Path]:
     """Write all plots that the results allow; returns the files.
 
     ``metrics.png``: means with intervals; ``curve-METRIC.png``: the curves of the metrics that have
     one; ``mu-by-size.png``: inside-total relevance over the size of objects; ``occlusion.png``.
-
-    Raises
-    ------
-    InputError
-        If matplotlib is not installed.
     """
-    if not available():
-        raise InputError("plots need matplotlib: pip install 'graphprop[evaluate]'")
     figures = {"metrics": metrics_figure(found)} if found.rows else {}
     for metric in dict.fromkeys(metric for _, metric in found.curves):
         name = re.sub(r"[^A-Za-z0-9_.=-]+", "_", metric).strip("_")

@@ -10,10 +10,8 @@ from safetensors.torch import save_file
 
 from graphprop import builtin
 from graphprop.cli import main
-from graphprop.errors import InputError
-from graphprop.evaluation import METRICS, Evaluation
+from graphprop.evaluation import METRICS
 from graphprop.evaluation.baselines import BASELINES
-from graphprop.evaluation.plots import write_plots
 
 MODEL = """
 import torch
@@ -112,17 +110,6 @@ def test_values_of_a_parameter(place, tmp_path):
     lines = [line.split()[0] for line in found.splitlines() if line.startswith("lrp_epsilon")]
     assert lines == ["lrp_epsilon[epsilon=1e-6]", "lrp_epsilon[epsilon=1]"]
     assert "method" in found  # one metric, two methods: methods go down the side
-
-
-def test_without_matplotlib(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("graphprop.cli.evaluation.available", lambda: False)
-    arguments = ["--data", place / "data.npz", "-o", tmp_path / "out", "--metric", "mu"]
-    found = run(place, place / "gradient", *arguments).stdout
-    assert "no plots: they need matplotlib, pip install 'graphprop[evaluate]'" in found
-    assert not list((tmp_path / "out").glob("*.png"))
-    monkeypatch.setattr("graphprop.evaluation.plots.available", lambda: False)
-    with pytest.raises(InputError, match="plots need matplotlib"):
-        write_plots(Evaluation([]), tmp_path)
 
 
 def test_samples(place, tmp_path):

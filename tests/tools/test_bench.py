@@ -210,7 +210,6 @@ def test_the_line_through_zero():
 
 
 def test_points_and_plot(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     found = scaling.points(chain(nn.ReLU()), (2, 8, 8), "rap", [1, 2], 1, "cpu")
     series = [vars(point) for _, point in found]
     assert [point["work"] for point in series] == [5088, 10176]

@@ -1,6 +1,6 @@
 """Figures as the papers draw them: maps of methods, layers, flows, signs, curves, sanity checks.
 
-`figure` draws one of `KINDS`, and `save_figure` writes it. They need matplotlib, an optional extra.
+`figure` draws one of `KINDS`, and `save_figure` writes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from graphprop.errors import InputError, MethodError, nearest
-from graphprop.evaluation.figures.files import refuse_file, save_figure
 from graphprop.evaluation.figures.measured import curves, size
 from graphprop.evaluation.figures.panel import panel
 from graphprop.evaluation.figures.recorded import flows, layers
@@ -22,10 +21,10 @@ from graphprop.evaluation.figures.signs import signs
 from graphprop.evaluation.figures.subjects import scene_of
 from graphprop.evaluation.figures.topk import topk
 from graphprop.evaluation.occlusion import Occlusion
-from graphprop.evaluation.plots import available
 from graphprop.evaluation.results import Evaluation
 from graphprop.evaluation.sample import Explainer
 from graphprop.evaluation.saved import read_evaluation
+from graphprop.pictures.files import refuse_file, save_figure
 from graphprop.pictures.preprocessing import Preprocessing
 
 __all__ = ["KINDS", "MEASURED", "RECORDED", "figure", "refuse_file", "save_figure"]
@@ -106,7 +105,7 @@ def figure(
     Raises
     ------
     InputError
-        If matplotlib is missing, or explainers, data or evaluation aren't as described.
+        If explainers, data or evaluation aren't as described.
     MethodError
         If there is no such kind, or it has no such option.
     """
@@ -122,7 +121,6 @@ def figure(
         if name not in known:
             which = nearest(name, known) if known else "it has none"
             raise MethodError(f"the figure {kind!r} has no option {name!r}: {which}")
-    refuse_without_matplotlib()
     if kind in MEASURED:
         if evaluation is None or explainers is not None or data is not None:
             raise InputError(
@@ -146,15 +144,3 @@ def figure(
     )
     with torch.no_grad():
         return function(scene, **options)
-
-
-def refuse_without_matplotlib() -> None:
-    """Refuse to draw without what draws.
-
-    Raises
-    ------
-    InputError
-        If matplotlib is not installed.
-    """
-    if not available():
-        raise InputError("figures need matplotlib: pip install 'graphprop[evaluate]'")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from graphprop.errors import InputError
-from graphprop.evaluation.figures.sheet import Row, draw, map_cell
 from graphprop.evaluation.figures.subjects import Scene
+from graphprop.pictures.sheet import Row, draw, map_cell
 
 SCALE = (
     "Relevance summed over channels: red positive, blue negative, white zero. Each map has a scale "

@@ -18,7 +18,6 @@ from torch import fx
 from graphprop.errors import InputError, MethodError, nearest
 from graphprop.evaluation.explainers import ModuleExplainer
 from graphprop.evaluation.figures.panel import SCALE
-from graphprop.evaluation.figures.sheet import Cell, Row, draw, map_cell
 from graphprop.evaluation.figures.subjects import Scene, Subject, central
 from graphprop.evaluation.sample import Explainer, Floats, maps_of
 from graphprop.explainer import Compiled
@@ -28,6 +27,7 @@ from graphprop.lowering import in_flow, input_label
 from graphprop.module import ExplainerModule
 from graphprop.passes.tag_roles import adds_depth
 from graphprop.pictures.heatmap import limit_of
+from graphprop.pictures.sheet import Cell, Row, draw, map_cell
 
 SAME = 1e-4
 """The relative difference up to which the sum of the flows is the map: what float32 leaves."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from graphprop.errors import InputError
 from graphprop.evaluation.figures.panel import SCALE
-from graphprop.evaluation.figures.sheet import Cell, Row, draw, map_cell
 from graphprop.evaluation.figures.subjects import Scene, central
 from graphprop.evaluation.registry import NotApplicable
 from graphprop.evaluation.sample import Floats, Sample
@@ -20,6 +19,7 @@ from graphprop.evaluation.sensitivity import (
     similarity_of,
     state_of,
 )
+from graphprop.pictures.sheet import Cell, Row, draw, map_cell
 
 
 def sanity(scene: Scene, *, other: int | None = None, depths: int = 4) -> Any:

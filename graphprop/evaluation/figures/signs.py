@@ -9,10 +9,10 @@ import numpy as np
 
 from graphprop.errors import InputError, nearest
 from graphprop.evaluation.figures.panel import SCALE
-from graphprop.evaluation.figures.sheet import Cell, Row, draw, map_cell
 from graphprop.evaluation.figures.subjects import Scene
 from graphprop.evaluation.perturbation import correlation, patch_sums
 from graphprop.evaluation.sample import Floats
+from graphprop.pictures.sheet import Cell, Row, draw, map_cell
 
 GRID = 8
 """Patches along the longer side: parts of a map never share a pixel, but can share a place."""

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from graphprop.errors import InputError
-from graphprop.evaluation.figures.sheet import Cell, Colors
 from graphprop.evaluation.runner import cases_of, classes_of, with_targets
 from graphprop.evaluation.sample import Case, Explainer, Floats, Sample, explain_batch
 from graphprop.pictures.preprocessing import Preprocessing
+from graphprop.pictures.sheet import Cell, Colors
 
 MOST = 100
 """The most cases of one figure."""

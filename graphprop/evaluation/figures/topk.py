@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from graphprop.errors import InputError
-from graphprop.evaluation.figures.sheet import Cell, Row, draw
 from graphprop.evaluation.figures.subjects import Scene, central
 from graphprop.evaluation.fills import FILLS, filler
 from graphprop.evaluation.perturbation import VALUES, first, values_of
 from graphprop.evaluation.registry import NotApplicable, choice
 from graphprop.evaluation.sample import Bools, Floats, Sample
+from graphprop.pictures.sheet import Cell, Row, draw
 
 SCORES = VALUES[1:]  # accuracy is of many pictures
 

@@ -2,6 +2,7 @@
 
 import json
 
+import matplotlib.figure
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -10,8 +11,6 @@ from PIL import Image
 from graphprop.cli import main
 from graphprop.errors import OutputError
 from graphprop.evaluation.figures import refuse_file, save_figure
-
-matplotlib = pytest.importorskip("matplotlib")
 
 MODEL = """
 import torch
@@ -234,11 +233,3 @@ def test_wrong_use_is_refused(arguments, message, place, tmp_path, monkeypatch):
     done = run("figure", *arguments, "-o", out, code=2)
     assert message in " ".join(done.output.split())
     assert not out.exists()
-
-
-def test_without_matplotlib_nothing_is_compiled(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("graphprop.evaluation.figures.available", lambda: False)
-    monkeypatch.setattr("graphprop.cli.figure.compiled_from", lambda *a, **k: pytest.fail("late"))
-    arguments = [*model(place, "rap"), place / "a.png", "-o", tmp_path / "figure.png"]
-    done = run("figure", "panel", *arguments, code=2)
-    assert "figures need matplotlib: pip install 'graphprop[evaluate]'" in done.output

@@ -27,8 +27,6 @@ from graphprop.ir.facts import facts_of
 from graphprop.pictures.heatmap import heatmap, limit_of
 from support.evaluation import Fixed, channel_network, scenes
 
-pytest.importorskip("matplotlib")
-
 
 class Net(nn.Module):
     """Two convolutions with batch norms, a pool, and a dense layer."""
@@ -518,9 +516,3 @@ def test_wrong_arguments_are_refused(arguments, options, error, message, explain
 def test_too_many_cases_are_refused(explainers, data):
     with pytest.raises(InputError, match="at most 100 cases"):
         scene_of(explainers, [tuple(data[0])] * 101)
-
-
-def test_without_matplotlib_the_extra_is_named(monkeypatch, explainers, data):
-    monkeypatch.setattr("graphprop.evaluation.figures.available", lambda: False)
-    with pytest.raises(InputError, match=r"need matplotlib: pip install 'graphprop\[evaluate\]'"):
-        graphprop.figure("panel", explainers, data)

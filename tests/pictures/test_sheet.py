@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from graphprop.errors import InputError
-from graphprop.evaluation.figures.lettering import LONGEST, width_of, wrapped
-from graphprop.evaluation.figures.sheet import CELLS, Cell, Row, draw, map_cell
 from graphprop.pictures.heatmap import heatmap, limit_of
-
-pytest.importorskip("matplotlib")
+from graphprop.pictures.lettering import LONGEST, width_of, wrapped
+from graphprop.pictures.sheet import CELLS, Cell, Row, draw, map_cell
 
 
 def texts(figure):

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprop.errors import InputError
-from graphprop.evaluation.figures.lettering import height_of, wrapped
-from graphprop.evaluation.sample import Bools, Floats
 from graphprop.pictures.heatmap import limit_of, seismic
+from graphprop.pictures.lettering import height_of, wrapped
 
 CELL = 1.45
 """The width of a cell, in inches; at the resolution of `files.DPI` the 224 pixels of a usual input
@@ -34,6 +33,8 @@ INK, FRAME, GROUND, OUTLINE = "#282828", "#969696", "#dcdcdc", "#30d030"
 """Colors of letters, of frames, of what can't be drawn, and around objects: none is a map's."""
 
 Colors = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
