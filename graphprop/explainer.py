@@ -17,7 +17,7 @@ from torch import fx
 
 from graphprop.emit.python import PythonModule
 from graphprop.errors import InputError, MethodError, nearest
-from graphprop.ir.facts import facts_of, shape_of, sign_of
+from graphprop.ir.facts import facts_of, layout_of, shape_of, sign_of
 from graphprop.ir.network import Network
 from graphprop.lowering import in_flow, input_label, legalization_steps
 from graphprop.lowering.patterns import Fitted
@@ -56,6 +56,14 @@ class LayerInfo:
         How many weighted and pooling layers lie before it.
     line
         The user's source line.
+    operands
+        What it reads that depends on the input: the labels of layers, or the index of an input.
+    signal
+        The labels of the layers that the rule sends relevance to; None for an input.
+    places
+        The lengths of the axes of its result along which a map extends; none, of a vector.
+    details
+        Its kernel, stride and groups, such as ``"3x3, stride 2"``.
     """
 
     path: str
@@ -69,6 +77,10 @@ class LayerInfo:
     rule: str | None
     depth: int
     line: str | None
+    operands: tuple[str | int, ...] = ()
+    signal: tuple[str | None, ...] = ()
+    places: Shape = ()
+    details: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as JSON holds them."""
@@ -80,6 +92,7 @@ def layer_info(node: fx.Node) -> LayerInfo:
     facts = facts_of(node)
     roles = tuple(sorted(facts.roles, key=ROLES.index))
     rule = facts.rule if facts.signal else None
+    layout = layout_of(node)
     return LayerInfo(
         path=facts.path,
         label=facts.label,
@@ -92,7 +105,46 @@ def layer_info(node: fx.Node) -> LayerInfo:
         rule=None if rule is None else str(rule),
         depth=facts.depth,
         line=facts.line,
+        operands=operands_of(node),
+        signal=tuple(label_of(node.args[index]) for index in facts.signal),
+        places=() if layout is None else layout.extents,
+        details=details_of(node),
     )
+
+
+def label_of(node: fx.Node) -> str | None:
+    """A layer's label; None for an input."""
+    return facts_of(node).label if node.op == "call_function" else None
+
+
+def operands_of(node: fx.Node) -> tuple[str | int, ...]:
+    """What a layer reads that depends on the input: labels, or the index of an input."""
+    inputs = [other for other in node.graph.nodes if other.op == "placeholder"]
+    return tuple(
+        inputs.index(other) if other.op == "placeholder" else facts_of(other).label
+        for other in node.all_input_nodes
+        if other.op != "get_attr"
+    )
+
+
+def details_of(node: fx.Node) -> str:
+    """The kernel, stride, dilation and groups of a convolution or pooling, as text."""
+    operator = node.target
+    stride = getattr(operator, "stride", None)
+    if not isinstance(stride, tuple):
+        return ""
+    kernel = getattr(operator, "kernel", None)
+    if kernel is None and len(node.args) > 1:
+        kernel = shape_of(node.args[1])[-len(stride) :]
+    found = ["x".join(map(str, kernel))] if kernel else []
+    for name in ("stride", "dilation"):
+        values: tuple[int, ...] = getattr(operator, name, ())
+        if any(value != 1 for value in values):
+            same = len(set(values)) == 1
+            found.append(f"{name} {values[0] if same else 'x'.join(map(str, values))}")
+    if getattr(operator, "groups", 1) > 1:
+        found.append(f"{operator.groups} groups")
+    return ", ".join(found)
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,11 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and len(value) <= LONGEST_TEXT
 
 
+def is_index(value: object) -> bool:
+    """Whether a value is a place in a list."""
+    return type(value) is int and 0 <= value <= LARGEST_TENSOR
+
+
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a finite number."""
     if not isinstance(value, int | float) or isinstance(value, bool):
@@ -149,6 +154,7 @@ FLAG = kind("true or false", lambda value: isinstance(value, bool))
 SHAPE = kind(f"a shape of at most {LARGEST_TENSOR} entries", is_shape)
 HASH = kind("a SHA-256", is_hash)
 NUMBERS = items(optional(NUMBER))
+OPERAND = kind("text or the index of an input", lambda v: is_text(v) or is_index(v))
 
 LAYER = record(
     {
@@ -160,7 +166,18 @@ LAYER = record(
         "signal": items(optional(TEXT)),
         "shape": SHAPE,
     },
-    {"path": TEXT, "operator": TEXT, "kind": TEXT, "role": TEXT, "roles": items(TEXT)},
+    {
+        "path": TEXT,
+        "operator": TEXT,
+        "kind": TEXT,
+        "role": TEXT,
+        "roles": items(TEXT),
+        "sign": TEXT,
+        "line": optional(TEXT),
+        "operands": items(OPERAND),
+        "places": SHAPE,
+        "details": TEXT,
+    },
 )
 PREPROCESSING = record(
     {},

@@ -194,8 +194,7 @@ def write_manifest(content: Json, folder: Path) -> dict[str, Any]:
 def layer_entries(compiled: Compiled) -> list[dict[str, Any]]:
     """The facts about each layer, and which variables of ``forward`` hold its values.
 
-    ``flows`` has those of relevance where a method has several flows; ``signal`` are the labels of
-    the layers that the rule sends relevance to, None for the input.
+    ``flows`` has those of relevance where a method has several flows.
     """
     generated = compiled.generated
     variables = {*generated.variables, *generated.places.values()}
@@ -204,21 +203,17 @@ def layer_entries(compiled: Compiled) -> list[dict[str, Any]]:
         return name if name in variables else None
 
     entries = []
-    for node, layer in zip(compiled.network.layers, compiled.layers, strict=True):
+    for layer in compiled.layers:
         named = {
             flow: local(generated.relevances.get(in_flow(layer.label, flow)))
             for flow in compiled.method.flow_names
         }
-        operands = [node.args[index] for index in facts_of(node).signal]
         entries.append(
             layer.as_dict()
             | {
                 "value": local(generated.results.get(layer.label)),
                 "relevance": named.get(""),
                 "flows": {flow: name for flow, name in named.items() if flow and name},
-                "signal": [
-                    facts_of(n).label if n.op == "call_function" else None for n in operands
-                ],
             }
         )
     return entries

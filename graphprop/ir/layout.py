@@ -46,7 +46,12 @@ class Layout:
     @property
     def places(self) -> int:
         """How many places the value has that can differ from each other."""
-        return prod(f.size for axis in self.axes for f in axis if f.kind == PLACE and f.varies)
+        return prod(self.extents)
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """The lengths along which the places lie that can differ, such as height and width."""
+        return tuple(f.size for axis in self.axes for f in axis if f.kind == PLACE and f.varies)
 
     def kind(self, axis: int) -> str | None:
         """What an axis (counted with the batch) holds; None: both, or it has no factors."""
