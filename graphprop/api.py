@@ -340,6 +340,7 @@ def check(
     progress: Say | None = None,
 ) -> Report:
     """Check that all backends agree; see `graphprop.checking.check.check_explainer`."""
+    explainer.refuse_changed_weights()
     if backends is not None:
         check_names("backends", backends, "['python', 'onnxruntime']", InputError)
     return check_explainer(
@@ -358,6 +359,7 @@ def ledger(
     target: torch.Tensor | int | None = None,
 ) -> list[LedgerEntry]:
     """Draw up the account of every layer; see `graphprop.checking.ledger.ledger`."""
+    explainer.refuse_changed_weights()
     return ledger_of(explainer.compiled, x, target)
 
 
@@ -425,10 +427,13 @@ def write(
     ------
     OutputError
         If the directory can't be written, or holds what graphprop did not write.
+    WeightsError
+        If the explainer's weights were changed after the compile.
     EquivalenceError
         If the check fails, with the place; the output is then in ``<directory>.rejected``.
     """
     say = progress or silent
+    explainer.refuse_changed_weights()
     compiled, directory = explainer.compiled, Path(directory)
     given = plain(preprocessing) if preprocessing else None
     refuse_foreign(directory, force, keep=map(Path, keep))

@@ -9,7 +9,7 @@ from torch import nn
 
 from graphprop.emit.execute import run_source
 from graphprop.emit.python import PythonModule
-from graphprop.errors import MethodError, nearest
+from graphprop.errors import MethodError, WeightsError, nearest
 from graphprop.explainer import Compiled, LayerInfo
 from graphprop.ir.network import Network
 from graphprop.rules import Method
@@ -45,7 +45,9 @@ class ExplainerModule(nn.Module):
     def __init__(self, compiled: Compiled) -> None:
         super().__init__()
         self.compiled = compiled
-        self.module = run_source(compiled.source)(compiled.legal.stored)
+        # copies: load_state_dict writes into them, and other explainers share what was captured
+        own = {name: tensor.clone() for name, tensor in compiled.legal.stored.items()}
+        self.module = run_source(compiled.source)(own)
 
     def forward(
         self, x: torch.Tensor, *more: Any, target: torch.Tensor | int | None = None
@@ -122,6 +124,28 @@ class ExplainerModule(nn.Module):
             return next(iter(hits.values()))
         known = hits or {layer: None for layer, _ in map(flows.__getitem__, recorded)}
         raise MethodError(f"no one layer is recorded at {path!r}: {nearest(path, known)}")
+
+    def refuse_changed_weights(self) -> None:
+        """Raise if this module no longer computes what was compiled, but with other weights.
+
+        What was compiled is what is checked and written: with other weights in the module, that
+        would be the check, or the file, of another explainer.
+
+        Raises
+        ------
+        WeightsError
+            If a weight differs by value; another type or device alone is no change.
+        """
+        stored = self.compiled.legal.stored
+        for node in self.compiled.legal.graph.nodes:
+            if node.op != "get_attr" or node.target not in stored:
+                continue
+            buffer = getattr(self.module, node.name).detach()
+            if not torch.equal(buffer.cpu(), stored[node.target].to("cpu", buffer.dtype)):
+                raise WeightsError(
+                    f"the explainer's weights were changed after the compile ({node.target!r} is "
+                    "the first): compile the model that has these weights, and check or save that"
+                )
 
     @property
     def input_types(self) -> tuple[torch.dtype, ...]:

@@ -120,8 +120,8 @@ def bind_inputs(
             name = str(spec.target)
             tensor = program.state_dict.get(name, program.constants.get(name))
             assert tensor is not None
-            # channels_last is a matter of memory only
-            tensor = tensor.detach().contiguous()
+            # a copy: the model may be trained on; channels_last is a matter of memory only
+            tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
             tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
             environment[node] = tensor
             writer.register(tensor, name)

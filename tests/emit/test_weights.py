@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import graphprop
+from graphprop import api
 from graphprop.artifact.write import contiguous
 from graphprop.emit.execute import run_source
+from graphprop.errors import WeightsError
 
 
 class Net(nn.Module):
@@ -139,6 +141,65 @@ def test_weights_on_no_device_come_later():
     empty = copy.deepcopy(explainer.module).to("meta")
     empty.load_state_dict(wanted.module.state_dict(), assign=True)
     same(empty, wanted)
+
+
+# Weights that change
+
+
+def trained_on(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1).add_(0.1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_is_trained_on_changes_no_explainer(method, tmp_path):
+    model = Net().eval()
+    captured = graphprop.capture(model, x)
+    explainer = graphprop.compile(captured, method=method)
+    before = maps(explainer)
+    trained_on(model)
+    torch.testing.assert_close(maps(explainer), before, rtol=0, atol=0)
+    explainer.save(tmp_path / "old", check=False)
+    written = run_source(explainer.source)
+    stored = load_file(tmp_path / "old" / "weights.safetensors")
+    torch.testing.assert_close(maps(written(stored)), before, rtol=0, atol=0)
+    # one capture, compiled now: of the weights that the model has now
+    now = graphprop.compile(captured, method=method)
+    torch.testing.assert_close(maps(now)[0], model(x))
+    same(now, graphprop.compile(model, x, method), rtol=0, atol=0)
+
+
+def test_a_state_dict_changes_no_other_explainer():
+    captured = graphprop.capture(Net().eval(), x)
+    one, other = (graphprop.compile(captured, method=m) for m in ("rap", "epsilon_plus_flat"))
+    before = maps(other)
+    one.load_state_dict(compiled(1).state_dict())
+    torch.testing.assert_close(maps(other), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("act", ["check", "save", "ledger"])
+def test_what_was_not_compiled_is_neither_checked_nor_written(act, tmp_path):
+    explainer, other = compiled(0), compiled(1)
+    acts = {
+        "check": explainer.check,
+        "save": lambda: explainer.save(tmp_path / "new"),
+        "ledger": lambda: api.ledger(explainer, x),
+    }
+    kept = explainer.state_dict()
+    kept = {name: tensor.clone() for name, tensor in kept.items()}
+    explainer.load_state_dict(other.state_dict())
+    with pytest.raises(WeightsError, match="weights were changed after the compile"):
+        acts[act]()
+    assert not (tmp_path / "new").exists()
+    explainer.load_state_dict(kept)
+    acts[act]()
+
+
+def test_another_type_is_no_change():
+    explainer = compiled(0).double()
+    explainer.refuse_changed_weights()
+    explainer.half().refuse_changed_weights()
 
 
 # Weights of another network
