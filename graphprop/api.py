@@ -23,8 +23,7 @@ from graphprop.artifact.atomic import (
     writing_beside,
 )
 from graphprop.artifact.manifest import read_manifest
-from graphprop.artifact.schema import Json
-from graphprop.artifact.write import manifest_of, plain, write_files, write_manifest
+from graphprop.artifact.write import manifest_of, write_files, write_manifest
 from graphprop.checking.check import BACKENDS, check_directory, check_explainer
 from graphprop.checking.conservation import record_of
 from graphprop.checking.junit import Checked, as_junit
@@ -48,6 +47,7 @@ from graphprop.frontend.arguments import (
 )
 from graphprop.frontend.capture import Example, check_logits, inputs_of
 from graphprop.frontend.captured import Captured, captured
+from graphprop.frontend.preprocessing import recorded
 from graphprop.ir.facts import shape_of
 from graphprop.lowering import legalization_steps, lowering_steps
 from graphprop.lowering.patterns import fit_patterns
@@ -156,6 +156,7 @@ def compile(
     output: str | int | None = None,
     name: str | None = None,
     class_names: Sequence[str] | None = None,
+    preprocessing: Any = None,
     notes: Sequence[str] = (),
     dump_ir: str | Path | None = None,
     progress: Say | None = None,
@@ -189,7 +190,12 @@ def compile(
     name
         What the model is called in the generated source; its class by default.
     class_names
-        A name for each logit, for whoever reads the ONNX model's metadata.
+        A name for each logit: for pictures, and for whoever reads the ONNX model's metadata.
+    preprocessing
+        How a picture becomes an input: ``"imagenet"``, ``"zero-one"``, ``"minus-one-one"``; a
+        dictionary with ``mean``, ``std``, ``resize``, ``interpolation``, ``channels``; a transform
+        of torchvision, the data configuration of timm, or the processor of Hugging Face; see
+        `graphprop.frontend.preprocessing`. `explain` and `save` use it.
     notes
         What is already to be noted about the model; the manifest lists these before its own.
     dump_ir
@@ -233,6 +239,8 @@ def compile(
         pipeline.progress("fit the patterns")
     fitted = fit_patterns(network, chosen, fit)
     lowered = pipeline.run(lowering_steps(chosen, settings), network)
+    first = inputs_of(source.example)[0]
+    said = recorded(preprocessing, first.shape[1:], whole=not first.is_floating_point())
     if class_names is not None:
         check_class_names(class_names, shape_of(network.output.args[0])[1])
     # a set has no order of its own, and what is written must be the same every time
@@ -265,6 +273,7 @@ def compile(
             roles=dict(roles or {}),
             record=patterns,
             class_names=None if class_names is None else tuple(class_names),
+            preprocessing=said,
             notes=(*notes, *lowered.notes),
             fitted=fitted,
         )
@@ -397,7 +406,7 @@ def write(
     samples: int | None = None,
     source: str | None = None,
     source_sha256: str | None = None,
-    preprocessing: Json | None = None,
+    preprocessing: Any = None,
     keep: Iterable[str | Path] = (),
     progress: Say | None = None,
 ) -> Saved:
@@ -417,7 +426,7 @@ def write(
     source, source_sha256
         Where the model comes from, such as ``"vgg16.py:vgg16"``, and the hash of that file.
     preprocessing
-        How a picture becomes an input: ``size``, ``mean`` and ``std``.
+        How a picture becomes an input, as for `compile`, whose own it replaces.
     keep
         Files that the directory must not hold: the model's, its weights.
     progress
@@ -435,7 +444,10 @@ def write(
     say = progress or silent
     explainer.refuse_changed_weights()
     compiled, directory = explainer.compiled, Path(directory)
-    given = plain(preprocessing) if preprocessing else None
+    given = compiled.preprocessing
+    if preprocessing is not None:
+        whole = not compiled.input_types[0].is_floating_point
+        given = recorded(preprocessing, compiled.input_shapes[0], whole=whole)
     refuse_foreign(directory, force, keep=map(Path, keep))
     # a link stays, and what it leads to is replaced
     target = directory.resolve() if directory.is_symlink() else directory

@@ -171,6 +171,8 @@ class Compiled:
         The patterns of the layers whose relevance is recorded.
     class_names
         The names of the classes, if they were given.
+    preprocessing
+        How a picture becomes an input, where that was said.
     notes
         What the user should know: softmax removed ...
     fitted
@@ -190,6 +192,7 @@ class Compiled:
     roles: Mapping[str, str] = field(default_factory=dict)
     record: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
+    preprocessing: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
     fitted: Fitted | None = None
     legalized_onnx: Network | None = None

@@ -138,6 +138,17 @@ def is_shape(value: object) -> bool:
     return lengths and math.prod(value) <= LARGEST_TENSOR
 
 
+def is_resize(value: object) -> bool:
+    """Whether a value says how a picture is scaled."""
+    lengths = value if isinstance(value, list) and len(value) == 2 else [value]
+    return value == "cover" or all(type(n) is int and 1 <= n <= 65536 for n in lengths)
+
+
+def word(*words: str) -> Kind:
+    """One of some words."""
+    return kind(f"one of {', '.join(words)}", lambda value: value in words)
+
+
 def is_plain_name(name: str) -> bool:
     """Whether a name is one of a file in this very directory, on every system."""
     return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name)) and name[-1] != "."
@@ -185,6 +196,9 @@ PREPROCESSING = record(
         "size": items(whole(1, LARGEST_TENSOR)),
         "mean": items(NUMBER),
         "std": items(kind("a number above zero", lambda v: is_number(v) and v > 0)),
+        "resize": kind("'cover', a length or two of at most 65536", is_resize),
+        "interpolation": word("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming"),
+        "channels": word("RGB", "BGR", "gray"),
     },
 )
 CHECK = record({"passed": FLAG}, {"warnings": items(TEXT), "backends": items(mapping(anything))})
@@ -268,6 +282,9 @@ def contradiction(content: Mapping[str, Any]) -> str | None:
     for name in ("mean", "std"):
         if len(given.get(name, [0] * channels)) != channels:
             return f"preprocessing.{name} has {len(given[name])} entries for {channels} channels"
+    order = given.get("channels")
+    if order is not None and channels != (1 if order == "gray" else 3):
+        return f"preprocessing.channels is {order!r}, and the input has {channels} channels"
     return None
 
 

@@ -26,6 +26,7 @@ from graphprop.cli.options import (
     json_option,
     model_options,
 )
+from graphprop.cli.preprocessing_options import preprocessing_options
 from graphprop.cli.program import Program
 from graphprop.signals import ending_at_once
 from graphprop.version import __version__
@@ -64,6 +65,7 @@ def main() -> None:
 
 @main.command("compile", short_help="Compile a model, and check the result.")
 @model_options
+@preprocessing_options
 @click.option(
     "-o",
     "output",
@@ -99,6 +101,12 @@ def compile_(as_json: bool, **options: Any) -> None:
       explainer.onnx        the same for ONNX Runtime
       manifest.json         method, parameters, layers with their rules, results of the check
 
+    How a picture becomes an input is said by --preprocessing and the options after it, or by
+    `preprocessing` in the model's file: a dictionary with mean, std, resize, interpolation,
+    channels, range. It is recorded, and `graphprop explain` can say it otherwise. Where nobody
+    says it, pictures get values from 0 to 1, and a warning says so: logits and maps of a network
+    that was trained otherwise are wrong then.
+
     \b
     PATTERN is a layer's path or label (features.*), operator (conv) or class (Conv2d); role:NAME
     and type:NAME say which. `graphprop inspect SOURCE` shows them.
@@ -109,6 +117,8 @@ def compile_(as_json: bool, **options: Any) -> None:
       graphprop compile model.py:resnet --method lrp_epsilon --set epsilon=0.01
       graphprop compile model.py --rule features.0=w_square --rule 'fc.*=epsilon:epsilon=0.1'
       graphprop compile torchvision.models:vgg16 --input-shape 3,224,224 -o build/vgg
+      graphprop compile model.py --preprocessing imagenet --interpolation bicubic
+      graphprop compile caffe.py --channels BGR --range 0,255 --mean 104,117,123
     """
     command("run_compile")(as_json, **options)
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from rich.filesize import decimal
 from graphprop import api
 from graphprop.api import CompiledExplainer, LayerInfo, Report
 from graphprop.cli import console
+from graphprop.cli.preprocessing_options import taken
 from graphprop.errors import GraphpropError, OutputError
 from graphprop.frontend.capture import inputs_of
 from graphprop.frontend.load import LoadedModel, load_source, source_file
+from graphprop.frontend.preprocessing import UNKNOWN, changed, takes_pictures
 from graphprop.frontend.user_code import import_extension
 from graphprop.passes.assign_rules import parse_rule, parse_value
 from graphprop.pictures.batches import read_batches
+from graphprop.pictures.preprocessing import Preprocessing
 from graphprop.rules import METHODS, RULES, Method, Rule, find_method
 from graphprop.rules.parameters import resolve_parameters
 from graphprop.rules.registry import assignments
@@ -55,6 +59,7 @@ def run_compile(
     force: bool,
     dump_ir: Path | None,
     fit: Path | None,
+    **options: Any,
 ) -> None:
     """Compile, write, check, and print the result."""
     began = time.perf_counter()
@@ -63,6 +68,7 @@ def run_compile(
         refuse_output(output, force, read, dump_ir)
     with console.progress("load the model") as progress:
         loaded = load_all(source, imports, weights, input_shape)
+        loaded = with_preprocessing(loaded, options)
         parameters, rule_map, role_map = read_choices(method, settings, rules, roles)
         if output is None:
             output = default_directory(loaded.name, method)
@@ -76,6 +82,7 @@ def run_compile(
             output=result,
             name=loaded.name,
             class_names=loaded.class_names,
+            preprocessing=loaded.preprocessing,
             notes=loaded.notes,
             dump_ir=dump_ir,
             progress=progress,
@@ -90,16 +97,33 @@ def run_compile(
             force=force,
             source=loaded.source,
             source_sha256=loaded.sha256,
-            preprocessing=loaded.preprocessing,
             keep=read,
             progress=progress,
         )
     seconds = time.perf_counter() - began
+    if loaded.preprocessing is None and takes_pictures(explainer.input_shapes):
+        console.say_warning(UNKNOWN)
     if as_json:
         content = {"directory": saved.directory, "seconds": round(seconds, 3)}
         console.say_json("compile", {**content, "manifest": saved.manifest})
     else:
         describe_compiled(explainer, saved, seconds)
+
+
+def with_preprocessing(loaded: LoadedModel, options: dict[str, Any]) -> LoadedModel:
+    """The model with what options say of preprocessing, in place of what its file says."""
+    given, single = taken(options)
+    if given is None and not single:
+        return loaded
+    first, *more = inputs_of(loaded.example)
+    if more:
+        raise click.UsageError(
+            f"the model takes {len(more) + 1} inputs, and preprocessing is of one: leave its "
+            "options out"
+        )
+    said = loaded.preprocessing if given is None else given
+    whole = not first.is_floating_point()
+    return replace(loaded, preprocessing=changed(said, single, first.shape[1:], whole=whole))
 
 
 def batches_of(data: Path, loaded: LoadedModel) -> Iterable[torch.Tensor]:
@@ -149,6 +173,8 @@ def describe_compiled(explainer: CompiledExplainer, saved: api.Saved, seconds: f
         ("roles", console.counts(layer.role for layer in weighted)),
         ("rules", console.counts(rule_name(layer) for layer in weighted)),
     ]
+    if saved.manifest["preprocessing"] and takes_pictures(explainer.input_shapes):
+        rows.append(("pictures", Preprocessing.of(saved.manifest).describe()))
     if explainer.network.decisions:
         rows.append(("batch norms", batch_norms(explainer.network.decisions)))
     rows += [("note", note) for note in explainer.notes]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from inspect import isfunction, signature
 from pathlib import Path
@@ -12,15 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphprop.errors import InputError, LoadError, kind_of, nearest
+from graphprop.errors import InputError, LoadError, kind_of
 from graphprop.frontend.capture import Example
+from graphprop.frontend.preprocessing import recorded
 from graphprop.frontend.user_code import user_errors
-
-PREPROCESSING = (
-    "it must be a dictionary such as {'size': [224, 224], 'mean': [0.5, 0.5, 0.5], "
-    "'std': [0.2, 0.2, 0.2]}"
-)
-"""What a file's ``preprocessing`` looks like, for errors."""
 
 
 def example_input(
@@ -109,54 +103,31 @@ def runs(model: nn.Module, x: torch.Tensor) -> bool:
 
 def preprocessing_of(
     module: ModuleType, example: Example, *, follow: bool
-) -> dict[str, list[float]] | None:
+) -> dict[str, Any] | None:
     """Read the file's ``preprocessing``; ``follow``: its size gives way to the example's.
 
-    There is none for a model with several inputs. One that takes whole numbers, bytes of a picture,
-    gets them as they are unless the file says otherwise.
+    None where the file says nothing, and for a model with several inputs. One that takes whole
+    numbers, bytes of a picture, gets them as they are unless the file says otherwise.
+
+    Raises
+    ------
+    LoadError
+        If it can't be read, or makes inputs of another size.
     """
     if not isinstance(example, torch.Tensor):
         return None
     given = getattr(module, "preprocessing", None)
-    given = {} if given is None or isinstance(given, ModuleType) else given
-    if not isinstance(given, Mapping):
-        raise LoadError(f"preprocessing is {kind_of(given)}: {PREPROCESSING}")
-    known = ("size", "mean", "std")
-    for key in given:
-        if key not in known:
-            raise LoadError(f"preprocessing has no {key!r}: {nearest(str(key), known)}")
-    channels, *spatial = example.shape[1:]
-    size = numbers(given, "size", spatial, len(spatial), "axes")
-    mean = numbers(given, "mean", [0.0] * channels, channels, "channels")
-    unit = 1.0 if example.is_floating_point() else 1 / 255
-    std = numbers(given, "std", [unit] * channels, channels, "channels")
-    if size != spatial and not follow:
-        raise LoadError(
-            f"preprocessing makes inputs of size {size}, but the model's input has the size "
-            f"{spatial}: make them equal, or leave the size out"
-        )
-    if min(std) <= 0:
-        raise LoadError(f"the std of preprocessing is {std}: every one must be above zero")
-    return {"size": spatial, "mean": [float(m) for m in mean], "std": [float(s) for s in std]}
-
-
-def numbers(
-    given: Mapping[str, Any], key: str, default: list[float], count: int, of: str
-) -> list[float]:
-    """One entry of ``preprocessing``: a list of finite numbers, as many as there are axes."""
-    if key not in given:
-        return default
-    value = given[key]
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if not isinstance(value, list | tuple) or not all(
-        isinstance(v, int | float) and math.isfinite(v) for v in value
-    ):
-        raise LoadError(f"the {key} of preprocessing is {value!r}: {PREPROCESSING}")
-    if len(value) != count:
-        raise LoadError(
-            f"the {key} of preprocessing has {len(value)} values, but the input has {count} {of}"
-        )
-    return list(value)
+    whole = not example.is_floating_point()
+    if given is None or isinstance(given, ModuleType):
+        if not whole:
+            return None
+        given = {}
+    if isinstance(given, Mapping) and follow:
+        given = {key: value for key, value in given.items() if key != "size"}
+    try:
+        return recorded(given, example.shape[1:], whole=whole)
+    except InputError as error:
+        raise LoadError(str(error)) from error
 
 
 def class_names_of(module: ModuleType, where: str, folder: Path | None) -> tuple[str, ...] | None:

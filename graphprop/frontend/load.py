@@ -63,8 +63,8 @@ class LoadedModel:
     notes
         What was done to the model that the user should know.
     preprocessing
-        ``size`` (the spatial shape of an input), and ``mean`` and ``std`` per channel, by which a
-        picture with values in [0, 1] becomes an input: ``(picture - mean) / std``.
+        How a picture becomes an input, as `graphprop.frontend.preprocessing` records it; None where
+        the file doesn't say.
     class_names
         What the classes are called, in order, where the file says so.
     """
@@ -75,7 +75,7 @@ class LoadedModel:
     source: str
     sha256: str | None
     notes: list[str]
-    preprocessing: dict[str, list[float]] | None
+    preprocessing: dict[str, Any] | None
     class_names: tuple[str, ...] | None = None
 
 

@@ -86,7 +86,7 @@ def pictures_of(folder: Path) -> list[Path]:
     if not own:
         drawn = f": the {len(found)} there were drawn by graphprop" * bool(found)
         raise InputError(
-            f"{folder} is neither a compiled directory (it has no {MANIFEST}) nor a folder with "
-            f"pictures{drawn or f': {READABLE}'}"
+            f"{folder} holds no {MANIFEST}, as a compiled directory does, and no picture either"
+            f"{drawn or f': {READABLE}'}"
         )
     return own

@@ -93,7 +93,7 @@ class Arrays:
         *,
         alone: bool = False,
     ) -> None:
-        self.dtype, self.given = dtype, manifest.get("preprocessing")
+        self.dtype = dtype
         shape = tuple(manifest["input_shapes"][0])
         self.array = array_in(data)
         if alone and self.array.ndim == len(shape):
@@ -114,6 +114,8 @@ class Arrays:
             )
         if not len(self.array):
             raise InputError(f"the array of {data} holds no sample")
+        if self.scaled:
+            self.preprocessing = Preprocessing.of_arrays(manifest)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         for start in range(0, len(self.array), BATCH):
@@ -122,15 +124,8 @@ class Arrays:
                 part = part.astype(np.int64)
             x = torch.from_numpy(part.copy())
             if self.scaled:
-                x = self.normalized(x / 255)
+                x = self.preprocessing.normalized(x / 255)
             yield x.to(self.dtype)
-
-    def normalized(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures with values in [0, 1] as inputs."""
-        for name, change in (("mean", torch.sub), ("std", torch.div)):
-            if self.given and self.given.get(name):
-                x = change(x, torch.tensor(self.given[name]).reshape(-1, *[1] * (x.dim() - 2)))
-        return x
 
 
 def array_in(data: Path) -> NDArray[Any]:

@@ -24,8 +24,9 @@ from graphprop.artifact.conservation import of_map
 from graphprop.artifact.engines import Engine, engine_of, largest
 from graphprop.artifact.manifest import read_manifest
 from graphprop.errors import InputError, OutputError
+from graphprop.frontend.preprocessing import UNKNOWN
 from graphprop.pictures import heatmap
-from graphprop.pictures.inputs import central_slice, read_input
+from graphprop.pictures.inputs import central_slice, is_picture, read_input
 
 DEFAULT_FOLDER = Path("explanations")
 """Where explanations go by default."""
@@ -166,6 +167,10 @@ def explain_images(
             "Python instead"
         )
     opened = [read_input(file, manifest) for file in files]
+    if not manifest["preprocessing"]:  # said once
+        unknown = [one for one, file in zip(opened, files, strict=True) if is_picture(file)]
+        for first in unknown[:1]:
+            first.warnings.append(f"{directory}: {UNKNOWN}")
     classes = manifest["classes"]
     if target is not None and not 0 <= target < classes:
         raise InputError(f"the target must be a class from 0 to {classes - 1}, not {target}")

@@ -18,6 +18,11 @@ from graphprop.pictures.preprocessing import Preprocessing
 ARRAY_SUFFIXES = (".npy", ".npz")
 
 
+def is_picture(file: Path) -> bool:
+    """Whether a file is read as a picture."""
+    return file.suffix.lower() not in ARRAY_SUFFIXES
+
+
 class Input(NamedTuple):
     """One input, and how it is drawn.
 
@@ -52,7 +57,7 @@ def read_input(file: Path, manifest: Mapping[str, Any]) -> Input:
     InputError
         If it can't be read, or isn't an input of the network.
     """
-    if file.suffix.lower() in ARRAY_SUFFIXES:
+    if not is_picture(file):
         return read_array(file, manifest)
     preprocessing = Preprocessing.of(manifest)
     shown, warnings = preprocessing.read(file)
@@ -83,10 +88,7 @@ def drawn(x: torch.Tensor, preprocessing: Preprocessing) -> Image.Image:
     With mean and std undone, where it then is one: numbers from 0 to 1, in one channel or three.
     Otherwise the mean of the channels, from its smallest number black to its largest white.
     """
-    by_channel = [-1, *[1] * (x.dim() - 1)]
-    given = (preprocessing.mean, preprocessing.std)
-    mean, std = (torch.tensor(values).reshape(by_channel) for values in given)
-    values = central_slice((x * std + mean).double().numpy())
+    values = central_slice(preprocessing.restored(x[None])[0].double().numpy())
     rounding = 1e-4
     if len(values) in (1, 3) and values.min() >= -rounding and values.max() <= 1 + rounding:
         pixels = (values.clip(0, 1) * 255).round().astype(np.uint8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,42 @@ LONGEST_REASON = 200
 """Characters of Pillow's own error in a message: some hold bytes of the file."""
 
 
+RESAMPLING = {
+    name: getattr(Image.Resampling, name.upper())
+    for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+}
+"""Interpolation -> Pillow's."""
+
+
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes an input: the size ``(height, width)``, and mean and std by channel.
+    """How a picture becomes an input; see `graphprop.frontend.preprocessing`.
 
-    Of signals and volumes, which are read from arrays, the size has another number of axes.
+    Attributes
+    ----------
+    size
+        ``(height, width)`` of an input. Of signals and volumes, which are read from arrays, it has
+        another number of axes.
+    mean, std
+        By channel, in the order of the network's: ``(picture - mean) / std``.
+    resize
+        None: a picture is scaled so that it just covers the size. A number: its shorter side is
+        scaled to that; ``(height, width)``: both sides are. The center is then cut out.
+    interpolation
+        A key of `RESAMPLING`.
+    channels
+        ``"RGB"``, ``"BGR"`` or ``"gray"``.
+    known
+        Whether someone has said all this; else values are in [0, 1].
     """
 
     size: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: int | tuple[int, int] | None = None
+    interpolation: str = "bilinear"
+    channels: str = "RGB"
+    known: bool = field(default=True, compare=False)
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Preprocessing:
@@ -82,30 +108,110 @@ class Preprocessing:
         given = manifest.get("preprocessing") or {}
         mean = tuple(given.get("mean") or [0.0] * channels)
         std = tuple(given.get("std") or [1.0] * channels)
-        return cls(tuple(size), mean, std)
+        resize = given.get("resize", "cover")
+        return cls(
+            tuple(size),
+            mean,
+            std,
+            None if resize == "cover" else tuple(resize) if isinstance(resize, list) else resize,
+            given.get("interpolation", "bilinear"),
+            given.get("channels") or ("gray" if channels == 1 else "RGB"),
+            known=bool(given),
+        )
+
+    @property
+    def resampling(self) -> Image.Resampling:
+        """Pillow's name of the interpolation."""
+        return RESAMPLING[self.interpolation]
+
+    def describe(self) -> str:
+        """What it does, on one line."""
+        height, width = self.size
+        scaled = {
+            "NoneType": "scaled to cover",
+            "int": f"shorter side to {self.resize},",
+            "tuple": f"both sides to {self.resize},",
+        }[type(self.resize).__name__]
+        center = f"{self.interpolation}, center {height} x {width}"
+        if self.resize == self.size:
+            scaled, center = f"both sides to {height} x {width},", self.interpolation
+        numbers = (", ".join(f"{v:.4g}" for v in dict.fromkeys(n)) for n in (self.mean, self.std))
+        return f"{scaled} {center}; {self.channels}; mean %s, std %s" % tuple(numbers)
 
     def read(self, file: Path) -> tuple[Image.Image, list[str]]:
         """Read a picture at the size and in the channels of an input; returns warnings, too."""
-        upright = opened(file)
+        return self.fitted(opened(file), str(file))
+
+    def fitted(self, picture: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
+        """A picture at the size and in the channels of an input; returns warnings, too."""
+        converted, warned = self.converted(picture, name)
+        if isinstance(self.resize, int) and min(self.size) and self.crop_exceeds(converted.size):
+            warned.append(f"{name} is smaller than the crop once it is resized: filled with black")
+        return self.placed(converted, self.resampling), warned
+
+    def converted(self, picture: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
+        """A picture in the channels of an input, of its own size; returns warnings, too."""
         warned = []
-        if upright.has_transparency_data:
-            upright = upright.convert("RGBA")
-            if upright.getchannel("A").getextrema() != (255, 255):
-                warned.append(f"{file} is transparent in places: laid on white")
-            ground = Image.new("RGBA", upright.size, "white")
-            upright = Image.alpha_composite(ground, upright)
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            if picture.getchannel("A").getextrema() != (255, 255):
+                warned.append(f"{name} is transparent in places: laid on white")
+            ground = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(ground, picture)
+        return eight_bits(picture, name).convert(MODES[len(self.mean)]), warned
+
+    def placed(self, picture: Image.Image, resample: Image.Resampling) -> Image.Image:
+        """Scale a picture, or the mask of one, and cut out its center: ``size``."""
         height, width = self.size
-        upright = eight_bits(upright, file).convert(MODES[len(self.mean)])
-        fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-        return fitted, warned
+        if self.resize is None:
+            return ImageOps.fit(picture, (width, height), resample)
+        scaled = picture.resize(self.scaled(picture.size), resample)
+        left, top = (
+            # as torchvision rounds; what is smaller has half of the rest before it
+            round((have - want) / 2) if have >= want else -((want - have) // 2)
+            for have, want in zip(scaled.size, (width, height), strict=True)
+        )
+        return scaled.crop((left, top, left + width, top + height))
+
+    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of a picture of a width and height, once it is scaled."""
+        if isinstance(self.resize, tuple):
+            return self.resize[1], self.resize[0]
+        assert self.resize is not None
+        width, height = size
+        if width <= height:
+            return self.resize, int(self.resize * height / width)
+        return int(self.resize * width / height), self.resize
+
+    def crop_exceeds(self, size: tuple[int, int]) -> bool:
+        """Whether the crop is larger than a scaled picture."""
+        width, height = self.scaled(size)
+        return self.size[0] > height or self.size[1] > width
 
     def tensor(self, shown: Image.Image) -> torch.Tensor:
         """Make the input ``[1, C, H, W]`` of a picture that `read` returned."""
         pixels = np.asarray(shown, dtype=np.float32) / np.float32(255)
         channels_first = pixels.reshape(*self.size, len(self.mean)).transpose(2, 0, 1)
-        mean, std = (torch.tensor(v, dtype=torch.float32) for v in (self.mean, self.std))
-        x = torch.from_numpy(channels_first.copy())
-        return ((x - mean[:, None, None]) / std[:, None, None]).unsqueeze(0)
+        return self.normalized(torch.from_numpy(channels_first.copy())[None])
+
+    def normalized(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures ``[N, C, ...]`` with values in [0, 1], red first, as inputs."""
+        if self.channels == "BGR":
+            x = x.flip(1)
+        axes = [1] * (x.dim() - 2)
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32).reshape(-1, *axes) for v in (self.mean, self.std)
+        )
+        return (x - mean) / std
+
+    def restored(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs ``[N, C, ...]`` as pictures with values in [0, 1], red first."""
+        axes = [1] * (x.dim() - 2)
+        mean, std = (
+            torch.tensor(v, dtype=x.dtype).reshape(-1, *axes) for v in (self.mean, self.std)
+        )
+        picture = x * std + mean
+        return picture.flip(1) if self.channels == "BGR" else picture
 
 
 def opened(file: Path) -> Image.Image:
@@ -139,14 +245,14 @@ def reason_of(error: BaseException, file: Path) -> str:
     return str(text).replace(f" {str(file)!r}", "")[:LONGEST_REASON] or type(error).__name__
 
 
-def eight_bits(image: Image.Image, file: Path) -> Image.Image:
+def eight_bits(image: Image.Image, name: str) -> Image.Image:
     """Bring a picture of 16 bits to 8, which Pillow's own conversion would clip."""
     if image.mode.startswith("I;16"):
         # 65535 / 257 is 255
         return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     if image.mode in ("I", "F"):
         raise InputError(
-            f"{file} holds numbers ({image.mode}), whose range isn't known: save it with 8 or 16 "
+            f"{name} holds numbers ({image.mode}), whose range isn't known: save it with 8 or 16 "
             "bits"
         )
     return image

@@ -91,7 +91,14 @@ def test_manifest(tmp_path):
     assert manifest["classes"] == 4
     assert manifest["batch_norms"] == {"norm": "merged into conv"}
     assert manifest["notes"] == []
-    assert manifest["preprocessing"] == {"size": [6, 6], "mean": [0.5], "std": [0.25]}
+    assert manifest["preprocessing"] == {
+        "size": [6, 6],
+        "mean": [0.5],
+        "std": [0.25],
+        "resize": "cover",
+        "interpolation": "bilinear",
+        "channels": "gray",
+    }
     assert manifest["check"]["passed"]
     assert manifest["fingerprint"]["rows"][:3] == ["noise 0", "noise 1", "uniform"]
     layers = {layer["label"]: layer for layer in manifest["layers"]}

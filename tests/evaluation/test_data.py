@@ -1,6 +1,7 @@
 """Readers of data sets, on files that are made here."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,8 +107,8 @@ def test_boxes_and_their_edges():
 def test_an_object_outside_of_the_crop_is_empty():
     mask = np.zeros((8, 40), dtype=bool)
     mask[:, :3] = True
-    assert not fitted_mask(mask, (8, 8), "cover").any()
-    assert fitted_mask(mask, (8, 8), "stretch").any()
+    assert not fitted_mask(mask, RGB, "cover").any()
+    assert fitted_mask(mask, RGB, "stretch").any()
 
 
 def test_a_pixel_belongs_to_an_object_that_covers_half_of_it():
@@ -116,7 +117,7 @@ def test_a_pixel_belongs_to_an_object_that_covers_half_of_it():
     expected = np.zeros((4, 4), dtype=bool)
     expected[0, 2] = expected[2, 1] = True
     for resize in ("cover", "stretch"):
-        assert np.array_equal(fitted_mask(fine, (4, 4), resize), expected)
+        assert np.array_equal(fitted_mask(fine, replace(RGB, size=(4, 4)), resize), expected)
 
 
 def test_polygons_by_half_coverage():

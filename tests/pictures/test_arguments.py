@@ -69,8 +69,8 @@ def test_a_folder_without_pictures(tmp_path):
     with pytest.raises(InputError) as caught:
         told_apart([tmp_path])
     assert str(caught.value) == (
-        f"{tmp_path} is neither a compiled directory (it has no manifest.json) nor a folder with "
-        "pictures: give a PNG, JPEG, BMP, GIF, WebP, TIFF or PPM"
+        f"{tmp_path} holds no manifest.json, as a compiled directory does, and no picture either: "
+        "give a PNG, JPEG, BMP, GIF, WebP, TIFF or PPM"
     )
 
 

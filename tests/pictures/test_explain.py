@@ -287,6 +287,19 @@ def test_jpeg_is_read(color, photo, tmp_path):
     assert found.png == tmp_path / "o" / "photo.png"
 
 
+def test_preprocessing_that_nobody_said_is_said_once(photo, tmp_path):
+    torch.manual_seed(0)
+    explainer = graphprop.compile(Tiny(3).eval(), torch.zeros(2, 3, 6, 8), "lrp_epsilon")
+    folder = explainer.save(tmp_path / "unknown", onnx=False, check=False)
+    first, second = explain_images(folder, [photo, photo], output=tmp_path / "o")
+    assert "how a picture becomes an input is not known" in first.warnings[0]
+    assert "--preprocessing imagenet" in first.warnings[0]
+    assert second.warnings == []
+    array = saved(tmp_path / "x.npy", np.zeros((3, 6, 8), np.float32) + 1)
+    (found,) = explain_images(folder, [array], output=tmp_path / "o")
+    assert found.warnings == []
+
+
 # Names of files
 
 

@@ -101,10 +101,7 @@ class Arrays(Sequence[Case]):
         number, target = self.pairs[index]
         image = torch.from_numpy(np.ascontiguousarray(self.images[number]))
         if image.dtype == torch.uint8:
-            preprocessing = self.reading.preprocessing
-            mean, std = (torch.tensor(v) for v in (preprocessing.mean, preprocessing.std))
-            mean, std = (v.reshape(-1, *[1] * (image.dim() - 1)) for v in (mean, std))
-            image = (image / 255 - mean) / std
+            image = self.reading.preprocessing.normalized(image[None] / 255)[0]
         several = self.labels.ndim == 2
         labels = np.flatnonzero(self.labels[number]).tolist() if several else []
         mask = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from graphprop.errors import InputError
 from graphprop.evaluation.sample import Bools, Case
@@ -138,10 +138,10 @@ class Pictures(Sequence[Case]):
             return Pictures(self.entries[index], self.reading)
         entry = self.entries[index]
         preprocessing, resize = self.reading.preprocessing, self.reading.resize
-        width, height = opened(entry.file).size
-        # read in its own size first: picture and mask then go through the same geometry
-        picture, _ = replace(preprocessing, size=(height, width)).read(entry.file)
-        shown = fitted(picture, preprocessing.size, resize, Image.Resampling.BILINEAR)
+        # of its own size first: picture and mask then go through the same geometry
+        picture, _ = preprocessing.converted(opened(entry.file), str(entry.file))
+        width, height = picture.size
+        shown = fitted(picture, preprocessing, resize, preprocessing.resampling)
         mask = None
         if entry.region is not None:
             region = entry.region()
@@ -152,7 +152,7 @@ class Pictures(Sequence[Case]):
                 )
             if self.reading.masks == "boxes":
                 region = box_of(region)
-            mask = fitted_mask(region, preprocessing.size, resize)
+            mask = fitted_mask(region, preprocessing, resize)
         image = preprocessing.tensor(shown)[0]
         return Case(image, entry.target, mask, entry.labels, str(entry.file))
 
@@ -161,19 +161,19 @@ class Pictures(Sequence[Case]):
 
 
 def fitted(
-    image: Image.Image, size: tuple[int, ...], resize: str, resample: Image.Resampling
+    image: Image.Image, preprocessing: Preprocessing, resize: str, resample: Image.Resampling
 ) -> Image.Image:
-    """Bring a picture to ``(height, width)``, by covering it and cropping, or by stretching."""
-    height, width = size
+    """Bring a picture to the size of an input, as its preprocessing does, or by stretching."""
     if resize == "stretch":
+        height, width = preprocessing.size
         return image.resize((width, height), resample)
-    return ImageOps.fit(image, (width, height), resample)
+    return preprocessing.placed(image, resample)
 
 
-def fitted_mask(mask: Bools, size: tuple[int, ...], resize: str) -> Bools:
-    """Bring a mask to ``(height, width)`` as its picture; a pixel that is half covered belongs."""
+def fitted_mask(mask: Bools, preprocessing: Preprocessing, resize: str) -> Bools:
+    """Bring a mask to the size of its picture; a pixel that is half covered belongs."""
     image = Image.fromarray(mask.astype(np.uint8) * 255)
-    scaled = np.asarray(fitted(image, size, resize, Image.Resampling.BOX))
+    scaled = np.asarray(fitted(image, preprocessing, resize, Image.Resampling.BOX))
     result: Bools = scaled >= 128
     return result
 

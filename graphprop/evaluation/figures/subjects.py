@@ -223,9 +223,11 @@ def shower(
     """
     channels = image.shape[0]
     if isinstance(preprocessing, Mapping):
-        mean, std = preprocessing.get("mean"), preprocessing.get("std")
+        mean, std, order = (preprocessing.get(key) for key in ("mean", "std", "channels"))
+    elif preprocessing is not None:
+        mean, std, order = preprocessing.mean, preprocessing.std, preprocessing.channels
     else:
-        mean, std = (preprocessing.mean, preprocessing.std) if preprocessing else (None, None)
+        mean, std, order = None, None, None
     axes = [1] * (image.dim() - 1)
     shift, scale = (
         torch.tensor(values or [default] * channels, dtype=torch.float64).reshape(-1, *axes)
@@ -240,6 +242,8 @@ def shower(
     def shown(picture: torch.Tensor) -> Colors:
         values = ((picture.detach().double() * scale + shift - low) / span).numpy()
         slices = np.stack([central(channel) for channel in values])
+        if order == "BGR":
+            slices = slices[::-1]
         if channels != 3:
             slices = np.broadcast_to(slices.mean(0), (3, *slices.shape[1:]))
         bytes_ = np.nan_to_num(np.clip(slices, 0, 1) * 255).round().astype(np.uint8)
