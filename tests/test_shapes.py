@@ -298,11 +298,12 @@ def test_networks_are_of_their_families(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["epsilon_plus_flat", "rap"])
 @pytest.mark.parametrize("name", train_shapes.NETWORKS)
-def test_networks_compile(name, method, same_process):
+def test_networks_compile(name, same_process):
     loaded = load(name)
-    report = graphprop.compile(loaded.model, loaded.example, method).check()
+    # each method on networks with and without skip connections
+    method = ("epsilon_plus_flat", "rap")[train_shapes.NETWORKS.index(name) % 2]
+    report = graphprop.compile(loaded.model, loaded.example, method).check(samples=2)
     assert report.passed, report
 
 
