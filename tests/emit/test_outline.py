@@ -111,10 +111,17 @@ def test_a_rule_s_documentation_is_no_code():
 
 
 def test_the_check_names_a_wrong_step_within_a_function(explainer, tmp_path, same_process):
-    directory = save(explainer, tmp_path / "net", samples=1, onnx=False)
+    directory = save(explainer, tmp_path / "net", samples=1)
     file = directory / "explainer.py"
     text = file.read_text()
     assert text.count("    spread = x *") == 1
     file.write_text(text.replace("    spread = x *", "    spread = 1.01 * x *"))
-    report = check_directory(directory, backends=["python"], samples=1, allow_changed=True)
-    assert not report.passed
+    report = check_directory(
+        directory, backends=["python", "onnxruntime"], samples=1, allow_changed=True
+    )
+    python, onnxruntime = report.backends
+    assert not python.passed
+    assert "first diverges at the relevance of the result of '5'" in python.complaint()
+    # explainer.py is the reference: what ONNX holds differs from it at the step that was changed
+    assert not onnxruntime.passed
+    assert "first diverges at 'r_layer_5.spread'" in onnxruntime.complaint()
