@@ -30,6 +30,7 @@ from graphprop.checking.junit import Checked, as_junit
 from graphprop.checking.ledger import LedgerEntry
 from graphprop.checking.ledger import ledger as ledger_of
 from graphprop.checking.report import Report
+from graphprop.drawing.steps import StepsPage
 from graphprop.emit.python import to_python
 from graphprop.errors import (
     EquivalenceError,
@@ -199,7 +200,7 @@ def compile(
     notes
         What is already to be noted about the model; the manifest lists these before its own.
     dump_ir
-        A folder for the printed network after each pass.
+        A folder for the printed network after each pass, and a page that steps through them.
     progress
         Called with the name of each pass before it runs.
     fit
@@ -220,7 +221,6 @@ def compile(
         If the model can't be captured, uses an operator without meaning, or the method, a rule,
         a role or a parameter doesn't exist or can't hold.
     """
-    pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or silent)
     check_method(method)
     check_rules(rules)
     check_roles(roles)
@@ -229,9 +229,12 @@ def compile(
         raise InputError(f"name must be a text, not {kind_of(name)}")
     chosen = method if isinstance(method, Method) else find_method(method)
     settings = resolve_parameters(chosen, parameters)
+    pipeline = Pipeline(Path(dump_ir) if dump_ir else None, progress or silent)
     if not isinstance(model, Captured):
         pipeline.progress("capture")
     source = captured(model, example_input)
+    name = name or type(source.model).__name__
+    pipeline.finish = StepsPage(f"{name}, {chosen.name}")
     network = pipeline.run(analysis_steps(chosen, settings, rules, roles, output), source.program)
     network.notes[:0] = source.notes
     check_logits(source.model, network, source.example)
@@ -250,7 +253,6 @@ def compile(
     # now may be gone by then
     at_once = pipeline.dump is not None or bool(REGISTERED)
     legal_onnx = pipeline.run(legalization_steps("onnx"), lowered) if at_once else None
-    name = name or type(source.model).__name__
     shared = ", ".join(f"{key}={value}" for key, value in settings.items())
     generated = to_python(
         legal,

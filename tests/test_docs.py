@@ -213,7 +213,14 @@ def samples_of(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "page", ["getting-started.md", "guides/custom-network.md", "guides/ship.md", "extending.md"]
+    "page",
+    [
+        "getting-started.md",
+        "guides/custom-network.md",
+        "guides/drawing.md",
+        "guides/ship.md",
+        "extending.md",
+    ],
 )
 def test_the_samples_of_a_page_run_one_after_another(page, workplace, monkeypatch):
     monkeypatch.chdir(workplace)

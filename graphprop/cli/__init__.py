@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from graphprop import builtin
+from graphprop.cli.drawing import drawing_options
 from graphprop.cli.explain_options import explain_options
 from graphprop.cli.figure_options import figure_options
 from graphprop.cli.options import (
@@ -82,7 +83,8 @@ def main() -> None:
     "--dump-ir",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Write the network after each pass, as text, into a folder.",
+    help="Write the network after each pass, as text, into a folder, and a page, index.html, that "
+    "steps through the passes.",
 )
 @fit_option
 @json_option
@@ -443,18 +445,20 @@ def profile(as_json: bool, **options: Any) -> None:
 
 @main.command("inspect", short_help="Show layers, rules and batch norms.")
 @model_options
+@drawing_options
 @json_option
 @debug_option
 def inspect(as_json: bool, **options: Any) -> None:
     """Show a model's layers, the rule each gets, and what is done with each batch norm.
 
-    Takes a SOURCE and options as `graphprop compile` does, and writes nothing. The model's file
-    is code, and is run. "Input sign" is which signs a layer's input can have: where no entry is
-    negative, half of many rules falls away.
+    Takes a SOURCE and options as `graphprop compile` does, and writes nothing but the drawings that
+    are asked for. The model's file is code, and is run. "Input sign" is which signs a layer's input
+    can have: where no entry is negative, half of many rules falls away.
 
     \b
     Examples:
       graphprop inspect models/resnet50.py
+      graphprop inspect models/resnet50.py --method rap --svg resnet50.svg --html resnet50.html
       graphprop inspect model.py --method lrp_cmp_alpha2_flat --set flat_layers=3
     """
     command("run_inspect")(as_json, **options)

@@ -17,6 +17,7 @@ from rich.filesize import decimal
 from graphprop import api
 from graphprop.api import CompiledExplainer, LayerInfo, Report
 from graphprop.cli import console
+from graphprop.cli.drawing import refuse_files, write_drawings
 from graphprop.cli.preprocessing_options import taken
 from graphprop.errors import GraphpropError, OutputError
 from graphprop.frontend.capture import inputs_of
@@ -264,8 +265,11 @@ def run_inspect(
     weights: Path | None,
     input_shape: tuple[int, ...] | None,
     result: str | None,
+    svg: Path | None,
+    html: Path | None,
 ) -> None:
-    """Analyze a model without compiling it, and print its layers."""
+    """Analyze a model without compiling it, print its layers, and draw them."""
+    refuse_files({"--svg": svg, "--html": html}, (source_file(source), weights))
     with console.progress("load the model") as progress:
         loaded = load_all(source, imports, weights, input_shape)
         parameters, rule_map, role_map = read_choices(method, settings, rules, roles)
@@ -280,6 +284,9 @@ def run_inspect(
             **parameters,
         )
     layers, shapes, notes = found.layers, found.input_shapes, [*loaded.notes, *found.notes]
+    entries = [layer.as_dict() for layer in layers]
+    title = f"{loaded.name}, {method}"
+    write_drawings(title, shapes, entries, found.batch_norms, notes, svg=svg, html=html)
     if as_json:
         content = {
             "model": loaded.name,
@@ -288,9 +295,11 @@ def run_inspect(
             "parameters": found.parameters,
             "input_shape": shapes[0],
             "input_shapes": shapes,
-            "layers": [layer.as_dict() for layer in layers],
+            "layers": entries,
             "batch_norms": found.batch_norms,
             "notes": notes,
+            "svg": svg,
+            "html": html,
         }
         console.say_json("inspect", content)
         return
@@ -304,6 +313,8 @@ def run_inspect(
         console.say_table(("batch norm", "what was done"), found.batch_norms.items())
     for note in notes:
         console.say(f"note: {note}")
+    for file in filter(None, (svg, html)):
+        console.say(f"drawn: {file}")
 
 
 def listed_shapes(shapes: Iterable[Sequence[int]]) -> str:

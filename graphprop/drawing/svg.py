@@ -110,7 +110,7 @@ def draw(graph: Graph, *, columns: int | None = None, style: bool = True) -> str
         },
     )
     add(root, "title", f"{graph.title}: the network's layers")
-    add(root, "desc", described(graph))
+    add(root, "desc", f"{described(graph)}. From the top down, in columns from the left.")
     if style:
         add(root, "style", STYLE, plain=True)
     add(root, "rect", None, x=0, y=0, width=width, height=height, class_="paper")
@@ -157,7 +157,7 @@ def described(graph: Graph) -> str:
     folded = sum(len(layer.folded) for layer in graph.layers)
     if folded:
         parts.append(f"{folded} batch norms merged")
-    return "; ".join(parts) + ". From the top down, in columns from the left."
+    return "; ".join(parts)
 
 
 def legend_of(graph: Graph, page: Page, width: int) -> tuple[ElementTree.Element, int]:
@@ -263,7 +263,7 @@ def layer_group(parent: ElementTree.Element, layer: Layer) -> ElementTree.Elemen
 
 
 def facts_of(layer: Layer) -> Iterable[tuple[str, str]]:
-    """All that is known about a layer."""
+    """All that is known about a layer, by what it is called."""
     yield "layer", printable(layer.label)
     yield "operator", " ".join(filter(None, (layer.operator, layer.details)))
     yield "module", layer.kind

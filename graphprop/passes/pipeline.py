@@ -137,6 +137,8 @@ class Record:
         Which rewrite rules fired where, and which refused to.
     decisions
         What was done with each batch norm, and why, where the pass decided that.
+    old, new
+        The printed graph before and after it, a node a line; empty where nothing is dumped.
     """
 
     seconds: float
@@ -144,6 +146,8 @@ class Record:
     after: int
     log: RewriteLog
     decisions: Mapping[str, str]
+    old: str = ""
+    new: str = ""
 
     def lines(self, name: str) -> list[str]:
         """The record as comments at the top of a dump."""
@@ -166,12 +170,16 @@ class Pipeline:
         A folder for the printed network after each pass, or None.
     progress
         Called with the name of each pass before it runs.
+    finish
+        Where passes are dumped: called at the end of each run, of one that failed, too, with the
+        folder, the records, and the network that the last pass returned.
     records
         Pass -> what it took and did.
     """
 
     dump: Path | None = None
     progress: Callable[[str], None] = silent
+    finish: Callable[[Path, Mapping[str, Record], Any], None] | None = None
     records: dict[str, Record] = field(default_factory=dict)
 
     def run(self, steps: Sequence[Step], start: Any) -> Network:
@@ -188,30 +196,53 @@ class Pipeline:
             If a pass returns a network that is not well-formed, or not what it ensures.
         """
         current = start
-        for step in with_registered(steps):
-            self.progress(step.name)
-            before = len(current.graph.nodes)
-            decided = dict(getattr(current, "decisions", {}))
-            began = time.perf_counter()
-            try:
-                current = step.function(current)
-            except VerificationError as error:
-                raise VerificationError(f"{self._named(step)} failed: {error}") from error
-            self._verify(step, current)
-            log, current.log = current.log, RewriteLog()
-            record = self.records[step.name] = Record(
-                time.perf_counter() - began,
-                before,
-                len(current.graph.nodes),
-                log,
-                {k: v for k, v in current.decisions.items() if decided.get(k) != v},
-            )
-            if self.dump is not None:
-                self.dump.mkdir(parents=True, exist_ok=True)
-                number = list(self.records).index(step.name) + 1
-                text = "\n".join([*record.lines(step.name), show(current)])
-                (self.dump / f"{number:02}_{step.name}.txt").write_text(text)
+        try:
+            for step in with_registered(steps):
+                current = self._run_one(step, current)
+        finally:
+            if self.dump is not None and self.finish is not None and self.records:
+                self.finish(self.dump, self.records, current)
         return current
+
+    def _run_one(self, step: Step, current: Any) -> Network:
+        """Run a step, verify what it returns, and keep what it took and did."""
+        self.progress(step.name)
+        before, old = len(current.graph.nodes), self._printed(current)
+        decided = dict(getattr(current, "decisions", {}))
+        began = time.perf_counter()
+        try:
+            network = step.function(current)
+        except VerificationError as error:
+            raise VerificationError(f"{self._named(step)} failed: {error}") from error
+        self._verify(step, network)
+        log, network.log = network.log, RewriteLog()
+        record = self.records[step.name] = Record(
+            time.perf_counter() - began,
+            before,
+            len(network.graph.nodes),
+            log,
+            {k: v for k, v in network.decisions.items() if decided.get(k) != v},
+            old,
+            self._printed(network),
+        )
+        if self.dump is not None:
+            self.dump.mkdir(parents=True, exist_ok=True)
+            number = list(self.records).index(step.name) + 1
+            text = "\n".join([*record.lines(step.name), record.new])
+            (self.dump / f"{number:02}_{step.name}.txt").write_text(
+                text, encoding="utf-8", errors="backslashreplace"
+            )
+        return network
+
+    def _printed(self, graph: Any) -> str:
+        """A network, or what was captured, as text; empty where nothing is dumped."""
+        if self.dump is None:
+            return ""
+        if isinstance(graph, Network):
+            return show(graph)
+        nodes = [node for node in graph.graph.nodes if node.op != "output"]
+        lines = (f"{n.name} = {n.target}({', '.join(map(str, n.args))})" for n in nodes)
+        return "\n".join(["# captured", *lines]) + "\n"
 
     def _named(self, step: Step) -> str:
         earlier = [name for name in self.records if name != step.name]

@@ -10,11 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import graphprop
 from graphprop import api
 from graphprop.artifact.manifest import read_manifest
+from graphprop.cli import main
 from graphprop.drawing import STYLE, draw, graph_of, graph_of_manifest
 from graphprop.drawing.text import fitted, printable, width_of
 from graphprop.errors import OutputError
@@ -226,3 +228,12 @@ def test_a_network_is_drawn_as_inspect_found_it():
     shown = texts(svg)
     for words in ("input: flat", "shortcut: z_plus", "logits: epsilon", "+ merged bn1", "4 × 4"):
         assert words in shown
+
+
+def test_the_picture_in_the_documentation_is_what_is_drawn(tmp_path):
+    """Otherwise: ``graphprop inspect models/digits.py --svg docs/network.svg``."""
+    done = CliRunner().invoke(
+        main, ["inspect", str(ROOT / "models/digits.py"), "--svg", str(tmp_path / "network.svg")]
+    )
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "network.svg").read_bytes() == (ROOT / "docs/network.svg").read_bytes()
