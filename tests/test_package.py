@@ -101,7 +101,7 @@ def test_completion_script(shell):
     ("words", "completed"),
     [
         ("graphprop ch", ["check"]),
-        ("graphprop compile --me", ["--method"]),
+        ("graphprop compile --met", ["--method"]),
         ("graphprop check --al", ["--allow-changed"]),
     ],
 )

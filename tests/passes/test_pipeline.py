@@ -412,7 +412,8 @@ def test_compiling_and_saving_dump_both_targets(tmp_path: Any) -> None:
     explainer = graphprop.compile(Net().eval(), EXAMPLE, dump_ir=tmp_path / "ir")
     explainer.save(tmp_path / "out", check=False)
     assert {path.name for path in (tmp_path / "ir").iterdir()} == {
-        f"{number:02}_{name}.txt" for number, name in enumerate(NAMES, start=1)
+        "index.html",
+        *(f"{number:02}_{name}.txt" for number, name in enumerate(NAMES, start=1)),
     }
     assert "ms, " not in (tmp_path / "out" / "explainer.py").read_text()
     assert "ms, " not in (tmp_path / "out" / "manifest.json").read_text()
