@@ -104,7 +104,7 @@ class Watch:
         self.names, self.keep, self.forced = set(step["watch"]), step["keep"], forced
         self.samples = slice(*step["samples"])
         self.seen: dict[str, torch.Tensor] = {}
-        self.result = ""
+        self.result = self.function = ""
         self.running: Any = bounds().RunningBounds() if step["judge"] else None
         self.kind = "verdict" if step["judge"] else "value" if self.keep else "measure"
 
@@ -118,15 +118,15 @@ class Watch:
 
     def within(self, result: str, function: Any, *arguments: Any, **options: Any) -> Any:
         """Call a function that gives a variable of ``forward`` its value."""
-        self.result = result
+        self.result, self.function = result, function.__name__
         try:
             return function(*arguments, **options)
         finally:
-            self.result = ""
+            self.result = self.function = ""
 
-    def inner(self, name: str, value: Any) -> Any:
-        """Look at a value of the function that is called; see `__call__`."""
-        return self(f"{self.result}.{name}", value) if self.result else value
+    def inner(self, function: str, name: str, value: Any) -> Any:
+        """Look at a value of the function that is called, not of one that it calls itself."""
+        return self(f"{self.result}.{name}", value) if function == self.function else value
 
     def __call__(self, name: str, value: Any) -> Any:
         """Look at a value; returns what the variable shall hold."""
@@ -210,13 +210,14 @@ def watched(source: bytes) -> ast.Module:
     for statement in forward.body:
         if called(statement, functions) is not None and assigned(statement):
             within(statement, assigned(statement)[0])
-    forward.body = looked_at(forward.body, "_watch")
+    forward.body = looked_at(forward.body, "_watch(")
     for name in entered:
         function = functions[name]
         assignments = set(plain(function))
         body: list[ast.stmt] = []
         for statement in function.body:
-            body += looked_at([statement], "_watch.inner" if statement in assignments else None)
+            inner = f"_watch.inner({name!r}, " if statement in assignments else None
+            body += looked_at([statement], inner)
         function.body = body
     return tree
 
@@ -237,12 +238,12 @@ def within(statement: Any, result: str) -> None:
 
 
 def looked_at(statements: Sequence[ast.stmt], watch: str | None) -> list[ast.stmt]:
-    """Statements, each followed by a call of ``watch`` for every variable it assigns."""
+    """Statements, each followed by a call that begins so for every variable it assigns."""
     body: list[ast.stmt] = []
     for statement in statements:
         body.append(statement)
         for name in assigned(statement) if watch else ():
-            call = ast.parse(f"{name} = {watch}({name!r}, {name})").body[0]
+            call = ast.parse(f"{name} = {watch}{name!r}, {name})").body[0]
             for node in ast.walk(call):
                 ast.copy_location(node, statement)
             body.append(call)
