@@ -69,8 +69,12 @@ class Total(PerSample):
         return f"total({operands[0]})"
 
     def onnx(self, graph: OnnxWriter, *operands: ir.Value) -> ir.Value:
-        axes = graph.integers(_axes(len(graph.shape(operands[0]))))
-        return graph.node("ReduceSum", operands[0], axes, keepdims=1)
+        # axis by axis: an engine that adds entries one after the other, as onnxruntime-web does,
+        # would otherwise lose the small ones of a hundred thousand
+        value = operands[0]
+        for axis in reversed(_axes(len(graph.shape(value)))):
+            value = graph.node("ReduceSum", value, graph.integers([axis]), keepdims=1)
+        return value
 
 
 def total(x: Array) -> Array:
