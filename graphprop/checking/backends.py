@@ -101,9 +101,11 @@ class OnnxFile:
         The file.
     names
         Values to return in addition to ``logits`` and ``relevance``, where the file has them.
+    device
+        Where ONNX Runtime runs, by torch's name; the others have one place.
     """
 
-    def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, names: Sequence[str] = (), device: str = "cpu") -> None:
         self.path = path
         self.names = ["logits", "relevance"]
         if names:
@@ -114,6 +116,15 @@ class OnnxFile:
     def run(self, samples: Probes, batch: Batch) -> dict[str, Array]:
         """Run one batch; returns what was asked for by name."""
         raise NotImplementedError
+
+    def run_batches(self, samples: Probes, batches: Sequence[Batch]) -> list[dict[str, Array]]:
+        """Run several batches, one after the other."""
+        return [self.run(samples, batch) for batch in batches]
+
+    @classmethod
+    def lacking(cls) -> str | None:
+        """What is missing here to run it, or None."""
+        return None
 
 
 class OnnxRuntime(OnnxFile):
@@ -150,13 +161,7 @@ class OnnxRuntime(OnnxFile):
 
     def _with_outputs(self, options: Any) -> bytes:
         """The model with its intermediate values as outputs; its weights stay where they are."""
-        model = load_graph(self.path)
-        known = {output.name for output in model.graph.output}
-        described = {value.name: value for value in model.graph.value_info}
-        for name in self.names:
-            if name not in known:
-                empty = onnx.helper.make_empty_tensor_value_info(name)
-                model.graph.output.append(described.get(name, empty))
+        model = with_outputs(load_graph(self.path), self.names)
         folder = str(self.path.parent.absolute())
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, folder)
@@ -198,6 +203,17 @@ def load_graph(path: Path) -> onnx.ModelProto:
         return onnx.load(path, load_external_data=False)
     except Exception as error:
         raise BackendError(f"{path.name} is no ONNX file: {one_line(error)}") from error
+
+
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Make intermediate values of a model outputs; returns the model."""
+    known = {output.name for output in model.graph.output}
+    described = {value.name: value for value in model.graph.value_info}
+    for name in names:
+        if name not in known:
+            empty = onnx.helper.make_empty_tensor_value_info(name)
+            model.graph.output.append(described.get(name, empty))
+    return model
 
 
 def takes_largest(path: Path) -> bool:

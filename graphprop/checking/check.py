@@ -54,7 +54,9 @@ from graphprop.explainer import Compiled
 
 __all__ = ["BACKENDS", "Report", "check_directory", "check_explainer"]
 
-BACKENDS = ("python", "onnxruntime", "onnx.reference")
+DEFAULT_BACKENDS = ("python", "onnxruntime", "onnx.reference")
+BACKENDS = (*DEFAULT_BACKENDS, "web", "webgpu")
+"""All there are; a browser is started only where it is asked for."""
 
 
 def check_explainer(
@@ -76,8 +78,9 @@ def check_explainer(
         How many inputs of normal noise to explain, beside one of every other kind: by default 2,
         and of a large network 1.
     backends
-        Which to check, all that apply by default: ``"python"`` (the generated module, in a
-        process without graphprop), ``"onnxruntime"``, and ``"onnx.reference"`` for small networks.
+        Which to check: by default ``"python"`` (the generated module, in a process without
+        graphprop), ``"onnxruntime"``, and ``"onnx.reference"`` for small networks; also ``"web"``
+        and ``"webgpu"``, onnxruntime-web in a browser.
     directory
         Where the files already lie; by default they are written to a temporary folder.
     preprocessing
@@ -299,7 +302,8 @@ def choose(backends: Sequence[str] | None) -> tuple[str, ...]:
     for name in backends or ():
         if name not in BACKENDS:
             raise MethodError(f"there is no backend {name!r}: {nearest(name, BACKENDS)}")
-    return BACKENDS if backends is None else tuple(b for b in BACKENDS if b in backends)
+    chosen = DEFAULT_BACKENDS if backends is None else backends
+    return tuple(name for name in BACKENDS if name in chosen)
 
 
 def guard(recorded: Json | None, truth: Truth, stages: Sequence[Stage]) -> BackendResult:

@@ -213,6 +213,8 @@ class Session:
                     problem = f"there is no {path.name}"
                 elif name == "onnx.reference" and not explicit:
                     skipped = self._too_large(path)
+                else:
+                    skipped = ENGINES[name].lacking()
             except BackendError as error:
                 problem = str(error)
             if problem or skipped:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from graphprop.checking.backends import (
+    OnnxFile,
     OnnxReference,
     OnnxRuntime,
     Step,
@@ -18,8 +19,14 @@ from graphprop.checking.backends import (
 )
 from graphprop.checking.probes import Batch, Probes
 from graphprop.checking.runner import pack, unpack
+from graphprop.checking.web import WebAssembly, WebGpu
 
-ENGINES = {"onnxruntime": OnnxRuntime, "onnx.reference": OnnxReference}
+ENGINES: Mapping[str, type[OnnxFile]] = {
+    "onnxruntime": OnnxRuntime,
+    "onnx.reference": OnnxReference,
+    "web": WebAssembly,
+    "webgpu": WebGpu,
+}
 
 
 class Backend:
@@ -93,7 +100,7 @@ class OnnxBackend(Backend):
 
     def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         session = self.engine(self.path, device=self.device)
-        found = [session.run(samples, batch) for batch in batches]
+        found = session.run_batches(samples, batches)
         results = {
             name: torch.cat([torch.from_numpy(part[name]) for part in found]) for name in found[0]
         }

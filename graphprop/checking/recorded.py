@@ -68,9 +68,9 @@ def compare_recorded(
         if not len(kept) or not same_noise(recorded, empty):
             reason = "this torch gives other random inputs than the one that recorded their results"
     for name in chosen:
-        result = BackendResult(name, skipped=reason)
+        result = BackendResult(name, skipped=reason or ENGINES[name].lacking())
         report.backends.append(result)
-        if reason is None:
+        if result.skipped is None:
             say(f"check: {name}")
             try:
                 if other:
@@ -140,8 +140,9 @@ def explained_by(engine: Any, samples: Probes, stages: Sequence[Stage] = ()) -> 
     batches = [Batch([0]), Batch(list(range(1, len(samples))))]
     found: dict[str, list[torch.Tensor]] = {}
     measured: dict[int, list[torch.Tensor]] = {}
-    for batch in (batch for batch in batches if batch.rows):
-        values = {k: torch.from_numpy(v) for k, v in engine.run(samples, batch).items()}
+    batches = [batch for batch in batches if batch.rows]
+    for batch, results in zip(batches, engine.run_batches(samples, batches), strict=True):
+        values = {name: torch.from_numpy(value) for name, value in results.items()}
         maps = pack([values[name] for name in ("relevance", *other_maps(samples))])
         for key, value in (("logits", values["logits"]), ("relevance", maps)):
             found.setdefault(key, []).append(value)

@@ -147,7 +147,7 @@ def compile_(as_json: bool, **options: Any) -> None:
     "backends",
     multiple=True,
     metavar="NAME",
-    help="Check this backend only. Repeatable.  [default: all there are]",
+    help="Check this backend only. Repeatable.  [default: python, onnxruntime, onnx.reference]",
 )
 @click.option(
     "--atol",
@@ -189,8 +189,11 @@ def check(as_json: bool, **options: Any) -> None:
     named and the exit code is 1. It is 1, too, where a file differs from what was written, where
     nothing could be compared, and where a map can't be computed in a --dtype.
 
-    The code in DIR is run, except where only onnxruntime or onnx.reference is to be checked: these
-    are then compared with what was recorded when DIR was written.
+    The code in DIR is run, except where the backend python is not to be checked: the others are
+    then compared with what was recorded when DIR was written.
+
+    The backends web and webgpu are onnxruntime-web in a headless Chromium, which runs what
+    `graphprop page` makes a page of; they are skipped where there is none.
 
     \b
     Examples:

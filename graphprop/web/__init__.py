@@ -1,0 +1,1 @@
+"""ONNX files in a browser: onnxruntime-web, a page that explains with it, a browser to check it."""
