@@ -17,8 +17,12 @@ from graphprop.drawing.text import times
 from graphprop.drawing.units import BOX_WIDTH, Unit, units_of
 
 MARGIN, COLUMN_GAP, FRAME, FRAME_TITLE = 20, 44, 10, 22
-TALLEST_SINGLE, RATIO, MOST_COLUMNS = 1000, 1.5, 16
-"""Up to this height one column is enough; beyond it, about this many times as wide as high."""
+TALLEST_SINGLE, RATIO, MOST_COLUMNS, SMALLEST = 1000, 1.5, 16, 0.15
+"""Up to this height one column is enough; beyond it, about this many times as wide as high. No
+column is filled to less than a share of the height because the next block is large."""
+
+PADDING = "pad"
+"""The operator that puts zeros around a map."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,9 @@ class Stage:
             for routed in self.blocks
             for unit in routed.block.units
             for layer in unit.layers
-            if unit.slot == 0 and prod(layer.places) > 1
+            if unit.slot == 0 and prod(layer.places) > 1 and layer.operator != PADDING
         ]
-        smallest = min(found, key=prod)
+        smallest = min(found, key=prod, default=places)
         between = f" to {times(smallest)}" if prod(smallest) < prod(places) else ""
         return times(places) + between
 
@@ -145,14 +149,19 @@ def lay_out(graph: Graph, columns: int | None = None) -> Page:
 
 
 def stages_of(blocks: list[Routed]) -> list[Stage]:
-    """Join blocks that make maps of one size; an input alone has no frame."""
+    """Join blocks that make maps of one size; an input alone has no frame.
 
-    def key(routed: Routed) -> tuple[bool, tuple[int, ...]]:
-        places = routed.block.places
-        alone = all(not unit.layers for unit in routed.block.units)
-        return alone, places if prod(places) > 1 else ()
-
-    return [Stage(list(group), not alone) for (alone, _), group in groupby(blocks, key)]
+    Zeros put around a map belong to the layer that reads them.
+    """
+    keys: list[tuple[bool, tuple[int, ...]]] = []
+    for routed in reversed(blocks):
+        layers, places = layers_of([routed]), routed.block.places
+        if keys and layers and all(layer.operator == PADDING for layer in layers):
+            keys.append(keys[-1])
+        else:
+            keys.append((not layers, places if prod(places) > 1 else ()))
+    pairs = groupby(zip(reversed(keys), blocks, strict=True), key=lambda pair: pair[0])
+    return [Stage([routed for _, routed in group], not alone) for (alone, _), group in pairs]
 
 
 def layers_of(blocks: list[Routed]) -> list[Layer]:
@@ -209,7 +218,7 @@ def filled(stages: list[Stage], height: float) -> list[list[Stage]]:
         columns[-1].append(part)
         used += part.around
         for block in stage.blocks:
-            if part.blocks and used + block.height > height:
+            if part.blocks and used > SMALLEST * height and used + block.height > height:
                 part = Stage([], stage.framed)
                 columns.append([part])
                 used = part.around

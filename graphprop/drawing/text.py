@@ -63,7 +63,7 @@ def fitted(text: str, width: float, size: float, *, keep_end: bool = False) -> s
         if room < 0:
             break
         kept += 1
-    return f"…{text[len(text) - kept :]}" if keep_end else f"{text[:kept]}…"
+    return f"…{text[len(text) - kept :].removeprefix('.')}" if keep_end else f"{text[:kept]}…"
 
 
 def times(lengths: tuple[int, ...]) -> str:

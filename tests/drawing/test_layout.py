@@ -5,8 +5,8 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from graphprop.drawing import Graph, lay_out
-from support.drawn import NETWORKS, chain, gated, random_graph, residual
+from graphprop.drawing import Graph, graph_of, lay_out
+from support.drawn import NETWORKS, chain, gated, layer, random_graph, residual
 
 
 def apart(one, other) -> bool:
@@ -122,3 +122,24 @@ def test_a_long_network_has_several_columns():
     assert len({box.x for box in lay_out(chain(60)).boxes}) > 2
     assert len({box.x for box in lay_out(chain(60), 1).boxes}) == 1
     assert len({box.x for box in lay_out(chain(60), 2).boxes}) == 2
+
+
+def test_zeros_around_a_map_belong_to_the_stage_of_the_layer_that_reads_them():
+    layers = [
+        layer("a", 0, role="input", shape=(4, 8, 8)),
+        {**layer("pad", "a", shape=(4, 9, 9)), "operator": "pad"},
+        layer("b", "pad", role="conv_stack", shape=(4, 4, 4)),
+    ]
+    frames = lay_out(graph_of("padded", [(3, 8, 8)], layers, {})).frames
+    assert [frame.size for frame in frames] == ["8 × 8", "4 × 4"]
+
+
+def test_a_size_that_shrinks_and_grows_again_is_named():
+    layers = [
+        layer("down", 0, role="input", shape=(4, 8, 8)),
+        layer("deep", "down", role="conv_stack", shape=(4, 2, 2)),
+        layer("up", "deep", shape=(4, 8, 8)),
+        layer("join", "up", "down", shape=(8, 8, 8)),
+    ]
+    frames = lay_out(graph_of("u-net", [(3, 8, 8)], layers, {})).frames
+    assert [frame.size for frame in frames] == ["8 × 8 to 2 × 2"]
