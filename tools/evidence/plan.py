@@ -146,7 +146,7 @@ class Sizes:
     volumes: int = 12
     few_volumes: int = 2
     photographs: int = 14
-    few_photographs: int = 5
+    few_photographs: int = 3
 
 
 SMALL = Sizes(
