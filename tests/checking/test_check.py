@@ -18,6 +18,7 @@ from graphprop.checking import bounds, probes
 from graphprop.checking.arbiter import GraphArbiter, errors
 from graphprop.checking.backends import ConvTranspose, MaxPool
 from graphprop.checking.check import check_directory
+from graphprop.checking.check import check_explainer as check_compiled
 from graphprop.checking.compare import Session
 from graphprop.checking.compared import Backend
 from graphprop.checking.fingerprint import rounded
@@ -310,7 +311,7 @@ def test_wrong_legalization_is_found():
     explainer = explainer_of()
     tensors = explainer.legal.tensors
     tensors["head.weight"] = tensors["head.weight"] * 1.01
-    report = check_explainer(explainer, samples=1, backends=["python"])
+    report = check_compiled(explainer.compiled, samples=1, backends=["python"])
     assert report.backends[0].divergence.layers == ("head",)
 
 
