@@ -81,6 +81,7 @@ def test_comments_need_not_name_layers():
         {"label": "a.1", "value": "a_1", "relevance": "r_a_1", "rule": "rap", "flows": {}},
     ]
     layers[0]["signal"], layers[1]["signal"] = [None], ["a.0"]
+    layers[0]["path"], layers[1]["path"] = "a.0", "a.1"
     source = """
 class Explainer:
     def forward(self, x, target=None):
