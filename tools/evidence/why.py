@@ -24,7 +24,7 @@ WHY: dict[tuple[str, str], str] = {
         "So does the accuracy of almost all methods, as the tables show: the networks do not need "
         "the background, so that the claim is hardly tested."
     ),
-    ("rap-signs", FAILED): (
+    ("rap-signs", NOISE): (
         "It holds on plain networks and DenseNet. On ResNet and Inception the two parts correlate "
         "less with each other than the excitatory one does with edges."
     ),
@@ -93,7 +93,9 @@ WHY: dict[tuple[str, str], str] = {
         "can't be merged, CaffeNet has local response norms and Lite0 has ReLU6: LRP-z passes "
         "these, and the gradient changes there."
     ),
-    ("cmp-pattern", FAILED): "It is above on VGG and CaffeNet, and below on ResNet and DenseNet.",
+    ("cmp-pattern", FAILED): (
+        "It is above on VGG, VGG-BN and CaffeNet, and below on ResNet, Inception and DenseNet."
+    ),
     ("cmp-single", FAILED): (
         "Composites are ahead by plain mu as well: the objects here are smaller than ImageNet's, "
         "and do not fill the picture."
