@@ -53,18 +53,62 @@ def engine_of(directory: Path, manifest: Json, backend: str) -> Engine:
     raise MethodError(f"there is no backend {backend!r}: {nearest(backend, BACKENDS)}")
 
 
+BatchEngine: TypeAlias = Callable[[torch.Tensor, NDArray[np.int64]], Explained]
+"""Takes inputs ``[N, ...]`` and classes ``[N]``, -1 for the largest logit; returns logits
+``[N, classes, ...]`` and relevance ``[N, ...]``."""
+
+
+def batch_engine_of(
+    directory: Path, manifest: Json, backend: str, device: str = "cpu", threads: int | None = None
+) -> BatchEngine:
+    """What explains batches on a backend.
+
+    Parameters
+    ----------
+    device
+        ``"cpu"``, ``"cuda"``, or one of several, ``"cuda:1"``.
+    threads
+        How many of them ONNX Runtime computes with; torch has a setting of its own.
+
+    Raises
+    ------
+    MethodError
+        If there is no such backend or device, or the directory has no ONNX file for it.
+    OutputError
+        If the directory's files don't work.
+    """
+    if backend == "python":
+        check_device(device)
+        explainer = load_explainer(directory, device)
+        return python_batches(explainer, directory / "explainer.py", manifest, device)
+    if backend == "onnxruntime":
+        return OnnxEngine(directory, manifest, device=device, threads=threads).batch
+    raise MethodError(f"there is no backend {backend!r}: {nearest(backend, BACKENDS)}")
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch doesn't have."""
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise MethodError(f"there is no device {device!r}: give cpu, cuda, or cuda:1")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise MethodError("there is no device 'cuda': torch finds no GPU here; use cpu")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise MethodError(f"there is no device {device!r}: torch finds {torch.cuda.device_count()}")
+
+
 def largest(logits: NDArray[Any]) -> int:
     """The class of the largest logit, of those at all places summed."""
     return int(logits[0].reshape(len(logits[0]), -1).sum(1).argmax())
 
 
-def checked(logits: Any, relevance: Any, manifest: Json, file: Path) -> Explained:
+def checked(logits: Any, relevance: Any, manifest: Json, file: Path, samples: int = 1) -> Explained:
     """What an explainer returned, if that has the shapes that the manifest names."""
-    wanted = (1, *manifest["relevance_shape"])
+    wanted = (samples, *manifest["relevance_shape"])
     for name, value in (("logits", logits), ("relevance", relevance)):
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
             raise OutputError(f"the {name} of {file} are no array of numbers: {AGAIN}")
-    if logits.ndim < 2 or logits.shape[:2] != (1, manifest["classes"]):
+    if logits.ndim < 2 or logits.shape[:2] != (samples, manifest["classes"]):
         raise OutputError(
             f"{file} returns logits of shape {logits.shape}, and its manifest names "
             f"{manifest['classes']} classes: {AGAIN}"
@@ -94,7 +138,7 @@ def foreign_code(file: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def load_explainer(directory: Path) -> torch.nn.Module:
+def load_explainer(directory: Path, device: str = "cpu") -> torch.nn.Module:
     """Run a directory's ``explainer.py``, and load its weights.
 
     Raises
@@ -104,7 +148,9 @@ def load_explainer(directory: Path) -> torch.nn.Module:
     """
     file = directory / "explainer.py"
     with foreign_code(file, "can't be loaded"):
-        explainer: torch.nn.Module = run_file(file).load()
+        explainer: torch.nn.Module = run_file(file).load(
+            **({} if device == "cpu" else {"device": device})
+        )
     return explainer
 
 
@@ -120,6 +166,21 @@ def python_engine(explainer: torch.nn.Module, file: Path, manifest: Json) -> Eng
     return explain
 
 
+def python_batches(
+    explainer: torch.nn.Module, file: Path, manifest: Json, device: str
+) -> BatchEngine:
+    """Explain batches by a directory's module."""
+
+    def explain(x: torch.Tensor, targets: NDArray[np.int64]) -> Explained:
+        chosen = torch.from_numpy(targets)
+        with foreign_code(file, "fails"), torch.no_grad():
+            found = explainer(x.to(device), chosen.to(device))
+            logits, relevance = (part.cpu().numpy() for part in found)
+        return checked(logits, relevance, manifest, file, len(x))
+
+    return explain
+
+
 # ONNX Runtime.
 
 
@@ -130,15 +191,27 @@ class OnnxEngine:
     ----------
     directory, manifest
         The directory, and what `read_manifest` returned for it.
+    device, threads
+        As for `batch_engine_of`.
     """
 
-    def __init__(self, directory: Path, manifest: Json) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Json,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
         import onnxruntime
 
         self.file, self.manifest = directory / ONNX, manifest
+        providers = providers_of(device)
         content = checked_onnx(directory, manifest)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        if threads is not None:
+            options.intra_op_num_threads = threads
         options.enable_cpu_mem_arena = False
         # planned memory would be one block of the size of all values, a third more at the peak
         options.enable_mem_pattern = False
@@ -149,7 +222,7 @@ class OnnxEngine:
             self.session = onnxruntime.InferenceSession(
                 content,
                 options,
-                providers=["CPUExecutionProvider"],
+                providers=providers,
                 disabled_optimizers=["ConstantFolding"],
             )
         except Exception as error:
@@ -161,16 +234,20 @@ class OnnxEngine:
         return found if target is not None or chosen == 0 else self.run(x, chosen)
 
     def run(self, x: torch.Tensor, target: int) -> Explained:
-        """Explain one class; what takes too long is stopped."""
+        """Explain one class."""
+        return self.batch(x, np.array([target]))
+
+    def batch(self, x: torch.Tensor, targets: NDArray[np.int64]) -> Explained:
+        """Explain inputs ``[N, ...]``, each for its class; what takes too long is stopped."""
         import onnxruntime
 
-        feeds = {"input": x.numpy(), "target": np.array([target])}
+        feeds = {"input": x.numpy(), "target": targets}
         options = onnxruntime.RunOptions()
         # in a thread of its own, so that an interrupt arrives while it computes
         with ThreadPoolExecutor(1) as pool:
             try:
                 future = pool.submit(self.session.run, ["logits", "relevance"], feeds, options)
-                logits, relevance = future.result(LONGEST_RUN)
+                logits, relevance = future.result(LONGEST_RUN * len(x))
             except TimeoutError:
                 raise OutputError(
                     f"{self.file} was stopped: it took more than {LONGEST_RUN:g} seconds for one "
@@ -180,7 +257,29 @@ class OnnxEngine:
                 raise OutputError(f"{self.file} fails: {in_short(error)}: {AGAIN}") from error
             finally:
                 options.terminate = True
-        return checked(logits, relevance, self.manifest, self.file)
+        return checked(logits, relevance, self.manifest, self.file, len(x))
+
+
+def providers_of(device: str) -> list[Any]:
+    """What ONNX Runtime computes with on a device.
+
+    Raises
+    ------
+    MethodError
+        If it can't.
+    """
+    import onnxruntime
+
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or (number and not number.isdecimal()):
+        raise MethodError(f"there is no device {device!r}: give cpu, cuda, or cuda:1")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise MethodError(
+            "there is no device 'cuda' for ONNX Runtime: install onnxruntime-gpu, or use cpu"
+        )
+    return [("CUDAExecutionProvider", {"device_id": number or "0"}), "CPUExecutionProvider"]
 
 
 def checked_onnx(directory: Path, manifest: Json) -> bytes:

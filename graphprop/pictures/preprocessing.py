@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +139,12 @@ class Preprocessing:
         numbers = (", ".join(f"{v:.4g}" for v in dict.fromkeys(n)) for n in (self.mean, self.std))
         return f"{scaled} {center}; {self.channels}; mean %s, std %s" % tuple(numbers)
 
-    def read(self, file: Path) -> tuple[Image.Image, list[str]]:
-        """Read a picture at the size and in the channels of an input; returns warnings, too."""
-        return self.fitted(opened(file), str(file))
+    def read(self, file: Path, content: bytes | None = None) -> tuple[Image.Image, list[str]]:
+        """Read a picture at the size and in the channels of an input; returns warnings, too.
+
+        With ``content``, it is read from there, and ``file`` is what it is called.
+        """
+        return self.fitted(opened(file, content), str(file))
 
     def fitted(self, picture: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
         """A picture at the size and in the channels of an input; returns warnings, too."""
@@ -214,19 +218,16 @@ class Preprocessing:
         return picture.flip(1) if self.channels == "BGR" else picture
 
 
-def opened(file: Path) -> Image.Image:
-    """Read a picture of one of the known formats, and set it upright."""
-    if file.is_dir():
-        raise InputError(f"{file} is a folder: give the pictures in it")
-    if not file.exists():
-        raise InputError(f"there is no picture {file}")
-    if not file.is_file():
-        raise InputError(f"{file} is no file, but a pipe or a device: give the picture's file")
+def opened(file: Path, content: bytes | None = None) -> Image.Image:
+    """Read a picture of one of the known formats, from its file or its bytes; set it upright."""
+    if content is None:
+        check_file(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tags that don't matter
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
+            given = file if content is None else BytesIO(content)
+            with Image.open(given, formats=FORMATS) as image:
                 upright = ImageOps.exif_transpose(image)
                 upright.load()
                 return upright
@@ -237,6 +238,16 @@ def opened(file: Path) -> Image.Image:
     except Exception as error:  # Pillow has many ways to say that a file is damaged
         reason = "" if isinstance(error, UnidentifiedImageError) else f" ({reason_of(error, file)})"
         raise InputError(f"{file} can't be read as a picture{reason}: {READABLE}") from error
+
+
+def check_file(file: Path) -> None:
+    """Refuse what is no file."""
+    if file.is_dir():
+        raise InputError(f"{file} is a folder: give the pictures in it")
+    if not file.exists():
+        raise InputError(f"there is no picture {file}")
+    if not file.is_file():
+        raise InputError(f"{file} is no file, but a pipe or a device: give the picture's file")
 
 
 def reason_of(error: BaseException, file: Path) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from graphprop.errors import InputError
 from graphprop.evaluation.sample import Bools, Case
+from graphprop.pictures.classes import check_class, class_of
 from graphprop.pictures.preprocessing import Preprocessing, opened
 
 RESIZES = ("cover", "stretch")
@@ -58,23 +59,9 @@ class Reading:
 
     def class_of(self, name: str) -> int | None:
         """The class that a name stands for, by the names given or as a number; else None."""
-        found = self.named.get(name)
-        if found is None and self.class_names is not None:
-            called = [index for index, other in enumerate(self.class_names) if other == name]
-            if len(called) > 1:
-                raise InputError(
-                    f"{name!r} is the name of the classes {', '.join(map(str, called))}: say which "
-                    f'is meant by --classes FILE, a JSON file such as {{"{name}": {called[0]}}}'
-                )
-            found = called[0] if called else None
-        if found is None and name.isdecimal():
-            found = int(name)
-        if found is not None and not 0 <= found < self.classes:
-            raise InputError(
-                f"{name!r} stands for the class {found}, and the network has the classes 0 to "
-                f"{self.classes - 1}"
-            )
-        return found
+        if name in self.named:
+            return check_class(name, self.named[name], self.classes)
+        return class_of(name, self.classes, self.class_names)
 
     def classes_of(self, names: Sequence[str], where: Path) -> dict[str, int]:
         """The classes of all names of a data set.
