@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         explain_images,
         inspect,
     )
+    from graphprop.datasets import explain_dataset, iterate_explanations, summarize
     from graphprop.evaluation import evaluate
     from graphprop.evaluation.figures import figure
     from graphprop.ops import Operator, Signal, Trait
@@ -40,6 +41,7 @@ else:
             "explain_images",
             "inspect",
         ),
+        "graphprop.datasets": ("explain_dataset", "iterate_explanations", "summarize"),
         "graphprop.evaluation": ("evaluate",),
         "graphprop.evaluation.figures": ("figure",),
         "graphprop.ops": ("Signal", "Trait"),
@@ -79,11 +81,14 @@ __all__ = [
     "check_directory",
     "compile",
     "evaluate",
+    "explain_dataset",
     "explain_images",
     "figure",
     "from_aten",
     "inspect",
+    "iterate_explanations",
     "method",
     "profile",
     "rule",
+    "summarize",
 ]

@@ -56,7 +56,8 @@ def main() -> None:
       graphprop explain build/digits-epsilon_plus_flat models/digits_examples/3.png
 
     Results go to stdout, progress and errors to stderr. The exit code is 0 where all went well,
-    1 where a check found a difference, 2 for wrong input or usage, 3 for a defect in graphprop.
+    1 where a check found a difference, 2 for wrong input or usage, 3 for a defect in graphprop
+    (explain of a data set: some pictures failed).
 
     \b
     Names are completed in the shell (also: zsh_source, fish_source) after
@@ -231,13 +232,47 @@ def explain(as_json: bool, **options: Any) -> None:
 
     A map that is zero everywhere or holds NaN is not drawn; a warning on stderr says so.
 
+    A data set (a folder, a .txt of paths, .tar shards of WebDataset, .parquet) goes to one .zarr or
+    .h5. What can't be read is listed in OUT.failures.parquet, and the exit code is 3. A run that
+    was stopped, by whatever, goes on by --resume, and its store is the same to the byte.
+
     \b
     Examples:
       graphprop explain build/digits-epsilon_plus_flat models/digits_examples/3.png
       graphprop explain build/vgg16-epsilon_plus_flat cat.jpg --target 281 -o cat_281.png
       graphprop explain build/vgg16-rap build/vgg16-hedge photos --shared-scale -o maps
+      graphprop explain build/vgg16-rap imagenet/val --target label --dtype float16 -o val.zarr
     """
     command("run_explain")(as_json, **options)
+
+
+@main.command("summary", short_help="Sum up the maps of a data set.")
+@click.argument("store", type=click.Path(path_type=Path), metavar="OUT")
+@click.option(
+    "-o",
+    "drawing",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to draw: a .png, .svg or .pdf.  [default: OUT.summary.png]",
+)
+@click.option("--no-plots", is_flag=True, help="Draw nothing, and read no maps.")
+@json_option
+@debug_option
+def summary(as_json: bool, **options: Any) -> None:
+    """Sum up what `graphprop explain` wrote of a data set to OUT, a .zarr or an .h5.
+
+    Prints how many maps there are of each class, how their sums are distributed, which share of the
+    logit is swallowed by biases (of methods that are meant to conserve it), and which pictures have
+    the most negative relevance; draws the mean map of the classes, and the distributions.
+
+    \b
+    Examples:
+      graphprop summary val.zarr
+      graphprop summary val.zarr -o summary.pdf --json
+    """
+    with ending_at_once():
+        from graphprop.cli.dataset import run_summary
+    run_summary(as_json, **options)
 
 
 def list_metrics(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -12,6 +12,7 @@ from graphprop import api
 from graphprop.api import Explanation
 from graphprop.artifact.manifest import MANIFEST
 from graphprop.cli import console
+from graphprop.cli.dataset_options import NAMES, are_many, is_meant
 from graphprop.errors import OutputError
 from graphprop.pictures.arguments import Named, told_apart
 from graphprop.pictures.explain import DEFAULT_FOLDER, unique
@@ -25,7 +26,22 @@ def run_explain(
     **options: Any,
 ) -> None:
     """Explain what the paths name, and print what was written."""
-    named = explained(paths)
+    chosen = {name: value for name in NAMES if (value := options.pop(name))}
+    meant = is_meant(paths, output, options, chosen)
+    named = None if meant else explained(paths)
+    if named is None or are_many(len(named.pictures), output, options):
+        chosen |= {name: options.pop(name) for name in ("target", "backend")}
+        drawn = [name for name, value in options.items() if value]
+        if drawn:
+            raise click.UsageError(
+                f"--{drawn[0].replace('_', '-')} is for some pictures, not for a data set"
+            )
+        from graphprop.cli.dataset import run_dataset  # what it needs is an extra
+
+        run_dataset(as_json, paths, output, **chosen)
+        return
+    if isinstance(options["target"], str):
+        raise click.UsageError(f"--target is the number of a class, not {options['target']!r}")
     several = len(named.directories) > 1
     if several and output is not None and output.suffix:
         raise OutputError(

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from graphprop.cli.dataset_options import DATASET_OPTIONS, Target
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXPLAIN_OPTIONS = (
@@ -20,16 +22,18 @@ EXPLAIN_OPTIONS = (
     ),
     click.option(
         "--target",
-        type=int,
+        type=Target(),
         metavar="K",
-        help="The class to explain.  [default: the largest logit]",
+        help="The class to explain. Of a data set also label, its own; top:K, the K largest "
+        "logits; or a .csv or .json of ids and classes.  [default: the largest logit]",
     ),
     click.option(
         "-o",
         "--output",
         type=click.Path(path_type=Path),
         metavar="OUT",
-        help="A folder, or for one picture a name ending in .png.  [default: explanations]",
+        help="A folder, for one picture a name ending in .png, or for a data set one in .zarr or "
+        ".h5.  [default: explanations; for more than 100 pictures explanations.zarr]",
     ),
     click.option(
         "--shared-scale",
@@ -43,6 +47,7 @@ EXPLAIN_OPTIONS = (
         show_default=True,
         help="What computes: DIR's explainer.py, or ONNX Runtime, which runs no code from DIR.",
     ),
+    *DATASET_OPTIONS,
 )
 
 

@@ -20,7 +20,17 @@ from graphprop.rules import METHODS, RULES
 from support.processes import signaled
 from support.sources import NET
 
-COMMANDS = ["compile", "check", "explain", "evaluate", "figure", "profile", "inspect", "methods"]
+COMMANDS = [
+    "compile",
+    "check",
+    "explain",
+    "summary",
+    "evaluate",
+    "figure",
+    "profile",
+    "inspect",
+    "methods",
+]
 
 
 def graphprop_command(*arguments):
