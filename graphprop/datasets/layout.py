@@ -85,12 +85,11 @@ def stored(maps: NDArray[Any], dtype: str, reduce: str | None) -> dict[str, NDAr
         the negative ones, of the maps as computed; in float16 the ``scale``.
     """
     axes = tuple(range(1, maps.ndim))
-    exact = maps.astype(np.float64)
     found: dict[str, NDArray[Any]] = {
-        "relevance_sum": exact.sum(axis=axes),
-        "relevance_negative": np.where(exact < 0, exact, 0.0).sum(axis=axes),
+        "relevance_sum": maps.sum(axis=axes, dtype=np.float64),
+        "relevance_negative": np.minimum(maps, 0).sum(axis=axes, dtype=np.float64),
     }
-    kept = exact.sum(axis=1) if reduce == "channels" else maps
+    kept = maps.sum(axis=1, dtype=np.float64) if reduce == "channels" else maps
     if dtype == "float16":
         found["relevance"], found["scale"] = packed(kept)
     else:

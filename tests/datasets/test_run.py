@@ -13,6 +13,7 @@ import zarr
 
 import graphprop
 from graphprop.artifact.engines import load_explainer
+from graphprop.artifact.manifest import read_manifest
 from graphprop.datasets import plan, run
 from graphprop.datasets.decode import Decoder
 from graphprop.datasets.layout import unpacked
@@ -44,7 +45,7 @@ def explained(place, output, **options):
 def inputs(place):
     """The ids, and the inputs of those pictures that can be read."""
     source = open_source(place / "data")
-    decoder = Decoder(source, graphprop.api.read_manifest(place / "ex"))
+    decoder = Decoder(source, read_manifest(place / "ex"))
     return source.ids, [decoder(row).x for row in range(len(source.ids))]
 
 
