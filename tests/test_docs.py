@@ -158,7 +158,7 @@ def test_every_option_is_in_the_reference(name):
 # File formats
 
 NAMES = ("batch_norms files versions parameters rules roles onnx_names fingerprint.result").split()
-NAMES += ["fingerprint.relevance", "layers[].flows"]
+NAMES += ["fingerprint.relevance", "layers[].flows", "check.stages.rows[].errors"]
 """The objects of a manifest whose keys are names of something."""
 
 

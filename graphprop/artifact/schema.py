@@ -201,7 +201,71 @@ PREPROCESSING = record(
         "channels": word("RGB", "BGR", "gray"),
     },
 )
-CHECK = record({"passed": FLAG}, {"warnings": items(TEXT), "backends": items(mapping(anything))})
+OFF = {name: optional(NUMBER) for name in ("error", "allowed", "logits_error", "logits_allowed")}
+BACKEND = record(
+    {},
+    {
+        **OFF,
+        "name": TEXT,
+        "passed": FLAG,
+        **dict.fromkeys(("skipped", "problem", "explained"), optional(TEXT)),
+        "samples": items(record({}, {"sample": TEXT, **OFF})),
+        "divergence": optional(record({}, {"layers": items(TEXT), "place": TEXT, **OFF})),
+    },
+)
+ACCOUNT = record(
+    {"label": TEXT, "lost": mapping(optional(NUMBER))},
+    {
+        "operator": TEXT,
+        "rule": TEXT,
+        "came_in": optional(NUMBER),
+        "went_out": optional(NUMBER),
+        "note": optional(TEXT),
+    },
+)
+LEDGER = record(
+    {},
+    {
+        "samples": items(TEXT),
+        "start": NUMBERS,
+        "input": NUMBERS,
+        "layers": items(record({"label": TEXT, "relevance": NUMBERS})),
+        "accounts": items(ACCOUNT),
+    },
+)
+STAGES = record(
+    {
+        "sample": TEXT,
+        "rows": items(
+            record(
+                {
+                    "label": optional(TEXT),
+                    "flow": TEXT,
+                    "kind": TEXT,
+                    "float32": optional(NUMBER),
+                    "allowed": optional(NUMBER),
+                    "errors": mapping(optional(NUMBER)),
+                }
+            )
+        ),
+    }
+)
+CHECK = record(
+    {"passed": FLAG},
+    {
+        "status": TEXT,
+        "arbiter": TEXT,
+        "samples": items(TEXT),
+        "targets": items(whole(-2, LARGEST_TENSOR)),
+        "float32": mapping(NUMBERS),
+        "backends": items(BACKEND),
+        "ledger": LEDGER,
+        "stages": optional(STAGES),
+        "warnings": items(TEXT),
+        "changes": items(TEXT),
+        "overflow": optional(TEXT),
+    },
+)
 MEASURED = record({"norm": NUMBERS, "product": NUMBERS})
 FINGERPRINT = record(
     {

@@ -128,7 +128,7 @@ class GraphArbiter:
         self.measures: dict[int, torch.Tensor] = {}
         self.legal: dict[str, Divergence | None] = {}
 
-    def _run(
+    def explain(
         self,
         network: Network,
         sample: int,
@@ -136,6 +136,7 @@ class GraphArbiter:
         observe: Observer | None = None,
         bounds: RunningBounds | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run a graph on one sample: logits, and the maps packed into one tensor."""
         inputs, target = self.samples.part([sample])
         given: Any = target if target is None else target.clone()
         # how torch rounds depends on the number of threads: the results must not
@@ -156,12 +157,12 @@ class GraphArbiter:
                     numbers = measure(value)
                     measured.update(dict.fromkeys(nodes[node], numbers))
 
-            return *self._run(lowered, row, torch.float64, keep), measured
+            return *self.explain(lowered, row, torch.float64, keep), measured
 
         parts = for_network(lowered, exact, rows)
         logits, relevance = (torch.cat([part[i] for part in parts]) for i in range(2))
         self.samples = resolved(self.samples, logits)
-        single = for_network(lowered, lambda row: self._run(lowered, row, torch.float32), rows)
+        single = for_network(lowered, lambda row: self.explain(lowered, row, torch.float32), rows)
         rough = [torch.cat(part) for part in zip(*single, strict=True)]
         float32 = {"logits": errors(rough[0], logits), "relevance": errors(rough[1], relevance)}
         self.measures = {
@@ -187,8 +188,8 @@ class GraphArbiter:
             for index in nodes.get(node, ()):
                 off[index] = errors(value, values[node])[0]
 
-        self._run(lowered, sample, torch.float64, keep)
-        self._run(lowered, sample, torch.float32, compare)
+        self.explain(lowered, sample, torch.float64, keep)
+        self.explain(lowered, sample, torch.float32, compare)
         return off
 
     def names(self, level: str) -> list[str]:
@@ -235,7 +236,7 @@ class GraphArbiter:
                     wrong.append((node, *verdict.worse))
             return own.to(value.dtype)
 
-        self._run(network, sample, torch.float64, follow, bounds)
+        self.explain(network, sample, torch.float64, follow, bounds)
         if not wrong:
             return None
         node, error, allowed = wrong[0]
@@ -255,7 +256,7 @@ class GraphArbiter:
                         apart = (own[2:] - torch.tensor([norm, product])).abs().max()
                         found[index] = float(apart) / (norm or 1.0)
 
-        self._run(network, 0, torch.float64, compare)
+        self.explain(network, 0, torch.float64, compare)
         for index in sorted(found):
             if not found[index] <= SAME:
                 stage = self.stages[index]

@@ -29,6 +29,7 @@ from graphprop.artifact.manifest import read_manifest
 from graphprop.artifact.schema import Json
 from graphprop.artifact.write import layer_entries, onnx_names, write_files
 from graphprop.checking import conservation
+from graphprop.checking.accounts import accounts_of
 from graphprop.checking.arbiter import GraphArbiter, ModuleArbiter, Truth
 from graphprop.checking.backends import BackendError
 from graphprop.checking.compare import Session, Tolerance
@@ -47,6 +48,7 @@ from graphprop.checking.fingerprint import (
 from graphprop.checking.probes import Probes, picture_in, probes, read_inputs
 from graphprop.checking.recorded import compare_recorded
 from graphprop.checking.report import BackendResult, Divergence, Report
+from graphprop.checking.rounding import errors_by_stage, traced_row
 from graphprop.checking.stages import Stage, stage_name, stages_of
 from graphprop.checking.variants import check_variants, compare_variants
 from graphprop.errors import MethodError, nearest
@@ -130,8 +132,11 @@ def check_explainer(
     if session.sound:
         session.judge_conditioning()
         report.fingerprint = fingerprint(session.truth, stages)
+        row = traced_row(session, arbiter)
+        watch = [stage.name for stage in stages if stage.name]
+        python = PythonBackend(directory, trace=None if row is None else (row, watch))
         if "python" in chosen:
-            session.compare("python", PythonBackend(directory))
+            session.compare("python", python)
         written = (directory / "explainer.onnx").exists() or backends is not None
         session.compare_onnx(chosen if written else (), explicit=backends is not None)
         compare_variants(session, types, device, chosen if written else ("python",))
@@ -143,6 +148,10 @@ def check_explainer(
 
         report.conservation, found = conservation.of_explainer(compiled, report.ledger, sample)
         report.warnings += found
+        if row is not None:
+            say("check: follow rounding and relevance from layer to layer")
+            report.stages = errors_by_stage(session, arbiter, row, python)
+            report.ledger["accounts"] = accounts_of(compiled, report.ledger, *sample(0))
     return report
 
 

@@ -55,19 +55,45 @@ class Backend:
 
 
 class PythonBackend(Backend):
-    """The generated module as ``load()`` gives it to users, in float32."""
+    """The generated module as ``load()`` gives it to users, in float32.
+
+    Parameters
+    ----------
+    directory
+        Where it lies.
+    device
+        Where it runs.
+    trace
+        A row, and the names of values: what they are for that row is in ``traced`` after `run`.
+        Its process starts once for both.
+    """
 
     level = "torch"
 
-    def __init__(self, directory: Path, device: str = "cpu") -> None:
-        self.directory, self.device = directory, device
+    def __init__(
+        self,
+        directory: Path,
+        device: str = "cpu",
+        trace: tuple[int, Sequence[str]] | None = None,
+    ) -> None:
+        self.directory, self.device, self.trace = directory, device, trace
+        self.traced: dict[str, torch.Tensor] = {}
 
-    def _run(self, explained: Probes, **step: Any) -> dict[str, torch.Tensor]:
-        steps = [Step("python", keep=True, device=self.device, **step)]
+    def _run(self, explained: Probes, *others: Step, **step: Any) -> dict[str, torch.Tensor]:
+        steps = [Step("python", keep=True, device=self.device, **step), *others]
         return run_module(self.directory, explained.tensors, steps, explained.shapes)
 
     def run(self, samples: Probes, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-        found = self._run(samples, batches=list(batches))
+        others, watch = [], []
+        if self.trace is not None:
+            row, names = self.trace
+            watch = list(dict.fromkeys(names))
+            one = [Batch([row])]
+            others = [Step("trace", batches=one, watch=watch, keep=True, device=self.device)]
+        found = self._run(samples, *others, batches=list(batches))
+        if others:
+            self.traced = named(found, "trace", watch)
+            self.traced |= {name: found[f"trace/{name}"] for name in ("logits", "relevance")}
         return found["python/logits"], found["python/relevance"]
 
     def values(
@@ -76,17 +102,21 @@ class PythonBackend(Backend):
         place = batch.rows.index(row)
         watch = list(dict.fromkeys(names))
         found = self._run(samples, batches=[batch], watch=watch, samples=(place, place + 1))
-        values = {
-            name: found[f"python/value/{index}"]
-            for index, name in enumerate(watch)
-            if f"python/value/{index}" in found
-        }
+        values = named(found, "python", watch)
         # what is returned counts, not a variable of the same name
         for name in ("logits", "relevance"):
             values[name] = found[f"python/{name}"][place : place + 1]
         first, *others = unpack(values["relevance"], samples.shapes)
         values["relevance"] = first
         return values | {f"relevance_{place}": part for place, part in enumerate(others, 2)}
+
+
+def named(
+    found: Mapping[str, torch.Tensor], step: str, watch: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """The values that a step watched, by name."""
+    keys = {name: f"{step}/value/{index}" for index, name in enumerate(watch)}
+    return {name: found[key] for name, key in keys.items() if key in found}
 
 
 class OnnxBackend(Backend):

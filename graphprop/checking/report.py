@@ -152,7 +152,11 @@ class Report:
         A verdict each.
     ledger
         The sum of relevance of some of the ``samples``: at the ``start``, in the result of each of
-        the ``layers`` from the output back, and in the ``input``.
+        the ``layers`` from the output back, and in the ``input``; at compile time also the
+        ``accounts`` of the layers for the first sample, see `graphprop.checking.accounts`.
+    stages
+        At compile time, where they can be followed: each backend's error at every stage for one
+        sample, see `graphprop.checking.rounding`.
     warnings
         What the user should know though nothing is wrong.
     samples
@@ -173,6 +177,7 @@ class Report:
     float32: dict[str, list[float]] = field(default_factory=dict)
     backends: list[BackendResult] = field(default_factory=list)
     ledger: dict[str, Any] = field(default_factory=dict)
+    stages: Json | None = field(default=None, repr=False)
     warnings: list[str] = field(default_factory=list)
     samples: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
@@ -211,7 +216,8 @@ class Report:
         """The findings as JSON holds them; without ``timing``, the same in every run.
 
         ``version``, ``status``, ``passed``, ``arbiter``, ``samples``, ``targets``, ``float32``,
-        ``ledger``, ``warnings``, ``changes``, ``overflow``: the attributes of these names.
+        ``ledger``, ``stages``, ``warnings``, ``changes``, ``overflow``: the attributes of these
+        names.
         ``backends``: a list of objects with ``name``, ``passed``, ``skipped`` (why), ``problem``
         and ``explained`` (texts or null), ``error``, ``allowed``, ``logits_error`` and
         ``logits_allowed`` of the worst sample, the same for each of ``samples`` beside its
@@ -228,6 +234,7 @@ class Report:
             "float32": {key: [known(v) for v in value] for key, value in self.float32.items()},
             "backends": [backend_dict(result, timing) for result in self.backends],
             "ledger": self.ledger,
+            "stages": self.stages,
             "warnings": self.warnings,
             "changes": self.changes,
             "overflow": self.overflow,
