@@ -29,6 +29,7 @@ from graphprop.cli.options import (
 )
 from graphprop.cli.preprocessing_options import preprocessing_options
 from graphprop.cli.program import Program
+from graphprop.cli.report import report_options
 from graphprop.signals import ending_at_once
 from graphprop.version import __version__
 
@@ -430,6 +431,36 @@ def figure(as_json: bool, **options: Any) -> None:
       graphprop figure curves evaluation --metric morf --metric lerf -o curves.png
     """
     command("run_figure")(as_json, **options)
+
+
+@main.command("report", short_help="Write a report as one HTML page.")
+@report_options
+@json_option
+@debug_option
+def report(as_json: bool, **options: Any) -> None:
+    """Write a report of what was compiled, as one HTML page that loads nothing.
+
+    Takes compiled directories, and with them pictures (files, folders, globs), which their
+    explainer.py is run to explain. A folder that `graphprop evaluate -o` wrote, among them or by
+    --evaluation, is shown, too.
+
+    \b
+    Shown are
+      the network with roles, rules and batch norms; and all that was set
+      the check: each backend's error against what is allowed, from stage to stage
+      the ledger: what arrives at each layer, and what biases and zero denominators took
+      the pictures with their maps: opacity, colors and class are chosen in the page
+      the tables and curves of evaluations
+
+    \b
+    Examples:
+      graphprop report build/digits-epsilon_plus_flat models/digits_examples/*.png
+      graphprop report build/vgg16-* photos --top 5 -o vgg16.html
+      graphprop report build/vgg16-rap --evaluation evaluation --backend onnxruntime cat.jpg
+    """
+    with ending_at_once():
+        from graphprop.cli.report import run_report
+    run_report(as_json, **options)
 
 
 @main.command("profile", short_help="Show where the time of an explanation goes.")

@@ -27,6 +27,7 @@ COMMANDS = [
     "summary",
     "evaluate",
     "figure",
+    "report",
     "profile",
     "inspect",
     "methods",
