@@ -1001,7 +1001,7 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "rule of weights on an activation": (
         {"rules": {"relu1": "z"}},
-        "the rule 'z' can't be applied to 'relu1'",
+        "the rule 'z' does not fit 'relu1'",
     ),
 }
 

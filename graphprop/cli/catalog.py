@@ -21,6 +21,7 @@ from graphprop.rules.registry import assignments, value_text
 PATTERNS = {
     "*": "every layer with weights",
     "**": "every layer",
+    "rectifier": "every rectifier that clips at zero",
     "above": "every layer after the one where the map is made",
 }
 """What the patterns of a method's table that are no names stand for."""

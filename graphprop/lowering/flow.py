@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import fx
 
-from graphprop.errors import GraphpropError, MethodError
+from graphprop.errors import GraphpropError, MethodError, VerificationError
 from graphprop.ir.facts import Applied, AssignedRule, facts_of, inherited_facts, range_of, where
 from graphprop.ir.interval import ZERO
 from graphprop.ir.network import Network
@@ -24,9 +24,9 @@ from graphprop.ir.writer import Value, Writer
 from graphprop.lowering.forward import Values
 from graphprop.lowering.layer import layer_at, read_by_rule, receivers
 from graphprop.ops import Multiply, Reshape, absolute, divide_or_zero, keep_where, ones_like, total
-from graphprop.passes.assign_rules import bind_rule
+from graphprop.passes.assign_rules import bind_rule, rules_that_fit
 from graphprop.rules.layer import Layer
-from graphprop.rules.registry import Method
+from graphprop.rules.registry import BoundRule, Method
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,19 @@ def rule_errors(rule: AssignedRule, node: fx.Node, kind: str) -> Iterator[None]:
     """Report what goes wrong in a rule with the rule, the layer and the user's line."""
     try:
         yield
+    except VerificationError as error:
+        text = f"rule {rule} at {where(node)}: {error}"
+        if not isinstance(rule, BoundRule) or rule.rule.fits is not None or kind == "map":
+            raise type(error)(text) from error
+        # a rule that isn't known to fit: what it computes can't be
+        raise MethodError(f"{text}. {rules_that_fit(node)}") from error
     except GraphpropError as error:
         raise type(error)(f"rule {rule} at {where(node)}: {error}") from error
     except (AttributeError, TypeError, ValueError, IndexError) as error:
-        raise MethodError(
-            f"the rule {rule.name!r} can't be applied to {where(node)} ({kind}): {error}"
-        ) from error
+        text = f"the rule {rule.name!r} can't be applied to {where(node)} ({kind}): {error}"
+        if node.op == "call_function" and kind != "map":
+            text += f". {rules_that_fit(node)}"
+        raise MethodError(text) from error
 
 
 def as_relevance(x: Value, part: Value | float) -> Value:

@@ -35,6 +35,18 @@ aten = torch.ops.aten
 class Relu(Activation):
     """``max(x, 0)``."""
 
+    slope_at_zero: bool = False
+    """Whether its derivative at 0 is 1, as in ``where(x >= 0, x, 0)``, and not 0."""
+    traits: ClassVar[Trait] = Trait.ENTRYWISE | Trait.RECTIFIER
+
+    def __str__(self) -> str:
+        return super().__str__() if self.slope_at_zero else "relu()"
+
+    @property
+    def passes(self) -> str:
+        """How an input compares with zero where the derivative is 1."""
+        return ">=" if self.slope_at_zero else ">"
+
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(x)
 
@@ -44,10 +56,10 @@ class Relu(Activation):
     def gradient(
         self, r: Array, operands: Sequence[Operand], shapes: Sequence[Shape]
     ) -> tuple[Array | None, ...]:
-        return (r * mask(operands[0], ">"),)
+        return (r * mask(operands[0], self.passes),)
 
     def slope_at(self, x: Array, *parameters: Array) -> Array:
-        return keep_where(x, ">", ones_like(x))
+        return keep_where(x, self.passes, ones_like(x))
 
     def source(self, *operands: str) -> str:
         return f"F.relu({operands[0]})"
@@ -65,6 +77,8 @@ class Clamp(Activation):
     traits: ClassVar[Trait] = Trait.ENTRYWISE | Trait.ORDER_PRESERVING
 
     def has(self, trait: Trait) -> bool:
+        if trait is Trait.RECTIFIER:
+            return self.low == 0 and (self.high is None or self.high > 0)
         if trait is Trait.POOLED_ARITHMETIC:
             # it keeps a generalized pooling away from zero, where the root has no slope
             return self.high is None and self.low is not None and self.low > 0

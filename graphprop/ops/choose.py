@@ -21,6 +21,7 @@ from graphprop.ir.facts import facts_of
 from graphprop.ir.interval import Interval
 from graphprop.ir.operation import Shape
 from graphprop.ir.writer import Operand
+from graphprop.ops.activation import Relu
 from graphprop.ops.base import Array, Operator, from_aten, is_value
 from graphprop.ops.constants import one_sample
 from graphprop.ops.elementwise import Subtract
@@ -160,6 +161,8 @@ def where(mask: Array, x: Operand, y: Operand) -> Array:
         if not is_value(mask):
             raise UnsupportedOperator("a choice between values that do not depend on the input")
         return _add(_mul(mask, _difference(x, y)), y)
+    if (rectifier := rectifier_of(mask, x, y)) is not None:
+        return rectifier(x if is_value(x) else y)
     live = [value for value in (x, y) if is_value(value) and not is_constant(value)]
     activation = (
         is_value(mask)
@@ -170,6 +173,29 @@ def where(mask: Array, x: Operand, y: Operand) -> Array:
     if isinstance(mask, torch.Tensor):
         mask = one_sample(mask).to(live[0].dtype)
     return Where(activation)(*aligned(mask, x, y))
+
+
+def rectifier_of(mask: Array, x: Operand, y: Operand) -> Relu | None:
+    """The ReLU that a choice spells out: ``where(x > 0, x, 0)`` or ``where(x < 0, 0, x)``."""
+    kept, other = (x, y) if is_value(x) else (y, x)
+    if not (
+        is_value(kept)
+        and is_zero_beside(kept, other)
+        and is_value(mask)
+        and isinstance(mask.node.target, Mask)
+        and mask.node.args[0] is kept.node
+    ):
+        return None
+    slopes = {">": False, ">=": True} if kept is x else {"<=": False, "<": True}
+    slope = slopes.get(mask.node.target.comparison)
+    return None if slope is None else Relu(slope)
+
+
+def is_zero_beside(x: Array, operand: Operand) -> bool:
+    """Whether an operand is the number zero, and leaves the shape of x as it is."""
+    if isinstance(operand, torch.Tensor):
+        return operand.numel() == 1 and operand.dim() <= len(x.shape) and not operand.any()
+    return not is_value(operand) and operand == 0
 
 
 def _difference(x: Operand, y: Operand) -> Array:
@@ -294,6 +320,8 @@ def _extremum(operator: Extremum, x: Array, y: Array) -> Array:
     x, y = (x, y) if is_value(x) else (y, x)
     if isinstance(y, torch.Tensor):
         y = one_sample(y)
+    if isinstance(operator, Maximum) and is_zero_beside(x, y):
+        return Relu(slope_at_zero=True)(x)  # the first wins
     return operator(*aligned(x, y))
 
 

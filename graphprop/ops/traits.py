@@ -65,6 +65,10 @@ class Trait(enum.Flag):
     """A layer with weights that reads channels on axis 1 and places on the axes behind it: layouts
     are inferred from it."""
 
+    RECTIFIER = enum.auto()
+    """It clips at zero: 0 for what is not positive, and what is positive as it is, up to a limit
+    that there may be."""
+
     ORDER_PRESERVING = enum.auto()
     """With constants as its other operands it keeps the order of the entries: at the end of a
     network, behind a softmax, it chooses the same class."""

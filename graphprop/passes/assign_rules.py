@@ -16,8 +16,10 @@ from torch import fx
 from graphprop.errors import MethodError, nearest
 from graphprop.ir.facts import facts_of, where
 from graphprop.ir.network import Network
+from graphprop.ir.operation import Operation
+from graphprop.ops import Pad, Trait
 from graphprop.passes.tag_roles import ROLES, adds_depth, dead_end, live_operands, matches
-from graphprop.rules.registry import BoundRule, Method, find_rule
+from graphprop.rules.registry import RULES, BoundRule, Method, find_rule
 
 RuleMap = Mapping[str, str | BoundRule | tuple[str, Mapping[str, Any]]]
 
@@ -64,10 +66,38 @@ def assign_rules(
             facts_of(node).signal = live_operands(node)
         elif not facts_of(node).signal:
             raise dead_end(node)
+        kind = found.rule.fits
+        if kind is not None and not kind.test(node.target):
+            raise MethodError(
+                f"the rule {found.name!r} does not fit {where(node)} ({node.target.__name__}): it "
+                f"is for {kind.what}. {rules_that_fit(node)}"
+            )
         facts_of(node).rule = found
         reached |= {node.args[index] for index in facts_of(node).signal}
+    if method.needs is not None and not any(map(method.needs.test, operators_of(network))):
+        raise MethodError(
+            f"{method.name!r} differs from the gradient at {method.needs.what} alone, and the "
+            "network has none that relevance passes: use 'gradient', or another method"
+        )
     network.notes += totals_changed(network)
     return network
+
+
+def operators_of(network: Network) -> list[Operation]:
+    """The operators that relevance passes."""
+    return [node.target for node in network.layers if facts_of(node).rule is not None]
+
+
+def rules_that_fit(node: fx.Node) -> str:
+    """Name the rules that are for a layer of this kind, for messages."""
+    kinds = {name: one.fits for name, one in RULES.items() if one.fits is not None}
+    fitting = {
+        name
+        for name, kind in kinds.items()
+        if kind.test(node.target) and not kind.refuses(node.target)
+    }
+    own = {node.target.relevance} if node.target.relevance else set()
+    return f"Rules that fit there: {', '.join(sorted({*fitting, *own, 'gradient'}))}"
 
 
 def count_in_stack(network: Network) -> None:
@@ -132,11 +162,15 @@ def layers_named(pattern: str, network: Network) -> list[fx.Node]:
     """The layers that a user's pattern is meant for.
 
     What a wildcard matches is restricted to layers with weights, if there are any among it:
-    ``classifier.*`` is meant for the layers between the activations.
+    ``classifier.*`` is meant for the layers between the activations. Padding that is of a
+    convolution's own module (``padding="same"``) is no layer beside it.
     """
     found = [node for node in network.layers if matches(pattern, node)]
     weighted = [node for node in found if node.target.weighted]
-    return weighted if weighted and any(c in pattern for c in "*?[") else found
+    if weighted and any(c in pattern for c in "*?["):
+        return weighted
+    paths = {facts_of(node).path for node in weighted}
+    return [n for n in found if not (isinstance(n.target, Pad) and facts_of(n).path in paths)]
 
 
 def from_method(node: fx.Node, method: Method, parameters: Mapping[str, Any]) -> BoundRule:
@@ -161,6 +195,8 @@ def applies(pattern: str, node: fx.Node, parameters: Mapping[str, Any]) -> bool:
         return bool(node.target.weighted)
     if pattern == "**":
         return True
+    if pattern == "rectifier":
+        return bool(node.target.has(Trait.RECTIFIER))
     if pattern == "above":
         return bool(facts_of(node).above)
     if pattern in ROLES:

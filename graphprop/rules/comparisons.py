@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphprop.rules import excitation, gradient, hedge, patterns
+from graphprop.rules import excitation, fits, gradient, hedge, patterns
 from graphprop.rules.methods import ALPHA_1, BOX, EVERYWHERE, EXACT, LOGITS
 from graphprop.rules.registry import method
 from graphprop.rules.sampling import noise, path
@@ -83,16 +83,18 @@ method(
 )
 method(
     "guided_backprop",
-    [("type:relu", "guided"), *GRADIENT],
+    [("rectifier", "guided"), *GRADIENT],
+    needs=fits.RECTIFIERS,
     start="one",
-    summary="The gradient; a ReLU passes what is positive where it was active.",
+    summary="The gradient; a rectifier passes what is positive where it was active.",
     source="Springenberg et al. 2015, ICLR workshop, fig. 1",
 )
 method(
     "deconvnet",
-    [("type:relu", "deconvnet"), *GRADIENT],
+    [("rectifier", "deconvnet"), *GRADIENT],
+    needs=fits.RECTIFIERS,
     start="one",
-    summary="The gradient; a ReLU passes what is positive, whatever it saw.",
+    summary="The gradient; a rectifier passes what is positive, whatever it saw.",
     source="Zeiler and Fergus 2014, ECCV, sec. 2.1",
 )
 method(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from graphprop.ops import divide_or_zero, positive, total
+from graphprop.rules import fits
 from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.registry import rule
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def excitation(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Excitation: relevance by the excitatory connections alone, ``J(x+, w+, r)``.
 
@@ -20,7 +21,7 @@ def excitation(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return excited(layer, x, r, positive(layer.weight))
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def excitation_top(layer: Layer, x: Tensor, r: Tensor, *, negated: bool = False) -> Tensor:
     """Excitation at the logit layer, ``J(x+, w+, r)``, or of the negated weights.
 
@@ -43,7 +44,7 @@ def excited(layer: Layer, x: Tensor, r: Tensor, weight: Tensor) -> Tensor:
     return above * layer.opT(weight, divide_or_zero(r, layer.op(above, weight)))
 
 
-@rule
+@rule(fits=fits.MAPS)
 def difference(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The first flow of relevance less the second, ``r_1 - r_2``.
 
@@ -55,7 +56,7 @@ def difference(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return first - second
 
 
-@rule
+@rule(fits=fits.MAPS)
 def contrast(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Contrastive LRP: the target's map less the others', ``R_t - R_o * sum R_t / sum R_o``.
 
@@ -67,7 +68,7 @@ def contrast(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return target - others * divide_or_zero(total(target), total(others))
 
 
-@rule
+@rule(fits=fits.MAPS)
 def above_zero(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The positive part of a map, ``r+``.
 

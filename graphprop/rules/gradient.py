@@ -32,11 +32,11 @@ from graphprop.ops import (
     divide_or_zero,
     keep_where,
     largest,
-    mask,
     positive,
     smallest,
 )
 from graphprop.ops.arrange import channels_first
+from graphprop.rules import fits
 from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.registry import rule
 
@@ -64,20 +64,24 @@ def gradient(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return carried_back(layer, r)
 
 
-@rule(everywhere=True)
+@rule(everywhere=True, fits=fits.RECTIFIERS)
 def guided(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Guided backpropagation: at a ReLU what is positive, where it was active, ``r+ where x > 0``.
+
+    At a rectifier with an upper limit (ReLU6) it is active below that, too: as in the gradient.
 
     References
     ----------
     Springenberg et al. 2015, fig. 1; docs/methods.md, section 5.
     """
-    return (positive(r) * mask(x, ">"),)
+    return carried_back(layer, positive(r))
 
 
-@rule(everywhere=True)
+@rule(everywhere=True, fits=fits.RECTIFIERS)
 def deconvnet(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Deconvnet: at a ReLU what is positive, whatever its input was, ``r+``.
+
+    So at one with an upper limit (ReLU6).
 
     References
     ----------
@@ -113,12 +117,12 @@ def deeplift(layer: Layer, x: Tensor, r: Tensor, *, nearest: float = 1e-7) -> Te
     if isinstance(operator, Extremum):
         return rescaled_extremum(layer, r, nearest)
     if len(layer.signal) == 2 and isinstance(operator, Multiply | Divide):
-        (a, b), (a0, b0) = layer.operands, layer.reference
+        (a, b), (a0, b0) = layer.operands, at_baseline(layer)
         if isinstance(operator, Multiply):
             return r * (b + b0) * 0.5, r * (a + a0) * 0.5
         return r * (1.0 / b + 1.0 / b0) * 0.5, -r * (a + a0) * 0.5 / (b * b0)
     if isinstance(operator, Divide) and layer.signal == (1,):
-        b, b0 = layer.operands[1], layer.reference[1]
+        b, b0 = layer.operands[1], at_baseline(layer)[1]
         return (-r * layer.operands[0] / (b * b0),)
     return carried_back(layer, r)
 
@@ -126,8 +130,8 @@ def deeplift(layer: Layer, x: Tensor, r: Tensor, *, nearest: float = 1e-7) -> Te
 def rescaled(layer: Layer, x: Tensor, r: Tensor, nearest: float) -> Tensor:
     """``r * dy / dx`` through a non-linearity."""
     parameters = layer.operands[1:]
-    dx = x - layer.reference[0]
-    dy = layer.operator(x, *parameters) - layer.operator(layer.reference[0], *parameters)
+    dx = x - at_baseline(layer)[0]
+    dy = layer.operator(x, *parameters) - layer.operator(at_baseline(layer)[0], *parameters)
     return chosen(
         dx, divide_or_zero(r * dy, where_far(dx, nearest)), carried_back(layer, r)[0], nearest
     )
@@ -135,7 +139,7 @@ def rescaled(layer: Layer, x: Tensor, r: Tensor, nearest: float) -> Tensor:
 
 def rescaled_maximum(layer: Layer, x: Tensor, r: Tensor, nearest: float) -> Tensor:
     """What a max pool's multipliers come to, at its winners and at the baseline's."""
-    reference = layer.reference[0]
+    reference = at_baseline(layer)[0]
     x0 = x * 0.0 + reference  # as many as there are samples
     y, indices = (Item(index)(layer.operator.with_indices(x)) for index in (0, 1))
     y0 = Item(0)(layer.operator.with_indices(x0))
@@ -172,8 +176,8 @@ def tilted(layer: Layer, x: Tensor) -> Tensor:
 def rescaled_choice(layer: Layer, r: Tensor, nearest: float) -> Tensor:
     """``r * dy / dx`` through a choice between one value and constants."""
     (index,) = layer.signal
-    dx = layer.operands[index] - layer.reference[index]
-    dy = layer.operator(*layer.operands) - layer.operator(*layer.reference)
+    dx = layer.operands[index] - at_baseline(layer)[index]
+    dy = layer.operator(*layer.operands) - layer.operator(*at_baseline(layer))
     return chosen(
         dx, divide_or_zero(r * dy, where_far(dx, nearest)), carried_back(layer, r)[0], nearest
     )
@@ -181,7 +185,7 @@ def rescaled_choice(layer: Layer, r: Tensor, nearest: float) -> Tensor:
 
 def rescaled_extremum(layer: Layer, r: Tensor, nearest: float) -> tuple[Tensor, ...]:
     """The multipliers of two values: each one's change, the mean over which changes first."""
-    (x, y), (x0, y0) = layer.operands, layer.reference
+    (x, y), (x0, y0) = layer.operands, at_baseline(layer)
     of, derivatives = layer.operator, carried_back(layer, r)
     moved = (
         (of(x, y) - of(x0, y) + of(x, y0) - of(x0, y0)) * 0.5,
@@ -191,6 +195,22 @@ def rescaled_extremum(layer: Layer, r: Tensor, nearest: float) -> tuple[Tensor, 
         chosen(dx, divide_or_zero(r * dy, where_far(dx, nearest)), derivative, nearest)
         for dx, dy, derivative in zip((x - x0, y - y0), moved, derivatives, strict=True)
     )
+
+
+def at_baseline(layer: Layer) -> tuple[Tensor, ...]:
+    """The operands at the baseline.
+
+    Raises
+    ------
+    MethodError
+        If the method has no baseline.
+    """
+    if not layer.reference:
+        raise MethodError(
+            "it compares with the values at a baseline, and the method has none: use the method "
+            "'deeplift', or another rule"
+        )
+    return tuple(layer.reference)
 
 
 def where_far(dx: Tensor, nearest: float) -> Tensor:
@@ -203,7 +223,7 @@ def chosen(dx: Tensor, quotient: Tensor, derivative: Tensor, nearest: float) -> 
     return quotient + keep_where(absolute(dx) - nearest, "<", derivative)
 
 
-@rule(everywhere=True)
+@rule(everywhere=True, fits=fits.MAPS)
 def bias_map(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """What a layer's bias adds to FullGrad's map: ``psi(b * df/dy)``.
 
@@ -246,7 +266,7 @@ def resized(x: Tensor, layer: Layer, mode: str, *, align: bool = False) -> Tenso
 # Maps
 
 
-@rule
+@rule(fits=fits.MAPS)
 def times_input(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The map ``x * r``.
 
@@ -257,7 +277,7 @@ def times_input(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return x * r
 
 
-@rule
+@rule(fits=fits.MAPS)
 def times_difference(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The map ``(x - baseline) * r``.
 
@@ -268,7 +288,7 @@ def times_difference(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return (x - layer.reference[0]) * r
 
 
-@rule
+@rule(fits=fits.MAPS)
 def full_gradient(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """FullGrad's term of the input: ``psi(x * df/dx)``, psi as in `bias_map`.
 
@@ -279,7 +299,7 @@ def full_gradient(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return psi(layer, x * r)
 
 
-@rule
+@rule(fits=fits.MAPS)
 def gradient_cam(layer: Layer, x: Tensor, r: Tensor, *, upsample: str = "none") -> Tensor:
     """Grad-CAM: channels weighted by their mean gradient, ``relu(sum_c A_c mean_hw(dy/dA_c))``.
 
@@ -296,7 +316,7 @@ def gradient_cam(layer: Layer, x: Tensor, r: Tensor, *, upsample: str = "none") 
     return enlarged(layer, positive(weighted_sum(layer, x, r)), upsample)
 
 
-@rule
+@rule(fits=fits.MAPS)
 def relevance_cam(layer: Layer, x: Tensor, r: Tensor, *, upsample: str = "none") -> Tensor:
     """Relevance-CAM: channels weighted by their mean relevance, ``sum_c A_c mean_hw(R_c)``.
 
@@ -312,7 +332,7 @@ def relevance_cam(layer: Layer, x: Tensor, r: Tensor, *, upsample: str = "none")
     return enlarged(layer, weighted_sum(layer, x, r), upsample)
 
 
-@rule
+@rule(fits=fits.MAPS)
 def gradient_cam_plus_plus(layer: Layer, x: Tensor, r: Tensor, *, upsample: str = "none") -> Tensor:
     """Grad-CAM++: channels weighted by ``sum_hw(alpha g+)``, ``relu(sum_c A_c sum_hw(alpha g+))``.
 

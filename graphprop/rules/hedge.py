@@ -25,6 +25,7 @@ from graphprop.ops import (
     total,
 )
 from graphprop.ops.arrange import arranged_as, channels_first
+from graphprop.rules import fits
 from graphprop.rules.gradient import mean_over_places
 from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.registry import rule
@@ -36,7 +37,7 @@ LEAST = 1e-9
 """What an average pool adds to its inputs, so that none is zero; far below any activation."""
 
 
-@rule
+@rule(fits=fits.MAPS)
 def hedge_start(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The initial map: ``G / |sum G|`` with ``G = x * mean_hw(dy/dx)``.
 
@@ -55,7 +56,7 @@ def hedge_start(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return divide_or_zero(g, size + keep_where(size, "==", total(absolute(g))))
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def hedge(
     layer: Layer, x: Tensor, r: Tensor, *, gamma: float = 1.0, terms: str | Sequence[str] = TERMS
 ) -> Tensor:
@@ -132,7 +133,7 @@ def is_pointwise(layer: Layer) -> bool:
     return all(length == 1 for length in layer.weight.shape[2:])
 
 
-@rule
+@rule(fits=fits.SUMS)
 def hedge_share(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Residual add: ``x+ / sum x+`` of r to each branch, an even split where no x is positive.
 
@@ -151,7 +152,7 @@ def hedge_share(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return tuple(branch * q + even for branch in branches)
 
 
-@rule
+@rule(fits=fits.AVERAGES)
 def hedge_average(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Averages, sums and resizing: in proportion to ``max(x, 0) + 1e-9``.
 

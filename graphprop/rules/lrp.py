@@ -26,6 +26,7 @@ from graphprop.ops import (
     stabilize,
 )
 from graphprop.ops.linear import LinearTranspose
+from graphprop.rules import fits
 from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.parameters import one_of
 from graphprop.rules.registry import rule
@@ -49,7 +50,7 @@ def with_bias(
     return layer.plus_bias(z, layer.bias if part is None else part(layer.bias))
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def z(layer: Layer, x: Tensor, r: Tensor, *, bias: str = "sink", stabilizer: float = 0.0) -> Tensor:
     """Basic rule: each input gets its share of the pre-activation, ``J(x, w, r)``.
 
@@ -68,7 +69,7 @@ def z(layer: Layer, x: Tensor, r: Tensor, *, bias: str = "sink", stabilizer: flo
     return x * layer.opT(layer.weight, quotient(r, y, stabilizer))
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def epsilon(
     layer: Layer, x: Tensor, r: Tensor, *, epsilon: float = 1e-6, bias: str = "sink"
 ) -> Tensor:
@@ -114,7 +115,7 @@ def inhibitory(layer: Layer, x: Tensor, r: Tensor, bias: str, stabilizer: float)
     return above * layer.opT(v_above, q) + below * layer.opT(v_below, q)
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def alpha_beta(
     layer: Layer,
     x: Tensor,
@@ -148,7 +149,7 @@ def alpha_beta(
     return excited - inhibitory(layer, x, r * beta, bias, stabilizer) if beta else excited
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def z_plus(
     layer: Layer, x: Tensor, r: Tensor, *, bias: str = "sink", stabilizer: float = 0.0
 ) -> Tensor:
@@ -168,7 +169,7 @@ def z_plus(
     return excitatory(layer, x, r, bias, stabilizer)
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def gamma(
     layer: Layer,
     x: Tensor,
@@ -213,7 +214,7 @@ def gamma(
     return relevance
 
 
-@rule
+@rule(fits=fits.WINDOWED)
 def flat(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> Tensor:
     """Flat rule: an equal share for every connected input, ``J(1, 1, r)``.
 
@@ -238,7 +239,7 @@ def flat(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> Tens
     return layer.opT(weight, quotient(r, count, stabilizer))
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def w_square(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> Tensor:
     """W-square rule: shares by the squared weights, whatever the input, ``J(1, w^2, r)``.
 
@@ -255,7 +256,7 @@ def w_square(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> 
     return layer.opT(weight, quotient(r, layer.op(image, weight), stabilizer))
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def zB(
     layer: Layer,
     x: Tensor,

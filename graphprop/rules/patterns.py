@@ -7,6 +7,7 @@ A pattern is the direction in which a unit's input varies with its result. It is
 from __future__ import annotations
 
 from graphprop.errors import MethodError
+from graphprop.rules import fits
 from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.registry import rule
 
@@ -17,7 +18,7 @@ NEEDS_DATA = (
 """What a rule that reads patterns lacks, for errors."""
 
 
-@rule(everywhere=True, fitted=True)
+@rule(everywhere=True, fitted=True, fits=fits.WEIGHTED)
 def pattern_attribution(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The gradient with ``w * a`` in the place of the weight: ``opT(w * a, r)``, a its pattern.
 
@@ -28,7 +29,7 @@ def pattern_attribution(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return (layer.opT(layer.weight * pattern_of(layer), r),)
 
 
-@rule(everywhere=True, fitted=True)
+@rule(everywhere=True, fitted=True, fits=fits.WEIGHTED)
 def pattern_net(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The gradient with the pattern in the place of the weight: ``opT(a, r)``.
 

@@ -20,13 +20,14 @@ from graphprop.ops import (
     positive,
     total,
 )
+from graphprop.rules import fits
 from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.lrp import Bound, box
 from graphprop.rules.parameters import one_of
 from graphprop.rules.registry import rule
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def rap_start(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """RAP at the logit layer: shares by the size of contributions, ``f |z_i| / sum |z_i|``.
 
@@ -46,7 +47,7 @@ def rap_start(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return size * divide_or_zero(total(plain), total(size))
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def rap(
     layer: Layer,
     x: Tensor,
@@ -108,7 +109,7 @@ def negative_part(x: Tensor) -> Tensor:
     return negative(x)
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def rap_bn_start(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """RAP-BN at the logit layer: ``(z+ / sum z+ - z- / sum z-) f``, where both flows start.
 
@@ -128,7 +129,7 @@ def rap_bn_start(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return above * from_above + below * from_below
 
 
-@rule
+@rule(fits=fits.BATCH_NORMS)
 def compensate(
     layer: Layer, x: Tensor, r: Tensor, *, kappa: float = 1.0, units: str = "active"
 ) -> Tensor:
@@ -159,7 +160,7 @@ def compensate(
     return taken_off(r, share * mine, kappa)
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def rap_bn(
     layer: Layer,
     x: Tensor,
@@ -199,7 +200,7 @@ def rap_bn(
     return carried + recovered(x, c, compensated, lost)
 
 
-@rule
+@rule(fits=fits.WEIGHTED)
 def rap_bn_input(
     layer: Layer,
     x: Tensor,

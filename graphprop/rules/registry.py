@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 from graphprop.errors import MethodError, nearest
 from graphprop.ir.operation import Shape
 from graphprop.ir.samples import Samples
+from graphprop.rules.fits import Fits
 from graphprop.rules.layer import Layer, Tensor
 
 RuleFunction: TypeAlias = Callable[..., Any]
@@ -39,6 +40,8 @@ class Rule:
     """Whether it reaches every operand that depends on the input: gates, too."""
     fitted: bool = False
     """Whether it reads what is fitted to data, `Layer.pattern`."""
+    fits: Fits | None = None
+    """The layers that it is for; None: any that it can be computed at."""
 
     @property
     def summary(self) -> str:
@@ -153,6 +156,8 @@ class Method:
         Which inputs to explain in place of the given one, and with what weights: a function of
         the method's parameters and the shape of an input that returns
         `graphprop.ir.samples.Samples`.
+    needs
+        The layers that make the method what it is: a network without any is refused.
     """
 
     name: str
@@ -174,6 +179,7 @@ class Method:
     layer_contribution: str | None = None
     budgets: bool = False
     samples: Callable[[Mapping[str, Any], Shape], Samples] | None = None
+    needs: Fits | None = None
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -218,12 +224,20 @@ def rule(name: Function) -> Function: ...
 
 @overload
 def rule(
-    name: str | None = None, *, everywhere: bool = False, fitted: bool = False
+    name: str | None = None,
+    *,
+    everywhere: bool = False,
+    fitted: bool = False,
+    fits: Fits | None = None,
 ) -> Callable[[Function], Function]: ...
 
 
 def rule(
-    name: str | RuleFunction | None = None, *, everywhere: bool = False, fitted: bool = False
+    name: str | RuleFunction | None = None,
+    *,
+    everywhere: bool = False,
+    fitted: bool = False,
+    fits: Fits | None = None,
 ) -> Any:
     """Register a function ``(layer, x, r, *, parameter=default ...) -> relevance of x`` as a rule.
 
@@ -231,7 +245,8 @@ def rule(
     ``layer.op``, ``layer.opT``, arithmetic and the functions of `graphprop.ops`; it is run on
     tensors by tests and on graph values by the compiler. With ``everywhere`` it returns something
     for each operand that depends on the input, gates among them, as the gradient does. With
-    ``fitted`` it reads `Layer.pattern`, and data is needed to compile it.
+    ``fitted`` it reads `Layer.pattern`, and data is needed to compile it. ``fits`` says which
+    layers it is for (`graphprop.rules.fits`): at others it is refused by name.
 
     Raises
     ------
@@ -241,11 +256,11 @@ def rule(
     if callable(name):
         return _register_rule(name.__name__, name)
     return lambda function: _register_rule(
-        name or function.__name__, function, everywhere=everywhere, fitted=fitted
+        name or function.__name__, function, everywhere=everywhere, fitted=fitted, fits=fits
     )
 
 
-def _register_rule(name: str, function: Function, **kinds: bool) -> Function:
+def _register_rule(name: str, function: Function, **kinds: Any) -> Function:
     """Register a rule, its parameters and their defaults being read off its signature."""
     positional, parameters = [], {}
     for parameter in inspect.signature(function).parameters.values():

@@ -14,6 +14,7 @@ from graphprop.ops import (
     mask,
     stabilize,
 )
+from graphprop.rules import fits
 from graphprop.rules.layer import Layer, Tensor
 from graphprop.rules.lrp import quotient
 from graphprop.rules.parameters import one_of
@@ -28,10 +29,16 @@ def pass_through(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     ----------
     For norms: Achtibat et al. 2024 (AttnLRP), Prop. 3.4; docs/methods.md, section 0.
     """
+    sources = [layer.operands[index] for index in layer.signal]
+    if len(sources) != 1 or tuple(sources[0].shape) != tuple(r.shape):
+        raise ValueError(
+            "relevance passes unchanged only where a result is computed from one value of its own "
+            "shape"
+        )
     return r
 
 
-@rule
+@rule(fits=fits.REARRANGEMENTS)
 def rearrange(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """The adjoint rearrangement: reshapes, slices, concatenation, padding, choice by a mask.
 
@@ -48,7 +55,7 @@ def rearrange(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return layer.opT(None, r)
 
 
-@rule
+@rule(fits=fits.MAXIMA)
 def winner(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """All relevance to the largest entry of each window, the first one on ties.
 
@@ -66,7 +73,7 @@ def winner(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return layer.operator.gradient(r, (x,), (x.shape,))[0]
 
 
-@rule
+@rule(fits=fits.AVERAGES)
 def proportional(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0) -> Tensor:
     """Shares of a fixed linear map: ``J(x, w, r)`` for averages, sums and resizing.
 
@@ -88,7 +95,7 @@ def proportional(layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0)
     return x * layer.opT(None, divide_or_zero(r, y)) + spread
 
 
-@rule
+@rule(fits=fits.SUMS)
 def share(
     layer: Layer, x: Tensor, r: Tensor, *, stabilizer: float = 0.0, residual: str = "signed"
 ) -> Tensor:
@@ -121,7 +128,7 @@ def share(
     return tuple(branch * q for branch in x)
 
 
-@rule
+@rule(fits=fits.PRODUCTS)
 def signal(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     """Product of a signal and a gate: all to the signal; half each where neither is a gate.
 
@@ -134,7 +141,7 @@ def signal(layer: Layer, x: Tensor, r: Tensor) -> Tensor:
     return (r * 0.5, r * 0.5)
 
 
-@rule
+@rule(fits=fits.NORMS)
 def affine(layer: Layer, x: Tensor, r: Tensor, *, epsilon: float = 1e-6) -> Tensor:
     """Epsilon rule of a norm as an affine map, ``x * slope * r / stab(y)``, statistics constant.
 

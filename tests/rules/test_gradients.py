@@ -54,6 +54,14 @@ def deconvnet_relu(
     return torch.where(r > 0, r, 0.0)
 
 
+def guided_clip(
+    layer: nn.Module, x: torch.Tensor, y: torch.Tensor, r: torch.Tensor
+) -> torch.Tensor:
+    """At a rectifier with an upper limit: where the gradient passes, what is positive."""
+    low, high = getattr(layer, "min_val", 0.0), getattr(layer, "max_val", torch.inf)
+    return torch.where((x > low) & (x < high) & (r > 0), r, 0.0)
+
+
 def psi(r: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """Each sample rescaled to [0, 1], enlarged to the image, and summed over channels."""
     rows = []
@@ -430,3 +438,102 @@ def test_a_layer_may_be_called_like_the_loops_own_values() -> None:
     x = torch.zeros(2, 2, 9, 9)
     explainer = graphprop.compile(Named().eval(), x, "integrated_gradients", steps=3, chunk=2)
     assert explainer.check().passed
+
+
+# Rectifiers other than ReLU
+
+
+class Minimum(nn.Module):
+    """``clamp(min=0)``, spelled as a function."""
+
+    max_val = torch.inf
+
+    def __init__(self, spelled: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.spelled = spelled
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.spelled(x)
+
+
+RECTIFIERS: dict[str, Callable[[], nn.Module]] = {
+    "relu6": nn.ReLU6,
+    "hardtanh from 0": lambda: nn.Hardtanh(0.0, 0.4),
+    "clamp": lambda: Minimum(lambda x: x.clamp(min=0)),
+    "clamp_min": lambda: Minimum(lambda x: torch.clamp_min(x, 0.0)),
+    "threshold": lambda: Minimum(lambda x: F.threshold(x, 0.0, 0.0)),
+    "maximum": lambda: Minimum(lambda x: torch.maximum(x, torch.zeros(()).to(x))),
+    "where": lambda: Minimum(lambda x: torch.where(x > 0, x, 0.0)),
+    "where not": lambda: Minimum(lambda x: torch.where(x <= 0, 0.0, x)),
+    "masked_fill": lambda: Minimum(lambda x: x.masked_fill(x < 0, 0.0)),
+}
+OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "leaky relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "hardtanh": nn.Hardtanh,
+    "hardswish": nn.Hardswish,
+    "clamp from above": lambda: Minimum(lambda x: x.clamp(max=0.1)),
+    "clamp from elsewhere": lambda: Minimum(lambda x: x.clamp(min=-0.1)),
+    "minimum": lambda: Minimum(lambda x: torch.minimum(x, torch.zeros(()).to(x))),
+    "where from below": lambda: Minimum(lambda x: torch.where(x > 0, 0.0, x)),
+}
+GUIDED = {"guided_backprop": guided_clip, "deconvnet": deconvnet_relu}
+
+
+def stack(activation: Callable[[], nn.Module]) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), activation(), nn.Conv2d(8, 8, 3), activation(), nn.Flatten()
+    )
+    model.append(nn.Linear(8 * 4 * 4, 5))
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64) * 3
+    return model.double().eval(), x, torch.tensor([0, 1, 4, 2])
+
+
+@pytest.mark.parametrize("method", GUIDED)
+@pytest.mark.parametrize("name", RECTIFIERS)
+def test_rectifier_is_guided(name: str, method: str) -> None:
+    """However it is spelled, and with an upper limit or without."""
+    model, x, target = stack(RECTIFIERS[name])
+    _, found = compiled(model, x, method)(x, target)
+    kinds = (nn.ReLU6, nn.Hardtanh, Minimum)
+    expected = gradient(with_backward(model, dict.fromkeys(kinds, GUIDED[method])), x, target)
+    assert error(found, expected) < DOUBLE
+    assert error(found, gradient(model, x, target)) > 0.01
+
+
+@pytest.mark.parametrize("method", GUIDED)
+@pytest.mark.parametrize("name", OTHERS)
+def test_network_without_rectifier_is_refused(name: str, method: str) -> None:
+    """Its map would be the gradient, under another name."""
+    model, x, _ = stack(OTHERS[name])
+    with pytest.raises(MethodError, match=rf"'{method}' differs from the gradient at rectifiers"):
+        compiled(model, x, method)
+
+
+@pytest.mark.parametrize("method", GUIDED)
+def test_other_activations_beside_a_rectifier_have_their_gradient(method: str) -> None:
+    model, x, target = stack(nn.ReLU6)
+    model[3] = nn.SiLU().eval()
+    _, found = compiled(model, x, method)(x, target)
+    expected = gradient(with_backward(model, {nn.ReLU6: GUIDED[method]}), x, target)
+    assert error(found, expected) < DOUBLE
+
+
+@pytest.mark.parametrize("name", ["where", "where not", "where or equal", "masked_fill"])
+def test_spelled_rectifier_keeps_its_derivative_at_zero(name: str) -> None:
+    """Without a bias, what is computed from a black region is exactly zero."""
+    spelled = {
+        **RECTIFIERS,
+        "where or equal": lambda: Minimum(lambda x: torch.where(x >= 0, x, 0.0)),
+    }
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), spelled[name](), nn.Flatten(), nn.Linear(4 * 6 * 6, 5)
+    )
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    x[:, :, 2:] = 0.0
+    model, target = model.double().eval(), torch.tensor([0, 3])
+    _, found = compiled(model, x, "gradient")(x, target)
+    assert error(found, gradient(model, x, target)) < DOUBLE

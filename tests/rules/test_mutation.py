@@ -373,7 +373,7 @@ class Case:
         if isinstance(self.expected, str):
             try:
                 run(self.layer, self.x, self.r)
-            except MethodError as error:
+            except (MethodError, ValueError) as error:
                 return re.search(self.expected, str(error)) is not None
             return False
         found = run(self.layer, self.x, self.r)
@@ -660,6 +660,11 @@ def structure_cases() -> Iterator[Case]:
 
     x, r = random(3, 4, 5, 6), random(3, 4, 5, 6)
     yield Case("pass", Layer.of(Permute((0, 1, 2, 3)), x), x, r, r)
+    for layer, given in (
+        (Layer.of(AvgPool((2, 2), (1, 1), (0, 0)), x), random(3, 4, 4, 5)),
+        (Layer(Add(), operands=(x, r), signal=(0, 1)), r),
+    ):
+        yield Case("pass", layer, x, given, "one value of its own shape")
     yield from rearranged(x, random)
     # Max pools: whole numbers tie
     x, pool = whole(3, 2, 5, 6), MaxPool((3, 3), (2, 2), (1, 1), (1, 1))
