@@ -1,4 +1,5 @@
 # make demo   compile two networks, check them, explain digits and photographs, measure the maps
+# make page   build two pages that explain in the browser: digits to draw, and photographs
 # make test   format, lint, types and tests
 # make test-fast  the tests that are not marked slow: about two and a half minutes on two cores
 # make mutants  change what was compiled in every way, one at a time: the check must notice (minutes)
@@ -29,11 +30,12 @@ PIP_LOWEST := $(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-
 DIGITS := build/digits-epsilon_plus_flat
 LITE0 := build/efficientnet_lite0-rap
 PHOTOGRAPHS := build/photographs
+SHOWN := chelsea.png coffee.png rocket.jpg motorcycle_left.png china.jpg flower.jpg
 
 N ?= 1000
 SEED ?= 1000
 
-.PHONY: help install demo test test-fast format lint types pytest mutants fuzz zoo evidence docs package lowest clean
+.PHONY: help install demo page test test-fast format lint types pytest mutants fuzz zoo evidence docs package lowest clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -100,6 +102,16 @@ demo: $(INSTALLED_DEMO)
 	@echo
 	@echo "Done. Look at build/explanations/*.png, and read $(DIGITS)/explainer.py:"
 	@echo "that file and its weights are all it takes to explain, without graphprop."
+
+# The files of onnxruntime-web are fetched by npm, once.
+page: $(INSTALLED_DEMO)
+	$(GRAPHPROP) compile models/digits.py -o $(DIGITS)
+	$(GRAPHPROP) page $(DIGITS) -o build/page/digits --title Digits \
+		$(foreach file,$(wildcard models/digits_examples/*.png),--example $(file))
+	$(GRAPHPROP) compile models/efficientnet_lite0.py --method rap -o $(LITE0)
+	$(BIN)/python tools/photographs.py $(PHOTOGRAPHS)
+	$(GRAPHPROP) page $(LITE0) -o build/page/efficientnet_lite0 --title EfficientNet-Lite0 \
+		$(foreach name,$(SHOWN),--example $(PHOTOGRAPHS)/$(name))
 
 test: format lint types pytest
 

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from graphprop.artifact.schema import Json
+from graphprop.checking.arbiter import CEILING, allowance
 from graphprop.checking.backends import (
     Array,
     BackendError,
@@ -19,10 +21,25 @@ from graphprop.checking.backends import (
     other_maps,
     with_outputs,
 )
-from graphprop.checking.probes import Batch, Probes
+from graphprop.checking.fingerprint import recorded_error
+from graphprop.checking.probes import FLAT, Batch, Probes
 from graphprop.errors import InputError
 from graphprop.web.browser import BrowserError, data_files, lacking, run_in_browser
 from graphprop.web.runtime import runtime_folder
+
+
+def allowed_apart(manifest: Json) -> float:
+    """How far a browser's map may be off from ONNX Runtime's: twice what the check allows each.
+
+    That is by the error of float32 as it was recorded, of inputs whose entries aren't all equal.
+    """
+    recorded = manifest["fingerprint"]
+    errors = [
+        recorded_error(recorded, row)
+        for row, name in enumerate(recorded["rows"] if recorded else ())
+        if name.partition(" ")[0] not in FLAT
+    ]
+    return 2 * allowance(max(errors, default=0.0), CEILING)
 
 
 class WebAssembly(OnnxFile):

@@ -27,6 +27,7 @@ from graphprop.cli.options import (
     json_option,
     model_options,
 )
+from graphprop.cli.page_options import page_options
 from graphprop.cli.preprocessing_options import preprocessing_options
 from graphprop.cli.program import Program
 from graphprop.cli.report import report_options
@@ -461,6 +462,35 @@ def report(as_json: bool, **options: Any) -> None:
     with ending_at_once():
         from graphprop.cli.report import run_report
     run_report(as_json, **options)
+
+
+@main.command("page", short_help="Make a web page that explains pictures.")
+@page_options
+@json_option
+@debug_option
+def page(as_json: bool, **options: Any) -> None:
+    """Write a static site that runs DIR's explainer.onnx in the visitor's browser.
+
+    Visitors drop, paste or take a picture, or draw one for a network with a single channel; logits
+    and map are computed right there by onnxruntime-web, on WebAssembly or WebGPU, and a click
+    chooses the class. Nothing is sent anywhere, and once loaded the page works offline. Any server
+    of files will do, by https.
+
+    Before anything is written, the network explains noise: by ONNX Runtime, and in a headless
+    Chromium if there is one. What does not fit a browser, or gives another map there, is refused.
+
+    The files of onnxruntime-web (40 MB) are fetched by npm the first time, and kept in the user's
+    cache; --runtime, or the variable GRAPHPROP_ONNXRUNTIME_WEB, names a folder that holds them.
+
+    \b
+    Examples:
+      graphprop page build/digits-rap -o build/page/digits
+      graphprop page build/efficientnet_lite0-rap --example cat.jpg -o site
+      python -m http.server -d site
+    """
+    with ending_at_once():
+        from graphprop.cli.page import run_page
+    run_page(as_json, **options)
 
 
 @main.command("profile", short_help="Show where the time of an explanation goes.")

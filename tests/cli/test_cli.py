@@ -28,6 +28,7 @@ COMMANDS = [
     "evaluate",
     "figure",
     "report",
+    "page",
     "profile",
     "inspect",
     "methods",

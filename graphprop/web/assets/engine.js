@@ -17,6 +17,7 @@ export async function openSession(ort, model, beside, provider, onProcessor = []
   return ort.InferenceSession.create(model, {
     executionProviders: provider === "wasm" ? ["wasm"] : [gpu, "wasm"],
     graphOptimizationLevel: "all",
+    logSeverityLevel: 3, // errors: that some nodes run on the processor is meant to be
     externalData,
   });
 }
