@@ -236,6 +236,54 @@ def test_a_picture_comes_from_a_file_by_drop_and_by_paste(visit, way):
     assert page.locator("#pad").is_visible()
 
 
+def test_a_picture_that_is_chosen_while_another_is_explained_comes_next(visit):
+    page = visit.page
+    page.click('[data-example$="/3.png"]')
+    visit.wait("document.querySelector('#about-map').textContent.includes('class 3:')")
+    for digit in (5, 1, 6, 2):
+        content = base64.b64encode(DIGITS[digit].read_bytes()).decode()
+        page.evaluate(
+            """(content) => {  // all in one task: the first is running when the second comes
+              const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+              const data = new DataTransfer();
+              data.items.add(new File([bytes], "x.png", { type: "image/png" }));
+              document.querySelector("#largest").click();
+              document.body.dispatchEvent(
+                new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+            }""",
+            content,
+        )
+        visit.wait(f"document.querySelector('#about-map').textContent.includes('class {digit}:')")
+
+
+def test_of_two_examples_the_one_chosen_last_is_shown_in_whichever_order_they_load(
+    browser, address
+):
+    visit = Visit(browser, f"{address}rap/", service_workers="block").open()
+    page = visit.page
+    held = []
+    visit.context.route("**/examples-*/4.png", lambda route: held.append(route))
+    page.evaluate(
+        """() => [4, 9].forEach((k) =>
+          document.querySelector(`[data-example$="/${k}.png"]`).click())"""
+    )
+    visit.wait("document.querySelector('#about-map').textContent.includes('class 9:')")
+    (first,) = held
+    first.continue_()
+    page.wait_for_timeout(300)
+    assert "class 9:" in page.inner_text("#about-map")
+    visit.close()
+
+
+def test_an_example_that_does_not_load_is_said(browser, address):
+    visit = Visit(browser, f"{address}rap/", service_workers="block").open()
+    visit.context.route("**/examples-*/2.png", lambda route: route.fulfill(status=404))
+    visit.page.click('[data-example$="/2.png"]')
+    visit.wait("document.querySelector('#status').textContent.includes('does not load')")
+    assert "the server answers 404" in visit.page.inner_text("#status")
+    visit.close()
+
+
 def test_what_is_no_picture_is_said(visit):
     broken = {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}
     visit.page.set_input_files("#file", broken)

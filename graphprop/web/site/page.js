@@ -18,6 +18,7 @@ let target = LARGEST; // the class that is explained, or that of the largest log
 let source = null; // gives what is explained next; null while the picture stays
 let stopSource = () => {};
 let last = null; // what was explained last
+let chosen = 0; // counts choices of what to explain
 let running = false;
 let stale = false;
 
@@ -64,8 +65,9 @@ async function explain() {
   running = true;
   while (stale) {
     stale = false;
+    const current = source; // another may be chosen meanwhile: that one is kept
     try {
-      const given = source ? await source() : null;
+      const given = current ? await current() : null;
       if (!given && !last) break;
       const began = performance.now();
       if (!last) say("Explaining the picture ...", "quiet");
@@ -74,14 +76,14 @@ async function explain() {
       if (!last) say("", "quiet");
       last = { ...found, seconds: (performance.now() - began) / 1000 };
       show();
-      if (source?.once) source = null;
+      if (source === current && current?.once) source = null;
       if (source?.live) {
         stale = true;
         await new Promise(requestAnimationFrame);
       }
     } catch (error) {
       say(`This can't be explained: ${error.message}`, "bad");
-      if (source?.once) source = null;
+      if (source === current && current?.once) source = null;
     }
   }
   running = false;
@@ -102,7 +104,21 @@ function useFile(blob) {
   use(once(blob));
 }
 
+// The one that was chosen last, in whichever order they arrive.
+async function useExample(address) {
+  const choice = ++chosen;
+  try {
+    const response = await fetch(address);
+    if (!response.ok) throw new Error(`the server answers ${response.status}`);
+    const blob = await response.blob();
+    if (choice === chosen) useFile(blob);
+  } catch (error) {
+    if (choice === chosen) say(`The example does not load: ${error.message}`, "bad");
+  }
+}
+
 function mode(name) {
+  chosen++;
   for (const id of ["draw", "camera"]) by(id)?.setAttribute("aria-pressed", String(id === name));
   if (by("pad")) by("pad").hidden = name !== "draw";
   for (const id of ["clear", "dark-ink"]) if (by(id)) by(id).disabled = name !== "draw";
@@ -124,7 +140,7 @@ function logitsByClass() {
 function show() {
   const logits = logitsByClass();
   const order = logits.map((_, k) => k).sort((a, b) => logits[b] - logits[a]);
-  last.chosen = target === LARGEST ? order[0] : target;
+  last.chosen = last.target === LARGEST ? order[0] : last.target; // of this map, not the next
   last.map = summed(last.relevance, config.relevance_shape);
   const drawing = by("pad") && !by("pad").hidden;
   if (!drawing && by("video").hidden) paint(by("input"), picture(last.shown, false));
@@ -218,10 +234,7 @@ function listen() {
     event.target.value = "";
   });
   for (const button of document.querySelectorAll("[data-example]")) {
-    button.addEventListener("click", async () => {
-      const response = await fetch(button.dataset.example);
-      useFile(await response.blob());
-    });
+    button.addEventListener("click", () => useExample(button.dataset.example));
   }
   addEventListener("dragover", (event) => {
     event.preventDefault();
