@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         capture,
         check_directory,
         compile,
+        explain,
         explain_images,
         inspect,
     )
@@ -38,6 +39,7 @@ else:
             "capture",
             "check_directory",
             "compile",
+            "explain",
             "explain_images",
             "inspect",
         ),
@@ -81,6 +83,7 @@ __all__ = [
     "check_directory",
     "compile",
     "evaluate",
+    "explain",
     "explain_dataset",
     "explain_images",
     "figure",

@@ -55,7 +55,8 @@ from graphprop.lowering.patterns import fit_patterns
 from graphprop.module import ExplainerModule
 from graphprop.passes.assign_rules import RuleMap
 from graphprop.passes.pipeline import REGISTERED, Pipeline, analysis_steps, silent
-from graphprop.pictures.explain import Explanation, explain_images
+from graphprop.pictures.explain import Explanation, Explanations, explain, explain_images
+from graphprop.pictures.notebook import explainer_figure, explainer_html
 from graphprop.rules import Method, find_method
 from graphprop.rules.methods import DEFAULT_METHOD
 from graphprop.rules.parameters import resolve_parameters
@@ -69,6 +70,7 @@ __all__ = [
     "Checked",
     "CompiledExplainer",
     "Explanation",
+    "Explanations",
     "Inspection",
     "LayerInfo",
     "Report",
@@ -78,6 +80,7 @@ __all__ = [
     "check",
     "check_directory",
     "compile",
+    "explain",
     "explain_images",
     "inspect",
     "ledger",
@@ -106,6 +109,26 @@ class CompiledExplainer(ExplainerModule):
     ) -> Report:
         """Check that all backends agree; see `graphprop.checking.check.check_explainer`."""
         return check(self, samples=samples, backends=backends, dtypes=dtypes, device=device)
+
+    def plot(self, pictures: Any = None, **options: Any) -> Any:
+        """Draw maps of pictures, or without pictures the layers with their rules.
+
+        Parameters
+        ----------
+        pictures, options
+            As for `graphprop.explain`.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        if pictures is not None:
+            return explain(self, pictures, **options).plot()
+        return explainer_figure(self)
+
+    def _repr_html_(self) -> str:
+        """Show the method, and each layer with its rule, in a notebook."""
+        return explainer_html(self)
 
     def save(
         self,

@@ -31,9 +31,9 @@ BRANCHES = ("If", "Scan", "SequenceMap")
 """ONNX operators with graphs in them that graphprop never writes; it writes Loop."""
 
 Explained: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
-Engine: TypeAlias = Callable[[torch.Tensor, "int | None"], Explained]
-"""Takes one input ``[1, ...]`` and a class, None for the largest logit; returns logits
-``[1, classes, ...]`` and relevance ``[1, ...]``."""
+Engine: TypeAlias = Callable[[torch.Tensor, "int | torch.Tensor | None"], Explained]
+"""Takes one input ``[1, ...]`` and a class, None for the largest logit, or weights of the logits
+``[1, classes, ...]``; returns logits ``[1, classes, ...]`` and relevance ``[1, ...]``."""
 
 
 def engine_of(directory: Path, manifest: Json, backend: str) -> Engine:
@@ -157,8 +157,8 @@ def load_explainer(directory: Path, device: str = "cpu") -> torch.nn.Module:
 def python_engine(explainer: torch.nn.Module, file: Path, manifest: Json) -> Engine:
     """Explain by a directory's module."""
 
-    def explain(x: torch.Tensor, target: int | None) -> Explained:
-        chosen = None if target is None else torch.tensor([target])
+    def explain(x: torch.Tensor, target: int | torch.Tensor | None) -> Explained:
+        chosen = torch.tensor([target]) if isinstance(target, int) else target
         with foreign_code(file, "fails"), torch.no_grad():
             logits, relevance = (part.numpy() for part in explainer(x, chosen))
         return checked(logits, relevance, manifest, file)
@@ -228,7 +228,12 @@ class OnnxEngine:
         except Exception as error:
             raise OutputError(f"{self.file} can't be loaded: {in_short(error)}: {AGAIN}") from error
 
-    def __call__(self, x: torch.Tensor, target: int | None) -> Explained:
+    def __call__(self, x: torch.Tensor, target: int | torch.Tensor | None) -> Explained:
+        if isinstance(target, torch.Tensor):
+            raise MethodError(
+                "the targets of an ONNX file are classes, not weights of the logits: use the "
+                "backend 'python'"
+            )
         found = self.run(x, 0 if target is None else target)
         chosen = largest(found[0]) if target is None else target
         return found if target is not None or chosen == 0 else self.run(x, chosen)

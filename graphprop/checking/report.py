@@ -212,6 +212,18 @@ class Report:
             parts = ["nothing was compared", *(r.skipped for r in self.backends if r.skipped)]
         return "; ".join(parts)
 
+    def plot(self) -> Any:
+        """Draw the error of each sample beside what is allowed: a figure of matplotlib."""
+        from graphprop.checking.notebook import report_figure
+
+        return report_figure(self)
+
+    def _repr_html_(self) -> str:
+        """Show the verdicts in a notebook."""
+        from graphprop.checking.notebook import report_html
+
+        return report_html(self)
+
     def as_dict(self, *, timing: bool = True) -> dict[str, Any]:
         """The findings as JSON holds them; without ``timing``, the same in every run.
 

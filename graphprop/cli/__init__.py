@@ -226,13 +226,15 @@ def explain(as_json: bool, **options: Any) -> None:
     the central slice is drawn.
 
     \b
-    Written for each picture (of several DIRs, into a folder for each):
-      <name>.npz   relevance [C,H,W], logits, target and scale, as computed
-      <name>.png   the input, and its relevance summed over channels: red positive, blue
-                   negative, white zero, darkest at the scale's limit, which stands in the
-                   file's text too
+    Written to OUT:
+      <name>.npz   of each map: relevance [C,H,W], logits, target and scale, as computed; with
+                   -<method> and -<class> in the name where there are several
+      <name>.png   of each picture: the input, and its maps by all DIRs and classes, summed over
+                   channels: red positive, blue negative, white zero; below each its scale
 
     A map that is zero everywhere or holds NaN is not drawn; a warning on stderr says so.
+    How pictures are prepared is what DIR's manifest records; options from --preprocessing on say
+    it otherwise, for networks of which nobody has said it (there is a warning then).
 
     A data set (a folder, a .txt of paths, .tar shards of WebDataset, .parquet) goes to one .zarr or
     .h5. What can't be read is listed in OUT.failures.parquet, and the exit code is 3. A run that
@@ -242,7 +244,9 @@ def explain(as_json: bool, **options: Any) -> None:
     Examples:
       graphprop explain build/digits-epsilon_plus_flat models/digits_examples/3.png
       graphprop explain build/vgg16-epsilon_plus_flat cat.jpg --target 281 -o cat_281.png
-      graphprop explain build/vgg16-rap build/vgg16-hedge photos --shared-scale -o maps
+      graphprop explain build/vgg16-* photos --overlay --smooth 1 -o sheet.pdf
+      graphprop explain build/vgg16-rap cat.jpg --top 3 --cmap colorblind --percentile 99.5
+      graphprop explain build/vgg16-rap cat.jpg --target tabby --versus 'tiger cat' -o why.svg
       graphprop explain build/vgg16-rap imagenet/val --target label --dtype float16 -o val.zarr
     """
     command("run_explain")(as_json, **options)
@@ -575,9 +579,10 @@ def inspect(as_json: bool, **options: Any) -> None:
 @json_option
 @debug_option
 def methods(as_json: bool, name: str | None, imports: tuple[str, ...], recommend: bool) -> None:
-    """List the methods and rules with their parameters, defaults and sources.
+    """List the methods and rules by groups, a sentence each.
 
-    With NAME, show one of them in full: its table and formulas, and what each parameter can be.
+    With NAME, show one of them whole: its table, formulas and source, and what each parameter is by
+    default and can be.
 
     \b
     Parameters of a method are set by --set, those of one layer's rule in --rule:

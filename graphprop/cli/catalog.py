@@ -101,21 +101,132 @@ def method_entry(method: Method) -> dict[str, Any]:
     }
 
 
-# All, in a few lines each.
+# All, a line each.
+
+METHOD_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "LRP, one rule on every layer": (
+        "lrp_z",
+        "lrp_epsilon",
+        "lrp_alpha1_beta0",
+        "lrp_alpha2_beta1",
+    ),
+    "LRP, composites: a rule by role": (
+        "lrp_cmp_alpha1",
+        "lrp_cmp_alpha1_flat",
+        "lrp_cmp_alpha2",
+        "lrp_cmp_alpha2_flat",
+        "epsilon_plus",
+        "epsilon_plus_flat",
+        "epsilon_alpha2_beta1",
+        "epsilon_alpha2_beta1_flat",
+        "epsilon_gamma_box",
+        "preset_a",
+        "preset_b",
+        "deep_taylor",
+    ),
+    "RAP and hedging": ("rap", "rap-bn", "hedge"),
+    "Contrastive, and excitation backprop": (
+        "contrastive_lrp",
+        "excitation_backprop",
+        "contrastive_excitation_backprop",
+    ),
+    "Gradients": (
+        "gradient",
+        "input_x_gradient",
+        "integrated_gradients",
+        "smoothgrad",
+        "fullgrad",
+        "guided_backprop",
+        "deconvnet",
+        "deeplift",
+    ),
+    "Maps at a layer": ("gradcam", "gradcam_plus_plus", "relevance_cam"),
+    "Fitted to data": ("pattern_attribution", "pattern_net"),
+}
+RULE_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Of layers with weights": (
+        "z",
+        "epsilon",
+        "alpha_beta",
+        "z_plus",
+        "gamma",
+        "flat",
+        "w_square",
+        "zB",
+        "rap_start",
+        "rap",
+        "rap_bn_start",
+        "rap_bn",
+        "rap_bn_input",
+        "hedge_start",
+        "hedge",
+        "excitation",
+        "excitation_top",
+        "gradient",
+        "pattern_attribution",
+        "pattern_net",
+    ),
+    "Of layers without weights": (
+        "pass",
+        "rearrange",
+        "winner",
+        "proportional",
+        "share",
+        "signal",
+        "affine",
+        "compensate",
+        "hedge_share",
+        "hedge_average",
+        "guided",
+        "deconvnet",
+        "deeplift",
+    ),
+    "Of maps": (
+        "difference",
+        "contrast",
+        "above_zero",
+        "times_input",
+        "times_difference",
+        "bias_map",
+        "full_gradient",
+        "gradient_cam",
+        "gradient_cam_plus_plus",
+        "relevance_cam",
+    ),
+}
+OTHERS = "Registered by the user"
 
 
 def say_all() -> None:
-    """Print every method and every rule."""
-    console.say("METHODS (compile --method NAME --set KEY=VALUE)")
-    for method in METHODS.values():
-        table = "; ".join(f"{pattern}: {rule}" for pattern, rule, *_ in method.table)
-        lines = [method.summary, table, assignments(method_entry(method)["parameters"])]
-        lines += switches_of(method)
-        say_entry(title(method), [*lines, method.source])
-    console.say("\nRULES (compile --rule PATTERN=RULE:KEY=VALUE)")
-    for rule in RULES.values():
-        say_entry(rule.name, [without_markup(rule.summary), assignments(rule.parameters)])
-    console.say("\n`graphprop methods NAME` shows one of them in full")
+    """Print every method and every rule: a name and a sentence, by groups."""
+    console.say("METHODS (compile --method NAME)")
+    say_groups(METHOD_GROUPS, {name: (title(m), m.summary) for name, m in METHODS.items()})
+    console.say("\nRULES (compile --rule PATTERN=RULE)")
+    say_groups(RULE_GROUPS, {name: (name, in_words(r.summary)) for name, r in RULES.items()})
+    console.say(
+        "\n`graphprop methods NAME` shows one of them whole: table, formulas, parameters, source\n"
+        "`graphprop methods --recommend` says which to use for what"
+    )
+
+
+def say_groups(groups: Mapping[str, tuple[str, ...]], known: Mapping[str, tuple[str, str]]) -> None:
+    """Print what is known by groups, names in a column; what is in no group comes last."""
+    grouped = {name for names in groups.values() for name in names}
+    rest = {OTHERS: tuple(name for name in known if name not in grouped)}
+    width = max(len(shown) for shown, _ in known.values())
+    for heading, names in {**groups, **rest}.items():
+        lines = [known[name] for name in names if name in known]
+        if lines:
+            console.say(f"\n  {heading}")
+        for shown, summary in lines:
+            console.say(f"    {shown:{width}}  {summary}")
+
+
+def in_words(summary: str) -> str:
+    """A rule's sentence without the formula at its end, which stands in the whole entry."""
+    text = without_markup(summary)
+    head, comma, _ = summary.rpartition(", ``")
+    return without_markup(head) + "." if comma and summary.endswith("``.") else text
 
 
 def title(method: Method) -> str:
@@ -127,13 +238,6 @@ def switches_of(method: Method) -> list[str]:
     """What a method's switches set, a line each."""
     sets = method.switches.items()
     return [f"{switch}=true sets {assignments(values)}" for switch, values in sets]
-
-
-def say_entry(name: str, lines: Iterable[str]) -> None:
-    """Print a name, and lines below it."""
-    console.say(f"\n{name}")
-    for line in filter(None, lines):
-        console.say(f"  {line}")
 
 
 # One, in full.

@@ -81,6 +81,11 @@ def of_dataset(target: int | str | None) -> bool:
     return target == "label" or target.startswith("top:") or Path(target).suffix in TABLES
 
 
+def is_given(value: Any) -> bool:
+    """Whether an option without a default was given; zero is a value, too."""
+    return value is not None and value is not False
+
+
 def is_meant(
     paths: Sequence[Path], output: Path | None, options: dict[str, Any], chosen: dict[str, Any]
 ) -> bool:
@@ -103,5 +108,6 @@ def is_meant(
 
 def are_many(count: int, output: Path | None, options: dict[str, Any]) -> bool:
     """Whether so many pictures go to a store: where nothing was said of how they are drawn."""
-    plain = not any(value for name, value in options.items() if name not in ("target", "backend"))
+    drawn = {name: value for name, value in options.items() if name not in ("target", "backend")}
+    plain = not any(map(is_given, drawn.values()))
     return count > MANY and output is None and plain

@@ -12,10 +12,11 @@ from graphprop import api
 from graphprop.api import Explanation
 from graphprop.artifact.manifest import MANIFEST
 from graphprop.cli import console
-from graphprop.cli.dataset_options import NAMES, are_many, is_meant
+from graphprop.cli.dataset_options import NAMES, are_many, is_given, is_meant
+from graphprop.cli.preprocessing_options import taken
 from graphprop.errors import OutputError
-from graphprop.pictures.arguments import Named, told_apart
-from graphprop.pictures.explain import DEFAULT_FOLDER, unique
+from graphprop.pictures.arguments import Named, sort_paths
+from graphprop.pictures.sources import otherwise, read_names
 
 
 def run_explain(
@@ -31,36 +32,36 @@ def run_explain(
     named = None if meant else explained(paths)
     if named is None or are_many(len(named.pictures), output, options):
         chosen |= {name: options.pop(name) for name in ("target", "backend")}
-        drawn = [name for name, value in options.items() if value]
+        drawn = [name for name, value in options.items() if is_given(value)]
         if drawn:
-            raise click.UsageError(
-                f"--{drawn[0].replace('_', '-')} is for some pictures, not for a data set"
-            )
+            option = {"ending": "format"}.get(drawn[0], drawn[0].replace("_", "-"))
+            raise click.UsageError(f"--{option} is for some pictures, not for a data set")
         from graphprop.cli.dataset import run_dataset  # what it needs is an extra
 
         run_dataset(as_json, paths, output, **chosen)
         return
-    if isinstance(options["target"], str):
-        raise click.UsageError(f"--target is the number of a class, not {options['target']!r}")
-    several = len(named.directories) > 1
-    if several and output is not None and output.suffix:
-        raise OutputError(
-            f"{output} is one file, for {len(named.directories)} directories: give a folder by -o"
-        )
-    found: list[Explanation] = []
-    names = unique(path.resolve().name for path in named.directories)
+    preprocessing = otherwise(*taken(options))
+    names, ending = options.pop("names"), options.pop("ending")
+    given = {name: value for name, value in options.items() if value is not None}
+    if given["raw"] and given["overlay"]:
+        raise click.UsageError("--raw is the map alone, and --overlay a map over the picture")
     with console.progress("load the explainer") as progress:
-        for directory, name in zip(named.directories, names, strict=True):
-            folder = (output or DEFAULT_FOLDER) / name if several else output
-            found += api.explain_images(
-                directory, named.pictures, output=folder, progress=progress, **options
-            )
+        found = api.explain_images(
+            named.directories,
+            named.pictures,
+            names=None if names is None else read_names(names),
+            preprocessing=preprocessing,
+            ending=f".{ending or 'png'}",
+            output=output,
+            progress=progress,
+            **given,
+        )
     say_explained(as_json, named.directories, found)
 
 
 def explained(paths: Sequence[Path]) -> Named:
     """Tell directories from pictures; there must be one of each at least."""
-    named = told_apart(paths)
+    named = sort_paths(paths)
     if not named.directories:
         raise OutputError(
             f"none of {', '.join(map(str, paths))} is a compiled directory, which holds a "
@@ -81,15 +82,18 @@ def say_explained(as_json: bool, directories: Sequence[Path], found: Sequence[Ex
             console.say_warning(warning)
     results = [one.as_dict() for one in found]
     if as_json:
-        console.say_json("explain", {"directory": directories[0], "images": results})
+        content = {"directory": directories[0], "directories": directories, "images": results}
+        console.say_json("explain", content)
         return
-    headers = ("picture", "class", "logit", "relevance sum", "scale", "written")
+    by = len({result["method"] for result in results}) > 1
+    headers = ("picture", *(["method"] * by), "class", "logit", "relevance sum", "scale", "written")
     rows = []
-    for result in results:
+    for one, result in zip(found, results, strict=True):
         numbers = (result["logit"], result["relevance_sum"], result["limit"])
         shown = ["NaN" if number is None else f"{number:.4g}" for number in numbers]
         name = "" if result["class_name"] is None else f" {result['class_name']}"
-        rows.append(
-            (result["image"], f"{result['target']}{name}", *shown, result["png"] or result["npz"])
-        )
+        against = "" if one.versus is None else f", not {one.versus} {one.versus_name or ''}"
+        what = f"{result['target']}{name}{against}".rstrip()
+        method = [result["method"]] * by
+        rows.append((result["image"], *method, what, *shown, result["png"] or result["npz"]))
     console.say_table(headers, rows)

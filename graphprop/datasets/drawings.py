@@ -16,9 +16,11 @@ from graphprop.artifact.schema import Json
 from graphprop.datasets.decode import Decoder
 from graphprop.datasets.store import VERSION, Store
 from graphprop.errors import InputError, OutputError
-from graphprop.pictures import heatmap
-from graphprop.pictures.explain import Explanation, unique, write_explanation
+from graphprop.pictures.drawing import set_limits
+from graphprop.pictures.explanation import Explanation
 from graphprop.pictures.inputs import drawn
+from graphprop.pictures.style import Style
+from graphprop.pictures.writing import unique, write_arrays, write_drawing
 
 ATTRIBUTES = "graphprop.json"
 """The file that says where a folder comes from."""
@@ -46,11 +48,10 @@ def write(store: Store, decoder: Decoder, folder: Path) -> None:
     names = unique(str(Path(name).with_suffix("")) for name in map(inside, ids))
     folder.mkdir(exist_ok=True)
     targets, logits = store.column("target"), store.column("logits")
-    class_names = manifest.get("class_names")
+    class_names, style = manifest.get("class_names"), Style()
     for rows, maps in store.chunks():
         for row, relevance in zip(range(rows.start, rows.stop), maps, strict=True):
             target, png = int(targets[row]), folder / f"{names[row]}.png"
-            npz = png.with_suffix(".npz")
             if target < 0 or png.exists():
                 continue
             one = Explanation(
@@ -59,12 +60,18 @@ def write(store: Store, decoder: Decoder, folder: Path) -> None:
                 relevance=relevance,
                 logits=logits[row],
                 target=target,
-                limit=heatmap.limit_of(heatmap.sum_channels(relevance)),
-                npz=npz,
-                png=png,
+                limit=0.0,
                 class_name=class_names[target] if class_names else None,
+                method=manifest["method"],
+                model=str(manifest.get("model") or ""),
             )
-            write_explanation(one, manifest)
+            set_limits([one], style)
+            try:
+                write_arrays(one, png.with_suffix(".npz"))
+                write_drawing([one], png, style, raw=False)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise OutputError(f"{folder} can't be written to: {reason}") from error
     (folder / ATTRIBUTES).write_text(json.dumps(store.attributes, indent=1))
 
 

@@ -19,8 +19,8 @@ from graphprop.datasets.run import check_options, default_workers
 from graphprop.datasets.sources import open_source
 from graphprop.datasets.targets import labels_of, targets_of
 from graphprop.errors import InputError
-from graphprop.pictures.explain import refuse_rejected
 from graphprop.pictures.preprocessing import Preprocessing
+from graphprop.pictures.sources import refuse_rejected
 
 BATCH = 8
 """How many pictures are explained at once by default."""

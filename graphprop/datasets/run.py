@@ -31,8 +31,8 @@ from graphprop.datasets.store import VERSION, Store, create
 from graphprop.datasets.targets import labels_of, targets_of
 from graphprop.errors import InputError, MethodError, OutputError, nearest
 from graphprop.frontend.preprocessing import UNKNOWN
-from graphprop.pictures.explain import refuse_rejected
 from graphprop.pictures.preprocessing import Preprocessing
+from graphprop.pictures.sources import refuse_rejected
 
 PACKAGES = ("graphprop", "torch", "onnxruntime", "numpy", "pillow", "zarr")
 """What decides on the bits of a store."""

@@ -15,8 +15,8 @@ from graphprop.artifact.engines import load_explainer
 from graphprop.artifact.manifest import read_manifest
 from graphprop.errors import InputError
 from graphprop.evaluation.sample import Explainer
-from graphprop.pictures.explain import refuse_rejected
 from graphprop.pictures.preprocessing import Preprocessing
+from graphprop.pictures.sources import refuse_rejected
 
 
 class LogitsOf(torch.nn.Module):

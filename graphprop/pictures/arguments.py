@@ -35,7 +35,7 @@ def is_compiled(path: Path) -> bool:
     return path.is_dir() and os.path.lexists(path / MANIFEST)
 
 
-def told_apart(paths: Iterable[str | Path]) -> Named:
+def sort_paths(paths: Iterable[str | Path]) -> Named:
     """Tell compiled directories from pictures, and find the pictures of folders and globs.
 
     Parameters

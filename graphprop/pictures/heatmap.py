@@ -1,4 +1,4 @@
-"""The picture of an explanation: the input, and beside it its relevance.
+"""The colors of a map, and PNG files that say what is drawn.
 
 Relevance is summed over channels and drawn on one scale that is symmetric around zero: zero is
 white, positive red, negative blue, darkest at the limit.
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from graphprop.artifact.atomic import replacing
@@ -24,10 +24,6 @@ COLORS = ((0, 0, 77), (0, 0, 255), (255, 255, 255), (255, 0, 0), (128, 0, 0))
 SMALLEST = 256
 """Smaller pictures are enlarged to at least so many pixels along their longer side: a digit of 8x8
 pixels would be a dot on a screen."""
-MARGIN, GAP, BAR, TEXT = 12, 8, 12, 13
-"""Pixels: around the picture, between its parts, the width of the scale, the size of letters."""
-INK, FRAME = (40, 40, 40), (150, 150, 150)
-"""Colors of letters and frames: grays, which the color map doesn't have."""
 SOFTWARE = "graphprop"
 """What the metadata of a drawing names as its origin, by which it is recognized later."""
 
@@ -57,63 +53,6 @@ def heatmap(summed: NDArray[np.float64], limit: float) -> Image.Image:
 def enlargement(size: tuple[int, int]) -> int:
     """How many pixels wide an entry of a map of this size is drawn."""
     return max(1, -(-SMALLEST // max(size)))
-
-
-def side_by_side(
-    shown: Image.Image,
-    summed: NDArray[np.float64],
-    limit: float,
-    captions: tuple[str, str] = ("input", "relevance"),
-) -> Image.Image:
-    """Draw the input and its relevance, each over its caption, and the scale.
-
-    Parameters
-    ----------
-    shown
-        The input as the network got it, before mean and std, of the size of the map.
-    summed
-        Relevance ``[H, W]``, summed over channels.
-    limit
-        Where the scale ends, above zero.
-    captions
-        Of the input and of the relevance.
-    """
-    factor = enlargement(shown.size)
-    width, height = (length * factor for length in shown.size)
-    panels = [
-        part.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
-        for part in (shown, heatmap(summed, limit))
-    ]
-    font = ImageFont.load_default(size=TEXT)
-    columns = [max(width, round(font.getlength(caption))) for caption in captions]
-    labels = (f"{limit:+.3g}", "0", f"{-limit:+.3g}")
-    left_of_bar = MARGIN + sum(columns) + 2 * GAP
-    left_of_labels = left_of_bar + BAR + GAP // 2
-    longest = max(round(font.getlength(label)) for label in labels)
-    body = max(height, 5 * TEXT)
-    canvas = Image.new(
-        "RGB", (left_of_labels + longest + MARGIN, body + TEXT + 2 * MARGIN + GAP), "white"
-    )
-    pen = ImageDraw.Draw(canvas)
-    left = MARGIN
-    for panel, column, caption in zip(panels, columns, captions, strict=True):
-        place_framed(canvas, pen, panel, (left, MARGIN))
-        pen.text((left, MARGIN + body + GAP), caption, INK, font, anchor="lt")
-        left += column + GAP
-    scale = seismic(np.linspace(1.0, -1.0, body)).reshape(body, 1, 3).repeat(BAR, axis=1)
-    place_framed(canvas, pen, Image.fromarray(scale), (left_of_bar, MARGIN))
-    for label, down, anchor in zip(labels, (0, body // 2, body), ("lt", "lm", "lb"), strict=True):
-        pen.text((left_of_labels, MARGIN + down), label, INK, font, anchor=anchor)
-    return canvas
-
-
-def place_framed(
-    canvas: Image.Image, pen: ImageDraw.ImageDraw, part: Image.Image, corner: tuple[int, int]
-) -> None:
-    """Paste a part, with a thin frame around it: white would run into the ground otherwise."""
-    left, top = corner
-    pen.rectangle((left - 1, top - 1, left + part.width, top + part.height), outline=FRAME)
-    canvas.paste(part, corner)
 
 
 def write_png(image: Image.Image, path: Path, text: Mapping[str, str]) -> None:

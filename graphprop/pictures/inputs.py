@@ -66,7 +66,6 @@ def read_input(file: Path, manifest: Mapping[str, Any]) -> Input:
 
 def read_array(file: Path, manifest: Mapping[str, Any]) -> Input:
     """Read an input from an array."""
-    preprocessing = Preprocessing.of_arrays(manifest)
     if not file.exists():
         raise InputError(f"there is no file {file}")
     shapes = {"input_shapes": [manifest["input_shape"]]}
@@ -77,9 +76,27 @@ def read_array(file: Path, manifest: Mapping[str, Any]) -> Input:
             "file of its own, or call load() of explainer.py from Python"
         )
     (x,) = arrays
+    return checked(x, str(file), manifest)
+
+
+def input_of(x: torch.Tensor, name: str, manifest: Mapping[str, Any]) -> Input:
+    """An input, with the batch or without it, as it is."""
+    shape = tuple(manifest["input_shape"])
+    if tuple(x.shape) == shape:
+        x = x[None]
+    if tuple(x.shape) != (1, *shape):
+        raise InputError(
+            f"{name} has the shape {tuple(x.shape)}, and an input the shape {shape}: give each "
+            "input by itself; pictures are arrays of bytes (H, W, 3)"
+        )
+    return checked(x.detach().cpu().float(), name, manifest)
+
+
+def checked(x: torch.Tensor, name: str, manifest: Mapping[str, Any]) -> Input:
+    """An input ``[1, ...]`` with how it is drawn, if all of it are numbers."""
     if not torch.isfinite(x).all():
-        raise InputError(f"{file} holds NaN or infinite numbers")
-    return Input(x, drawn(x[0], preprocessing), [])
+        raise InputError(f"{name} holds NaN or infinite numbers")
+    return Input(x, drawn(x[0], Preprocessing.of_arrays(manifest)), [])
 
 
 def drawn(x: torch.Tensor, preprocessing: Preprocessing) -> Image.Image:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprop.errors import InputError
+from graphprop.pictures.files import DPI
 from graphprop.pictures.heatmap import limit_of, seismic
-from graphprop.pictures.lettering import height_of, wrapped
+from graphprop.pictures.lettering import height_of, width_of, wrapped
 
 CELL = 1.45
 """The width of a cell, in inches; at the resolution of `files.DPI` the 224 pixels of a usual input
@@ -24,7 +25,9 @@ LABEL = 1.25
 """The width of what stands beside a row, in inches."""
 TALLEST = 3.0
 """How many times higher than a cell is wide its picture gets; taller ones are narrower."""
-GAP, MARGIN = 0.08, 0.12
+GAP, MARGIN, BAR = 0.08, 0.12, 0.06
+NARROWEST = 2.0
+"""The width of a page, in inches: less would break every title."""
 TITLE, HEAD, SMALL = 10.0, 8.0, 7.0
 """Sizes of letters, in points."""
 CELLS = 400
@@ -35,6 +38,14 @@ INK, FRAME, GROUND, OUTLINE = "#282828", "#969696", "#dcdcdc", "#30d030"
 Colors = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The scale of a map: colors from its beginning to its end, and what stands below them."""
+
+    colors: Colors
+    labels: tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ class Cell:
         What stands in the middle.
     outline
         ``[H, W]``: drawn around, over the picture.
+    bar
+        The scale, drawn between the picture and the caption.
     """
 
     picture: Colors | None = None
@@ -58,6 +71,7 @@ class Cell:
     caption: str = ""
     note: str = ""
     outline: Bools | None = field(default=None, repr=False)
+    bar: Bar | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -94,15 +108,25 @@ def map_cell(values: Floats, head: str = "", caption: str = "", limit: float | N
     return Cell(colors, head, "\n".join(filter(None, (ends, caption))), note)
 
 
-def draw(rows: Sequence[Row], title: str, footer: str = "") -> Any:
+def draw(
+    rows: Sequence[Row],
+    title: str,
+    footer: str = "",
+    *,
+    subtitle: str = "",
+    cell: float = CELL,
+    label: float = LABEL,
+) -> Any:
     """Draw rows of cells as a figure of matplotlib.
 
     Parameters
     ----------
     rows
         From the top; their cells begin at the left.
-    title, footer
+    title, subtitle, footer
         Above and below everything.
+    cell, label
+        The width of a cell, and of what stands beside a row, in inches.
 
     Raises
     ------
@@ -117,21 +141,23 @@ def draw(rows: Sequence[Row], title: str, footer: str = "") -> Any:
             f"the figure would have {len(rows)} rows of {columns} cells, and {CELLS} cells is the "
             "most: draw fewer pictures or methods at a time"
         )
-    width = 2 * MARGIN + LABEL + columns * (CELL + GAP)
+    width = snapped(max(2 * MARGIN + label + columns * (cell + GAP), NARROWEST))
     titles = wrapped(title, width - 2 * MARGIN, TITLE)
+    below = wrapped(subtitle, width - 2 * MARGIN, HEAD)
     feet = wrapped(footer, width - 2 * MARGIN, SMALL)
-    laid = [Laid.of(row) for row in rows]
-    height = (
-        2 * MARGIN
-        + height_of(len(titles), TITLE)
-        + GAP
+    laid = [Laid.of(row, cell, label) for row in rows]
+    top = MARGIN + height_of(len(titles), TITLE)
+    start = top + height_of(len(below), HEAD) + GAP
+    height = snapped(
+        start
+        + MARGIN
         + sum(one.height for one in laid)
         + (GAP + height_of(len(feet), SMALL) if feet else 0)
     )
-    page = Page(Figure(figsize=(width, height)), width, height)
-    top = MARGIN
-    page.write(titles, MARGIN, top, TITLE)
-    top += height_of(len(titles), TITLE) + GAP
+    page = Page(Figure(figsize=(width, height), dpi=DPI), width, height)
+    page.write(titles, MARGIN, MARGIN, TITLE)
+    page.write(below, MARGIN, top, HEAD)
+    top = start
     for one in laid:
         one.draw(page, top)
         top += one.height
@@ -173,7 +199,8 @@ class Page:
             )
 
     def axes(self, left: float, top: float, width: float, height: float) -> Any:
-        """Axes without ticks, in a thin frame."""
+        """Axes without ticks, in a thin frame; whole pixels, so that entries are alike."""
+        left, top, width, height = (snapped(length) for length in (left, top, width, height))
         bottom = self.height - top - height
         place = self.figure.add_axes(
             (left / self.width, bottom / self.height, width / self.width, height / self.height)
@@ -184,31 +211,59 @@ class Page:
             side.set(color=FRAME, linewidth=0.6)
         return place
 
+    def bar(self, bar: Bar, left: float, top: float, width: float) -> None:
+        """A scale; where it is too narrow for three numbers, its middle has none, or one stands."""
+        place = self.axes(left, top, width, BAR)
+        place.imshow(bar.colors[None], aspect="auto", interpolation="nearest")
+        low, middle, high = bar.labels
+        below = top + BAR + 0.02
+        first, second, third = (width_of(text, SMALL) for text in bar.labels)
+        if first + third + GAP > width:
+            ends = f"\u00b1{high.removeprefix('+')}" if low[1:] == high[1:] else f"to {high}"
+            self.write([ends], left, below, SMALL)
+            return
+        if first + second + third + 2 * GAP <= width:
+            self.write([middle], left + width / 2, below, SMALL, "center")
+        self.write([low], left, below, SMALL)
+        self.write([high], left + width, below, SMALL, "right")
+
 
 @dataclass(frozen=True)
 class Laid:
     """A row with its text wrapped, so that its height is known."""
 
     row: Row
+    cell: float
+    beside: float
     label: list[str]
     heads: list[list[str]]
     captions: list[list[str]]
     body: float
 
     @classmethod
-    def of(cls, row: Row) -> Laid:
+    def of(cls, row: Row, cell: float, beside: float) -> Laid:
         """Wrap the texts of a row; all its pictures are as high as the highest."""
         ratios = [
             c.picture.shape[0] / c.picture.shape[1] for c in row.cells if c.picture is not None
         ]
-        label = [line for part in row.label.split("\n") for line in wrapped(part, LABEL, HEAD)]
+        # what stands beside a row ends before its pictures begin
+        width = beside - GAP
+        label = [line for part in row.label.split("\n") for line in wrapped(part, width, HEAD)]
         return cls(
             row,
-            label,
-            [wrapped(cell.head, CELL, HEAD) for cell in row.cells],
-            [wrapped(cell.caption, CELL, SMALL) for cell in row.cells],
-            max(CELL * min(max(ratios, default=1.0), TALLEST), height_of(len(label), HEAD)),
+            cell,
+            beside,
+            label if beside else [],
+            [wrapped(one.head, cell, HEAD) for one in row.cells],
+            [wrapped(one.caption, cell, SMALL) for one in row.cells],
+            max(cell * min(max(ratios, default=1.0), TALLEST), height_of(len(label), HEAD)),
         )
+
+    @property
+    def bars(self) -> float:
+        """The height of the scales, with what stands below them."""
+        has = any(cell.bar is not None for cell in self.row.cells)
+        return 0.6 * GAP + BAR + height_of(1, SMALL) if has else 0.0
 
     @property
     def head(self) -> float:
@@ -219,7 +274,7 @@ class Laid:
     def height(self) -> float:
         """The height of everything, and of the space below."""
         captions = max(map(len, self.captions), default=0)
-        return self.head + self.body + height_of(captions, SMALL) + 1.5 * GAP
+        return self.head + self.body + self.bars + height_of(captions, SMALL) + 1.5 * GAP
 
     def draw(self, page: Page, top: float) -> None:
         """Draw the row."""
@@ -228,18 +283,26 @@ class Laid:
         for number, (cell, head, caption) in enumerate(
             zip(self.row.cells, self.heads, self.captions, strict=True)
         ):
-            left = MARGIN + LABEL + number * (CELL + GAP)
+            left = MARGIN + self.beside + number * (self.cell + GAP)
             # short heads stand just above their picture
             page.write(head, left, middle - height_of(len(head), HEAD), HEAD)
-            high = CELL
+            high = wide = self.cell
             if cell.picture is not None:
                 ratio = cell.picture.shape[0] / cell.picture.shape[1]
-                high = CELL * min(ratio, TALLEST)
-                show(page.axes(left, middle, high / ratio, high), cell)
-            page.write(caption, left, middle + high + 0.04, SMALL)
-            note = wrapped(cell.note, CELL - 2 * GAP, SMALL)
+                high = self.cell * min(ratio, TALLEST)
+                wide = high / ratio
+                show(page.axes(left, middle, wide, high), cell)
+            if cell.bar is not None:
+                page.bar(cell.bar, left, middle + high + 0.6 * GAP, wide)
+            page.write(caption, left, middle + high + self.bars + 0.04, SMALL)
+            note = wrapped(cell.note, self.cell - 2 * GAP, SMALL)
             start = middle + (high - height_of(len(note), SMALL)) / 2
-            page.write(note, left + CELL / 2, start, SMALL, "center", "white")
+            page.write(note, left + self.cell / 2, start, SMALL, "center", "white")
+
+
+def snapped(length: float) -> float:
+    """A length as a whole number of pixels."""
+    return round(length * DPI) / DPI
 
 
 def show(place: Any, cell: Cell) -> None:

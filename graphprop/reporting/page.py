@@ -22,8 +22,8 @@ from graphprop.drawing import STYLE, draw, graph_of_manifest
 from graphprop.drawing.pages import hash_of
 from graphprop.drawing.text import printable
 from graphprop.errors import InputError, OutputError
-from graphprop.pictures.arguments import told_apart
-from graphprop.pictures.explain import unique
+from graphprop.pictures.arguments import sort_paths
+from graphprop.pictures.writing import unique
 from graphprop.reporting.charts import check_chart, ledger_chart, stages_chart
 from graphprop.reporting.contents import (
     KINDS,
@@ -115,7 +115,7 @@ def write_report(
     say = progress or (lambda text: None)
     given = [Path(path) for path in paths]
     measured = [Path(path) for path in (*filter(is_evaluation, given), *evaluations)]
-    named = told_apart([path for path in given if not is_evaluation(path)])
+    named = sort_paths([path for path in given if not is_evaluation(path)])
     if not named.directories:
         raise InputError(
             "a report is of compiled directories, and none is named: `graphprop compile` writes one"

@@ -24,8 +24,8 @@ from graphprop.artifact.manifest import ONNX, as_json, read_manifest, sha256
 from graphprop.artifact.schema import Json
 from graphprop.emit.onnx import INPUT
 from graphprop.errors import InputError
-from graphprop.pictures.explain import refuse_rejected
 from graphprop.pictures.preprocessing import Preprocessing
+from graphprop.pictures.sources import refuse_rejected
 from graphprop.version import __version__
 from graphprop.web.browser import ASSETS, data_files, on_processor
 from graphprop.web.place import GENERATOR, RECORD, put_in_place, refuse_foreign

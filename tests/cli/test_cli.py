@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import graphprop
+from graphprop import builtin
 from graphprop.cli import catalog, commands, main
 from graphprop.errors import EquivalenceError, GraphpropError, VerificationError
 from graphprop.rules import METHODS, RULES
@@ -512,7 +513,7 @@ def test_explain_takes_directories_folders_and_globs_in_any_order(compiled, digi
     done = graphprop_command("explain", *arguments, "-o", tmp_path / "o", "--json")
     assert done.exit_code == 0, done.output
     images = json.loads(done.stdout)["images"]
-    assert [one["image"] for one in images[:3]] == [
+    assert [one["image"] for one in images[::2]] == [
         str(digit),
         str(tmp_path / "more" / "digit.png"),
         str(tmp_path / "more" / "digit_2.png"),
@@ -558,16 +559,27 @@ def test_inspect_does_not_cut_long_names(tmp_path):
 # methods
 
 
-def test_methods_lists_all():
+def test_methods_lists_all_by_groups_and_in_short():
     done = graphprop_command("methods")
     assert done.exit_code == 0
-    lines = done.stdout.splitlines()
-    assert set(METHODS) | set(RULES) <= {line.removesuffix(" (default)") for line in lines}
-    assert "epsilon_plus_flat (default)" in lines
-    assert (
-        "  epsilon=1e-06, bias=sink, stabilizer=1e-06, start=logit, batch_norm=merge, norm=pass"
-        in lines
-    )
+    entries = [line.split() for line in done.stdout.splitlines() if line.startswith("    ")]
+    own = [*builtin.METHODS, *builtin.RULES]
+    assert sorted(entry[0] for entry in entries if entry[0] in own) == sorted(own)
+    assert ["epsilon_plus_flat", "(default)"] in [entry[:2] for entry in entries]
+    assert "  LRP, one rule on every layer" in done.stdout.splitlines()
+    assert max(map(len, done.stdout.splitlines())) <= 130
+    assert "stabilizer=" not in done.stdout  # parameters stand in the whole entry
+    for groups, known in (
+        (catalog.METHOD_GROUPS, builtin.METHODS),
+        (catalog.RULE_GROUPS, builtin.RULES),
+    ):
+        assert sorted(name for names in groups.values() for name in names) == sorted(known)
+
+
+def test_what_the_user_registers_is_a_group_of_its_own(registries):
+    graphprop.method("own_for_test", [("*", "epsilon")], parameters={"epsilon": 1e-6})
+    listed = graphprop_command("methods").stdout
+    assert "own_for_test" in listed.partition("  Registered by the user")[2].partition("RULES")[0]
 
 
 def test_methods_as_json():

@@ -73,11 +73,14 @@ def test_a_list_is_explained_and_summed_up(graphprop, place, tmp_path):
 def test_what_does_not_go_together(graphprop, place, tmp_path):
     (tmp_path / "a.png").write_bytes(picture(0))
     done = graphprop("explain", place / "ex", "a.png", "--target", "dog", code=2)
-    assert "--target is the number of a class, not 'dog'" in done.stderr
+    assert "there is no class 'dog'" in done.stderr
     done = graphprop(
         "explain", place / "ex", place / "data", "--limit", 3, "--shared-scale", code=2
     )
     assert "--shared-scale is for some pictures, not for a data set" in done.stderr
+    for option in (["--format", "svg"], ["--alpha", 0], ["--mean", 0], ["--names", "names.txt"]):
+        done = graphprop("explain", place / "ex", place / "data", "--limit", 3, *option, code=2)
+        assert f"{option[0]} is for some pictures, not for a data set" in done.stderr
     done = graphprop("explain", place / "ex", place / "ex", "a.png", "--limit", 3, code=2)
     assert "is explained by one compiled directory" in done.stderr
     done = graphprop("explain", place / "ex", "missing.tar", "-o", "a.zarr", code=2)

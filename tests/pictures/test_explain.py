@@ -13,10 +13,11 @@ from torch import nn
 
 import graphprop
 from graphprop.artifact import engines
-from graphprop.errors import InputError, OutputError
+from graphprop.errors import InputError, MethodError, OutputError
 from graphprop.pictures import heatmap
 from graphprop.pictures.explain import explain_images
 from graphprop.pictures.preprocessing import Preprocessing
+from graphprop.pictures.sources import otherwise, read_names
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 
@@ -137,20 +138,34 @@ def test_an_opposite_map_has_the_opposite_colors():
     assert (blue == (summed < 0)).all()
 
 
+def panels_of(path, width, height):
+    """The parts of a drawing with a frame around them, of a size, from left to right."""
+    drawn = np.asarray(Image.open(path).convert("RGB"))
+    found = []
+    frame = np.array([0x96] * 3)
+    # the frame lies on the edge: within it, the pixels of the picture
+    for top, left in np.argwhere((drawn == frame).all(-1)):
+        rows = drawn[top : top + height, left]
+        columns = drawn[top, left : left + width]
+        framed = len(rows) == height and len(columns) == width
+        framed = framed and (rows == frame).all() and (columns == frame).all()
+        if framed and (not found or left > found[-1][1] + 2):
+            found.append((top, left))
+    return [drawn[top : top + height, left : left + width] for top, left in found]
+
+
 def test_the_drawing_shows_input_and_relevance_enlarged(color, photo, tmp_path):
     (found,) = explain_images(color[1], [photo], output=tmp_path / "o")
     summed = found.relevance.astype(np.float64).sum(0)
-    drawn = np.asarray(Image.open(found.png).convert("RGB"))
     factor = heatmap.enlargement((8, 6))
     assert factor == 32
-    panels = []
-    for left in (heatmap.MARGIN, heatmap.MARGIN + 8 * factor + heatmap.GAP):
-        panel = drawn[heatmap.MARGIN :][: 6 * factor, left : left + 8 * factor]
-        cells = panel.reshape(6, factor, 8, factor, 3)
+    panels = panels_of(found.png, 8 * factor, 6 * factor)
+    assert len(panels) == 2
+    wanted = (np.asarray(Image.open(photo)), heatmap.seismic(summed / np.abs(summed).max()))
+    for panel, colors in zip(panels, wanted, strict=True):
+        cells = panel.reshape(6, factor, 8, factor, 3)[:, 3:-3, :, 3:-3]
         assert (cells == cells[:, :1, :, :1]).all()  # crisp: an entry is a square of one color
-        panels.append(cells[:, 0, :, 0])
-    assert (panels[0] == np.asarray(Image.open(photo))).all()
-    assert (panels[1] == heatmap.seismic(summed / np.abs(summed).max())).all()
+        assert (cells[:, 0, :, 0] == colors).all()
 
 
 @pytest.mark.parametrize(("size", "factor"), [((8, 8), 32), ((224, 224), 2), ((300, 200), 1)])
@@ -318,11 +333,17 @@ def test_the_folder_by_default(color, photo, tmp_path, monkeypatch):
     assert (tmp_path / "explanations" / "photo.npz").exists()
 
 
-def test_one_picture_may_name_its_file(color, photo, tmp_path):
-    explain_images(color[1], [photo], output=tmp_path / "map.png")
+@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
+def test_a_file_holds_one_drawing_of_all(color, photo, tmp_path, ending):
+    explain_images(color[1], [photo], output=tmp_path / f"map{ending}")
     assert (tmp_path / "map.npz").exists()
-    with pytest.raises(OutputError, match=r"map.png is one file, for 2 pictures: give a folder"):
-        explain_images(color[1], [photo, photo], output=tmp_path / "map.png")
+    for _ in range(2):  # its own file is replaced
+        found = explain_images(color[1], [photo, photo], output=tmp_path / f"map{ending}")
+    assert {one.png for one in found} == {tmp_path / f"map{ending}"}
+    assert [one.npz.name for one in found] == ["map-photo.npz", "map-photo_2.npz"]
+    if ending == ".png":
+        with Image.open(found[0].png) as image:
+            assert [one[0] for one in json.loads(image.text["Maps"])] == ["photo.png"] * 2
 
 
 def test_own_files_are_replaced_and_others_are_not(color, photo, tmp_path):
@@ -477,12 +498,12 @@ def test_opaque_pictures_with_an_alpha_channel_are_not_called_transparent(tmp_pa
 # Where it is written to
 
 
-@pytest.mark.parametrize("name", ["map.jpg", "map.npz", "map.pdf"])
-def test_a_drawing_is_a_png(color, photo, tmp_path, name):
+@pytest.mark.parametrize("name", ["map.jpg", "map.npz", "map.eps"])
+def test_a_drawing_is_a_png_svg_or_pdf(color, photo, tmp_path, name):
     said = refusal(OutputError, color[1], [photo], output=tmp_path / name)
     assert said == (
-        f"drawings are PNG files, and {tmp_path / name} is none: give -o {tmp_path / 'map.png'} "
-        "for one picture, or a folder"
+        f"drawings are PNG, SVG or PDF files, and {tmp_path / name} is none: give -o "
+        f"{tmp_path / 'map.png'}, or a folder"
     )
     assert not (tmp_path / name).exists()
 
@@ -491,8 +512,8 @@ def test_a_file_is_no_folder(color, photo, tmp_path):
     (tmp_path / "notes").write_text("precious")
     for output in (tmp_path / "notes", tmp_path / "notes" / "deeper"):
         assert refusal(OutputError, color[1], [photo], output=output) == (
-            f"{tmp_path / 'notes'} is a file: give a folder by -o, or for one picture a name "
-            "ending in .png"
+            f"{tmp_path / 'notes'} is a file: give a folder by -o, or a name ending in .png, .svg "
+            "or .pdf"
         )
     assert (tmp_path / "notes").read_text() == "precious"
 
@@ -629,3 +650,193 @@ def test_the_arrays_that_are_written_do_not_replace_those_given(color, tmp_path)
     path = saved(tmp_path / "x.npz", np.zeros((3, 6, 8), np.float32))
     said = refusal(OutputError, color[1], [path], output=tmp_path)
     assert "would replace the input" in said
+
+
+# Several classes, methods, and how they are drawn
+
+
+def text_of(path):
+    with Image.open(path) as image:
+        return dict(image.text)
+
+
+def test_the_classes_of_the_largest_logits(color, photo, tmp_path):
+    explainer, folder = color
+    found = explain_images(folder, [photo], top=3, output=tmp_path / "o")
+    logits, _ = explainer(expected_input(photo))
+    assert [one.target for one in found] == logits[0].argsort(descending=True).tolist()
+    assert [one.rank for one in found] == [0, 1, 2]
+    for one in found:
+        torch.testing.assert_close(
+            torch.from_numpy(one.relevance), explainer(expected_input(photo), one.target)[1][0]
+        )
+        assert one.npz == tmp_path / "o" / f"photo-{one.target}.npz"
+        assert one.png == tmp_path / "o" / "photo.png"
+    assert refusal(InputError, folder, [photo], top=4) == (
+        "top must be a number from 1 to 3, the number of classes, not 4"
+    )
+    said = refusal(InputError, folder, [photo], top=2, target=1)
+    assert said == "top explains the largest logits: leave target and versus out"
+
+
+def test_a_class_and_not_another(color, photo, tmp_path):
+    explainer, folder = color
+    (found,) = explain_images(folder, [photo], target=2, versus=0, output=tmp_path / "o")
+    weights = torch.tensor([[-1.0, 0.0, 1.0]])
+    wanted = explainer(expected_input(photo), weights)[1][0]
+    torch.testing.assert_close(torch.from_numpy(found.relevance), wanted)
+    assert found.question == "2, not 0"
+    assert np.load(found.npz)["versus"] == 0
+    assert text_of(found.png)["Versus"] == "0"
+    explain_images(folder, [photo], output=tmp_path / "o")  # its own file is replaced
+    largest = int(found.logits.argmax())
+    assert "versus is the class explained" in refusal(
+        InputError, folder, [photo], target=1, versus=1
+    )
+    assert "which has the largest logit" in refusal(InputError, folder, [photo], versus=largest)
+    said = refusal(InputError, folder, [photo], versus=0, target=1, backend="onnxruntime")
+    assert "use the backend 'python'" in said
+
+
+def test_classes_are_named(color, photo, tmp_path):
+    names = ["cat", "Dog", "dog"]
+    options = {"names": names, "output": tmp_path / "o"}
+    (found,) = explain_images(color[1], [photo], target="CAT", **options)
+    assert (found.target, found.class_name) == (0, "cat")
+    (found,) = explain_images(color[1], [photo], target="dog", **options)
+    assert found.target == 2
+    assert "2 classes are called 'DOG'" in refusal(
+        InputError, color[1], [photo], target="DOG", **options
+    )
+    assert (
+        refusal(InputError, color[1], [photo], target="ca", **options)
+        == "there is no class 'ca': did you mean 'cat'?"
+    )
+    said = refusal(InputError, color[1], [photo], names=names[:2])
+    assert said == "there are 2 names for 3 classes"
+
+
+@pytest.mark.parametrize(
+    "text", ["cat\ndog\ncow\n", "cat\ndog\ncow", '["cat", "dog", "cow"]', "cat\r\ndog\r\ncow\r\n"]
+)
+def test_files_of_names(tmp_path, text):
+    (tmp_path / "names").write_bytes(text.encode())
+    assert read_names(tmp_path / "names") == ["cat", "dog", "cow"]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[1, 2]", b"[", None])
+def test_files_that_hold_no_names(tmp_path, content):
+    if content is not None:
+        (tmp_path / "names").write_bytes(content)
+    with pytest.raises(InputError):
+        read_names(tmp_path / "names")
+
+
+def test_several_methods_stand_in_one_drawing(color, photo, tmp_path):
+    torch.manual_seed(0)
+    other = graphprop.compile(Tiny(3).eval(), torch.zeros(2, 3, 6, 8), "gradient")
+    preprocessing = {"mean": MEAN, "std": STD}
+    second = other.save(tmp_path / "g", onnx=False, check=False, preprocessing=preprocessing)
+    found = explain_images([color[1], second], [photo], target=0, output=tmp_path / "o")
+    assert [one.method for one in found] == ["lrp_epsilon", "gradient"]
+    assert {one.png for one in found} == {tmp_path / "o" / "photo.png"}
+    assert sorted(one.npz.name for one in found) == ["photo-gradient.npz", "photo-lrp_epsilon.npz"]
+    assert text_of(found[0].png)["Method"] == "lrp_epsilon, gradient"
+    assert len(panels_of(found[0].png, 256, 192)) == 3
+    for one, explainer in zip(found, (color[0], other), strict=True):
+        wanted = explainer(expected_input(photo), 0)[1][0]
+        torch.testing.assert_close(torch.from_numpy(one.relevance), wanted)
+
+
+def test_raw_is_the_map_alone(color, photo, tmp_path):
+    (found,) = explain_images(color[1], [photo], output=tmp_path / "o", raw=True)
+    drawn = np.asarray(Image.open(found.png))
+    assert (drawn == heatmap.seismic(found.map / np.abs(found.map).max())).all()
+    with pytest.raises(OutputError, match="a raw map is a PNG"):
+        explain_images(color[1], [photo], output=tmp_path / "map.svg", raw=True)
+    with pytest.raises(OutputError, match="is one file, for several raw maps"):
+        explain_images(color[1], [photo, photo], output=tmp_path / "map.png", raw=True)
+
+
+def test_preprocessing_can_be_said_otherwise(color, photo, tmp_path):
+    explainer, folder = color
+    (found,) = explain_images(folder, [photo], preprocessing="zero-one", output=tmp_path / "o")
+    pixels = torch.from_numpy(np.array(Image.open(photo))).permute(2, 0, 1)[None] / 255
+    torch.testing.assert_close(torch.from_numpy(found.logits), explainer(pixels)[0][0])
+    said = otherwise(None, {"channels": "BGR"})
+    (found,) = explain_images(folder, [photo], preprocessing=said, output=tmp_path / "o")
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+    wanted = explainer((pixels.flip(1) - mean) / std)[0][0]
+    torch.testing.assert_close(torch.from_numpy(found.logits), wanted)
+    assert "BGR" in text_of(found.png)["Preprocessing"]
+
+
+def test_what_is_done_to_a_map_is_said_in_its_drawing(color, photo, tmp_path):
+    style = {"smooth": 1.5, "percentile": 90, "shared_scale": True, "cmap": "colorblind"}
+    (found,) = explain_images(color[1], [photo], output=tmp_path / "o", overlay=True, **style)
+    said = text_of(found.png)["Drawn"]
+    assert "Gaussian" in said
+    assert "percentile 90" in said
+    assert "One scale" in said
+    # the arrays are what was computed
+    wanted = color[0](expected_input(photo))[1][0]
+    torch.testing.assert_close(torch.from_numpy(np.load(found.npz)["relevance"]), wanted)
+
+
+def test_a_hostile_name_leads_nowhere(color, photo, tmp_path):
+    explainer, _ = color
+    found = graphprop.explain(
+        {"../../up": explainer, "b/c": explainer}, photo, preprocessing="zero-one"
+    )
+    found.save(tmp_path / "o")
+    assert {path.parent for path in tmp_path.rglob("*.npz")} == {tmp_path / "o"}
+    html = graphprop.explain(
+        explainer, {"<script>": Image.open(photo)}, names=["<b>", "<i>", "<u>"]
+    )._repr_html_()
+    assert "<script>" not in html
+    assert "<b>" not in html
+    assert "&lt;script&gt;" in html
+
+
+# The library
+
+
+def test_the_library_takes_pictures_arrays_and_tensors(color, photo):
+    explainer, folder = color
+    image = Image.open(photo)
+    x = expected_input(photo)
+    given = [photo, image, np.asarray(image), x, x[0], x.numpy(), str(photo.parent / "p*.png")]
+    found = graphprop.explain(explainer, given, preprocessing={"mean": MEAN, "std": STD})
+    assert len(found) == len(given)
+    for one in found:
+        np.testing.assert_allclose(one.relevance, explainer(x)[1][0].numpy(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(np.asarray(one.shown), np.asarray(image))
+    by_directory = graphprop.explain(folder, photo)
+    np.testing.assert_allclose(by_directory[0].relevance, found[0].relevance, rtol=1e-4, atol=1e-6)
+    figure = found.plot(overlay=True)
+    assert type(figure).__name__ == "Figure"
+    with pytest.raises(InputError, match=r"has the shape \(2, 3, 6, 8\)"):
+        graphprop.explain(explainer, torch.zeros(2, 3, 6, 8))
+    with pytest.raises(InputError, match="an int can't be explained"):
+        graphprop.explain(explainer, 3)
+    with pytest.raises(MethodError, match="no option 'overlai': did you mean 'overlay'"):
+        graphprop.explain(explainer, photo, overlai=True)
+
+
+def test_a_batch_or_one_by_one_makes_no_difference_to_limits(color, photo):
+    explainer, _ = color
+    found = graphprop.explain(explainer, [photo, photo], top=2)
+    limits = [one.limit for one in found]
+    found.plot(percentile=50)
+    assert [one.limit for one in found] == limits  # a drawing changes nothing
+
+
+def test_explainers_and_reports_show_themselves(color):
+    explainer, _ = color
+    html = explainer._repr_html_()
+    assert "lrp_epsilon" in html
+    assert "conv" in html
+    assert type(explainer.plot()).__name__ == "Figure"
+    report = explainer.check(samples=1, backends=["python"])
+    assert "check: passed" in report._repr_html_()
+    report.plot().canvas.draw()
