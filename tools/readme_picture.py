@@ -20,23 +20,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 import graphprop
 from graphprop.frontend.load import LoadedModel, load_source
-from graphprop.pictures.heatmap import (
-    GAP,
-    INK,
-    MARGIN,
-    TEXT,
-    heatmap,
-    limit_of,
-    place_framed,
-    sum_channels,
-)
+from graphprop.pictures.heatmap import heatmap, limit_of, sum_channels
 from graphprop.pictures.preprocessing import Preprocessing
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 FEW = ("rap", "epsilon_plus_flat", "epsilon_alpha2_beta1_flat")
-FOR_PHOTOGRAPHS = ("rap", "epsilon_plus_flat", "epsilon_gamma_box")
+FOR_PHOTOGRAPHS = ("rap", "hedge", "epsilon_plus_flat", "epsilon_gamma_box")
 PHOTOGRAPHS = ("chelsea.png", "coffee.png")
+MARGIN, GAP, TEXT = 12, 8, 13
+"""Pixels: around the picture, between its parts, the size of letters."""
+INK, FRAME = (40, 40, 40), (150, 150, 150)
+"""Colors of letters and frames."""
 
 Panel = tuple[Image.Image, str]
 
@@ -78,7 +73,9 @@ def draw(panels: Sequence[Panel], target: Path, *, columns: int, side: int) -> N
     for index, (panel, caption) in enumerate(panels):
         left, top = MARGIN + index % columns * (side + GAP), MARGIN + index // columns * line
         enlarged = panel.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
-        place_framed(canvas, pen, enlarged, (left, top))
+        # white would run into the ground without a frame
+        pen.rectangle((left - 1, top - 1, left + side, top + side), outline=FRAME)
+        canvas.paste(enlarged, (left, top))
         pen.text((left, top + side + GAP // 2), caption, INK, font, anchor="lt")
     target.parent.mkdir(exist_ok=True)
     canvas.save(target)
