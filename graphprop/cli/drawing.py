@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+from graphprop.cli.options import Command, with_options
 
 OPTIONS = (
     click.option(
@@ -29,9 +29,7 @@ OPTIONS = (
 
 def drawing_options(function: Command) -> Command:
     """Add the options."""
-    for decorate in reversed(OPTIONS):
-        function = decorate(function)
-    return function
+    return with_options(function, OPTIONS)
 
 
 def refuse_files(files: Mapping[str, Path | None], read: Iterable[Path | None]) -> None:

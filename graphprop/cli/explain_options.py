@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from graphprop.cli.dataset_options import DATASET_OPTIONS, Target
+from graphprop.cli.options import Command, with_options
 from graphprop.cli.preprocessing_options import PREPROCESSING_OPTIONS
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXPLAIN_OPTIONS = (
     click.argument(
@@ -111,6 +108,4 @@ EXPLAIN_OPTIONS = (
 
 def explain_options(function: Command) -> Command:
     """Add the arguments and options that say what is explained, and how it is drawn."""
-    for decorate in reversed((*EXPLAIN_OPTIONS, *PREPROCESSING_OPTIONS)):
-        function = decorate(function)
-    return function
+    return with_options(function, (*EXPLAIN_OPTIONS, *PREPROCESSING_OPTIONS))

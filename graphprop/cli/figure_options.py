@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from graphprop import builtin
-from graphprop.cli.options import COMPARED_OPTIONS, Command
+from graphprop.cli.options import COMPARED_OPTIONS, Command, with_options
 
 FIGURE_OPTIONS = (
     click.argument("kind", type=click.Choice(builtin.FIGURES), metavar="KIND"),
@@ -134,6 +134,4 @@ FIGURE_OPTIONS = (
 
 def figure_options(function: Command) -> Command:
     """Add the arguments and options that say what is drawn, and of what."""
-    for decorate in reversed(FIGURE_OPTIONS):
-        function = decorate(function)
-    return function
+    return with_options(function, FIGURE_OPTIONS)

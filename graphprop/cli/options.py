@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,13 @@ from graphprop import builtin
 from graphprop.cli.program import DEBUG
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def with_options(function: Command, options: Sequence[Callable[..., Any]]) -> Command:
+    """Add arguments and options to a command, in the order in which its help shows them."""
+    for decorate in reversed(options):
+        function = decorate(function)
+    return function
 
 
 def completing(*names: str) -> Callable[..., list[str]]:
@@ -131,9 +138,7 @@ MODEL_OPTIONS = (
 
 def model_options(function: Command) -> Command:
     """Add the argument and the options that say which model is compiled, and how."""
-    for decorate in reversed(MODEL_OPTIONS):
-        function = decorate(function)
-    return function
+    return with_options(function, MODEL_OPTIONS)
 
 
 COMPARED_OPTIONS = (
@@ -191,6 +196,4 @@ that compare methods."""
 
 def compared_options(function: Command) -> Command:
     """Add the options of the commands that compare methods."""
-    for decorate in reversed(COMPARED_OPTIONS):
-        function = decorate(function)
-    return function
+    return with_options(function, COMPARED_OPTIONS)

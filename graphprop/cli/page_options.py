@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from graphprop.cli.options import Command
+from graphprop.cli.options import Command, with_options
 
 PAGE_OPTIONS = (
     click.argument("directory", type=click.Path(path_type=Path), metavar="DIR"),
@@ -46,6 +46,4 @@ PAGE_OPTIONS = (
 
 def page_options(function: Command) -> Command:
     """Add the options to a command."""
-    for option in reversed(PAGE_OPTIONS):
-        function = option(function)
-    return function
+    return with_options(function, PAGE_OPTIONS)

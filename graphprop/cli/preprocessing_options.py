@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+from graphprop.cli.options import Command, with_options
 
 SINGLE = ("resize", "crop", "interpolation", "mean", "std", "channels", "range")
 """What single options say, by the names of `graphprop.frontend.preprocessing`."""
@@ -76,9 +75,7 @@ PREPROCESSING_OPTIONS = (
 
 def preprocessing_options(function: Command) -> Command:
     """Add the options that say how a picture becomes an input."""
-    for decorate in reversed(PREPROCESSING_OPTIONS):
-        function = decorate(function)
-    return function
+    return with_options(function, PREPROCESSING_OPTIONS)
 
 
 def taken(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+from graphprop.cli.options import Command, with_options
 
 REPORT_OPTIONS = (
     click.argument(
@@ -64,9 +63,7 @@ REPORT_OPTIONS = (
 
 def report_options(function: Command) -> Command:
     """Add the arguments and options that say what a report shows."""
-    for decorate in reversed(REPORT_OPTIONS):
-        function = decorate(function)
-    return function
+    return with_options(function, REPORT_OPTIONS)
 
 
 def run_report(as_json: bool, *, paths: tuple[Path, ...], output: Path, **options: Any) -> None:
