@@ -24,19 +24,19 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 @cache
-def environment() -> Environment:
-    """The templates; what they show is escaped, and is all defined."""
+def templates_in(folder: Path) -> Environment:
+    """The templates of a folder; what they show is escaped, and is all defined."""
     import jinja2
 
     found = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters |= {"printable": printable, "times": times}
+    found.filters |= {"printable": lambda value: printable(str(value)), "times": times}
     return found
 
 
@@ -45,7 +45,7 @@ def rendered(template: str, *, script: str = "", **content: Any) -> str:
     parts = (TEMPLATES / "page.css", (TEMPLATES / template).with_suffix(".css"))
     own = [path.read_text(encoding="utf-8") for path in parts if path.exists()]
     style = "".join([*own, STYLE])
-    return environment().get_template(template).render(
+    return templates_in(TEMPLATES).get_template(template).render(
         style=style,
         style_hash=hash_of(style),
         script=script,

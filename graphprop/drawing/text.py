@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 NARROW = frozenset("iljtf.,:;|!'`()[]{}/\\ -")
 WIDE = frozenset("mwMW@%&")
@@ -66,6 +67,6 @@ def fitted(text: str, width: float, size: float, *, keep_end: bool = False) -> s
     return f"…{text[len(text) - kept :].removeprefix('.')}" if keep_end else f"{text[:kept]}…"
 
 
-def times(lengths: tuple[int, ...]) -> str:
+def times(lengths: Sequence[int]) -> str:
     """A shape: ``64 × 56 × 56``."""
     return " × ".join(map(str, lengths)) or "1"

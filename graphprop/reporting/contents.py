@@ -12,6 +12,7 @@ from typing import Any
 
 from graphprop.artifact.conservation import is_off
 from graphprop.artifact.schema import Json
+from graphprop.drawing.text import times
 
 KINDS = {
     "bias": "biases",
@@ -217,11 +218,6 @@ def counted(layers: Sequence[Json]) -> str:
             rules[name] = rules.get(name, 0) + 1
     weighted = ", ".join(f"{count} {name}" for name, count in rules.items())
     return f"{len(layers)}, of which with weights: {weighted or 'none'}"
-
-
-def times(shape: Sequence[int]) -> str:
-    """A shape as people write it."""
-    return " × ".join(map(str, shape)) or "1"
 
 
 def status_of(manifest: Json) -> str:

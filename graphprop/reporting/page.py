@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
@@ -19,8 +18,7 @@ from graphprop.artifact.atomic import replacing
 from graphprop.artifact.manifest import read_manifest
 from graphprop.artifact.schema import Json
 from graphprop.drawing import STYLE, draw, graph_of_manifest
-from graphprop.drawing.pages import hash_of
-from graphprop.drawing.text import printable
+from graphprop.drawing.pages import hash_of, templates_in
 from graphprop.errors import InputError, OutputError
 from graphprop.pictures.arguments import sort_paths
 from graphprop.pictures.writing import unique
@@ -32,16 +30,12 @@ from graphprop.reporting.contents import (
     points_of,
     stages_missing,
     status_of,
-    times,
     way_of,
 )
 from graphprop.reporting.evaluated import is_evaluation, table_of
 from graphprop.reporting.gallery import Subject, explain_all
 from graphprop.reporting.inline import style_sheet
 from graphprop.version import __version__
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 MARK = f'<meta name="generator" content="graphprop {__version__}, report">'
@@ -215,29 +209,14 @@ def kinds_of(way: Way | None) -> dict[str, str]:
     return {} if way is None else {kind: KINDS[kind] for kind in way.totals}
 
 
-@cache
-def environment() -> Environment:
-    """The templates; what they show is escaped, and is all defined."""
-    import jinja2
-
-    found = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    found.filters |= {"printable": lambda v: printable(str(v)), "times": times, "size": size}
-    return found
-
-
 def rendered(content: Json) -> str:
     """Fill the template."""
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8") + style_sheet() + STYLE
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     ids = itertools.count()
-    return environment().get_template("report.html").render(
+    templates = templates_in(TEMPLATES)
+    templates.filters["size"] = size
+    return templates.get_template("report.html").render(
         mark=Markup(MARK),
         style=Markup(style),
         style_hash=hash_of(style),
