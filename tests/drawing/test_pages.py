@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import re
-import shutil
-from contextlib import contextmanager
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -18,6 +16,7 @@ from graphprop.drawing.compare import ADDED, CHANGED, REMOVED, REPLACED, SAME, r
 from graphprop.drawing.pages import network_page
 from graphprop.errors import VerificationError
 from graphprop.passes.pipeline import Step, registered
+from support.chromium import opened
 from support.drawn import NETWORKS
 
 HOSTILE = "</script><img src=x onerror=alert(1)>{{ 7*7 }}\u202e\x00"
@@ -163,33 +162,6 @@ def test_both_graphs_are_in_the_comparison_whole(dump):
 
 
 # In a browser
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-
-
-@contextmanager
-def opened(file, scheme="light"):
-    """A page in Chromium, which must ask for no other file and say nothing on its console."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1300, "height": 900}, color_scheme=scheme)
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(file.as_uri())
-        yield page
-        assert said == []
-        assert [url.partition("#")[0] for url in asked] == [file.as_uri()]
-        browser.close()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A report in a browser: every control does what it says, by mouse and by keyboard."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from graphprop.pictures.heatmap import sum_channels
 from graphprop.pictures.inputs import read_input
 from graphprop.reporting import write_report
 from graphprop.reporting.gallery import Subject, loaded
-from support.chromium import opened
+from support import chromium
 from support.reports import compiled_twice, pictures_in
 
 pytestmark = pytest.mark.slow
+
+opened = partial(chromium.opened, embedded=True)
 
 PIXEL = """(side, x, y) => {
   const canvas = document.getElementById(`canvas-${side}`);
