@@ -243,8 +243,14 @@ def test_model_files_agree_with_the_pictures(name, monkeypatch):
         assert logits.shape == (2, len(nodules.CLASSES))
         return
     assert loaded.example.shape == (2, 3, shapes.SIZE, shapes.SIZE)
-    stated = {"size": [shapes.SIZE] * 2, "mean": [shapes.MEAN] * 3, "std": [shapes.STD] * 3}
-    assert stated.items() <= loaded.preprocessing.items()
+    assert loaded.preprocessing == {
+        "size": [shapes.SIZE] * 2,
+        "mean": [shapes.MEAN] * 3,
+        "std": [shapes.STD] * 3,
+        "resize": "cover",
+        "interpolation": "bilinear",
+        "channels": "RGB",
+    }
     assert logits.shape == (2, SIX)
 
 
